@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sections.h - the sections that core itself owns, as option rows and the structs they
+ * fill. A plugin's rows stand in [KIND.NAME]; `plugin =` in [KIND] chooses it, and
+ * [KIND@NAME] is a further instance of the kind. mri_config_load() resolves a whole profile:
+ * core's sections, then the chosen plugins' rows through the registry.
+ */
+#ifndef MRI_SECTIONS_H
+#define MRI_SECTIONS_H
+#include "mrun/model.h"
+#include "profile.h"
+
+typedef struct mri_cfg_run {
+    const char *dir;
+    int64_t seed, threads; /* threads 0: auto */
+    int32_t deterministic, fork;
+} mri_cfg_run;
+
+typedef struct mri_cfg_job {
+    const char *run; /* train | preprocess | generate | score */
+} mri_cfg_job;
+
+typedef struct mri_cfg_mesh {
+    int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto */
+} mri_cfg_mesh;
+
+typedef struct mri_cfg_train {
+    int64_t steps, seq, micro_batch, global_batch, eval_every, eval_steps, log_every;
+    int64_t rampup_start, rampup_increment, rampup_samples; /* Megatron's batch ramp-up */
+    mr_list recompute;  /* region names, or "full", or empty */
+    const char *loss;   /* per_token | per_micro_batch */
+    int32_t split_weight_gradient; /* W apart from B (zero-bubble schedules) */
+    const char *sample_prompt; /* a sample is printed at the end from this prompt; NULL none */
+    int64_t sample_tokens;
+} mri_cfg_train;
+
+typedef struct mri_cfg_model {
+    const char *hf; /* folder with config.json (and weights), or NULL */
+    mr_model_sizes sizes;
+} mri_cfg_model;
+
+typedef struct mri_cfg_precision {
+    const char *recipe; /* fp32 | bf16 | fp64 */
+} mri_cfg_precision;
+
+typedef struct mri_cfg_optimizer {
+    double lr, min_lr, init_lr, weight_decay, clip_grad;
+    const char *schedule, *wsd_decay; /* constant|linear|cosine|wsd|inverse-square-root; linear|cosine|exponential|minus_sqrt */
+    int64_t warmup, decay_steps, wsd_steps; /* in steps; decay_steps 0: train.steps */
+    mr_list groups; /* "PATTERN:lr_mult=0.1:decay_mult=0:frozen" glob on parameter names */
+    int32_t decay_1d; /* decay norms and biases too */
+} mri_cfg_optimizer;
+
+typedef struct mri_cfg_checkpoint {
+    const char *dir; /* default: RUN/checkpoints */
+    int64_t every, keep;
+    int32_t save_at_end;
+} mri_cfg_checkpoint;
+
+typedef struct mri_cfg_debug {
+    const char *mode; /* none | step */
+    int32_t poison; /* fill dead saved buffers with NaN */
+} mri_cfg_debug;
+
+typedef struct mri_cfg_generate {
+    const char *prompt;
+    int64_t max_tokens, top_k, seed, max_seq;
+    double temperature, top_p;
+} mri_cfg_generate;
+
+typedef struct mri_cfg_score {
+    const char *text, *file;
+} mri_cfg_score;
+
+typedef struct mri_config {
+    mri_profile *profile; /* owned */
+    mri_cfg_run run;
+    mri_cfg_job job;
+    mri_cfg_mesh mesh;
+    mri_cfg_train train;
+    mri_cfg_model model;
+    mri_cfg_precision precision;
+    mri_cfg_optimizer optimizer;
+    mri_cfg_checkpoint checkpoint;
+    mri_cfg_debug debug;
+    mri_cfg_generate generate;
+    mri_cfg_score score;
+} mri_config;
+
+/* one row a section of core's: its name, rows, where it lies in mri_config */
+typedef struct mri_section {
+    const char *name, *doc;
+    const mr_opt *opts;
+    uint32_t n_opts, offset, size;
+} mri_section;
+const mri_section *mri_sections(size_t *n);
+
+/* A plugin kind that a profile may choose with [KIND] plugin = ...; what it defaults to. */
+typedef struct mri_kind {
+    const char *name, *default_plugin, *doc; /* default NULL: none chosen */
+    bool many; /* `plugin =` is a list (sinks) */
+} mri_kind;
+const mri_kind *mri_kinds(size_t *n);
+
+struct mri_registry;
+/* The unit chosen for a kind and its filled config struct. */
+typedef struct mri_choice {
+    const char *kind;
+    const mr_unit *unit;
+    void *config; /* owned by the mri_config */
+} mri_choice;
+
+mr_status mri_config_load(struct mri_registry *reg, const char *path, const char *const *sets,
+                          size_t n_sets, mri_config **out, mr_err *err);
+void mri_config_free(mri_config *c);
+/* i-th choice of a kind (i > 0 for kinds that may be many); NULL: none */
+const mri_choice *mri_config_choice(const mri_config *c, const char *kind, size_t i);
+
+#endif

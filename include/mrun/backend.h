@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * backend.h - unit kind "backend": memory, streams and kernels of one kind of device.
+ * Core asks query() once per (op, types, attributes) while it plans, and run() every step.
+ * A backend that lacks an op answers MR_E_UNSUPPORTED; core then lowers the op, or stops
+ * and names it. No function hides an allocation or a wait: run() only enqueues.
+ */
+#ifndef MRUN_BACKEND_H
+#define MRUN_BACKEND_H
+#include "op.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { MR_MEM_WEIGHTS = 0, MR_MEM_ARENA, MR_MEM_PINNED, MR_MEM_COMM };
+
+/* kernel flags */
+enum {
+    MR_K_CAPTURABLE = 1,    /* may be recorded into a device graph                       */
+    MR_K_HOST_SYNC = 2,     /* reads device values on the host: never captured           */
+    MR_K_DETERMINISTIC = 4, /* equal inputs give equal bits                              */
+    MR_K_INPLACE0 = 8       /* output 0 may be the same memory as input 0                */
+};
+
+enum { MR_QUERY_DETERMINISTIC = 1 }; /* query flags: only kernels with MR_K_DETERMINISTIC */
+
+typedef struct mr_kernel_info {
+    uint32_t size, flags;
+    uint64_t workspace; /* bytes of scratch that run() needs, at most */
+    double est_us;      /* predicted microseconds, 0: unknown         */
+    const char *impl;   /* "onednn sgemm", "avx2": shown by mrun plan; static string */
+} mr_kernel_info;
+
+typedef struct mr_device_info {
+    uint32_t size, threads;
+    const char *name;       /* "AMD EPYC, 2 threads, avx2"; lives as long as the device */
+    uint64_t memory_bytes;  /* that a run may take                                      */
+    double peak_flops_f32, peak_flops_bf16, peak_bytes_per_s; /* 0: unknown             */
+} mr_device_info;
+
+typedef struct mr_backend_ops {
+    uint32_t size, flags;
+    mr_status (*count)(const mr_host *, const void *config, uint32_t *n, mr_err *);      /* [main] */
+    mr_status (*open)(const mr_host *, const void *config, uint32_t index, void **dev,
+                      mr_err *);                                                         /* [main] */
+    void (*close)(void *dev);                                                            /* [main] */
+    mr_status (*info)(void *dev, mr_device_info *, mr_err *);                      /* [any-thread] */
+    mr_status (*alloc)(void *dev, uint64_t bytes, uint32_t mem, void **p, mr_err *); /* zeroed,
+                                                            64-byte aligned        [any-thread] */
+    void (*free)(void *dev, void *p, uint64_t bytes);                              /* [any-thread] */
+    mr_status (*query)(void *dev, const char *op_id, const mr_call *, uint32_t flags, void **kernel,
+                       mr_kernel_info *, mr_err *);                                    /* [instance] */
+    void (*release)(void *dev, void *kernel);                                          /* [instance] */
+    mr_status (*run)(void *dev, void *kernel, void *stream, const mr_buf *in, const mr_buf *out,
+                     void *workspace, mr_err *);        /* streams of one device: [instance] each */
+    mr_status (*stream_create)(void *dev, uint32_t priority, void **stream, mr_err *);   /* [main] */
+    void (*stream_destroy)(void *dev, void *stream);                                     /* [main] */
+    mr_status (*record)(void *dev, void *stream, void **event, mr_err *); /* *event NULL: make one  */
+    mr_status (*wait)(void *dev, void *stream, void *event, mr_err *);
+    void (*event_destroy)(void *dev, void *event);
+    mr_status (*sync)(void *dev, void *stream, mr_err *); /* the host waits for the stream          */
+    mr_status (*copy)(void *dev, void *stream, void *dst, const void *src, uint64_t n, mr_err *);
+    mr_status (*fill)(void *dev, void *stream, void *dst, uint32_t byte, uint64_t n, mr_err *);
+    const void *(*ext)(void *dev, const char *id); /* "mrun.native_stream/1" ... or NULL */
+} mr_backend_ops;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
