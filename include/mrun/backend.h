@@ -12,6 +12,10 @@
 extern "C" {
 #endif
 
+/* ext() id: answers non-NULL where the host may read and write the device's memory directly
+ * (no table behind it). Reference loops then run in place, without staging copies. */
+#define MR_EXT_HOST_MEMORY "mrun.host_memory/1"
+
 enum { MR_MEM_WEIGHTS = 0, MR_MEM_ARENA, MR_MEM_PINNED, MR_MEM_COMM };
 
 /* kernel flags */

@@ -77,6 +77,7 @@ typedef struct mr_param {
 enum { MR_STATE_CHECKPOINT = 1, MR_STATE_PER_SLOT = 2 };
 
 /* ---- the builder: a host service that never changes when an op is added --------------
+ * Asking again for an input, state or scalar by name gives the same value.
  * A failed call returns 0, records the first error in the program, and makes the later
  * calls no-ops; core reports it when build() returns. All calls [instance]. */
 typedef struct mr_builder {

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * generate.c - text on stdout: `mrun generate`, job `generate`, and the sample at the end of
+ * a training run. The prompt is fed through the cache in chunks, then token by token.
+ */
+#include "core/run/sample.h"
+#include "model_args.h"
+#include "sinks.h"
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct generation {
+    const char *prompt;
+    int64_t max_tokens;
+    mri_sampling how;
+} generation;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static mr_status encode(mri_session *s, const char *text, int32_t **ids, uint64_t *n, mr_err *err)
+{
+    uint64_t need = 0, bos = s->tok_info.bos >= 0;
+    mr_status st = s->tok_ops->encode(s->tok, text, strlen(text), NULL, 0, &need, err);
+    if (st)
+        return st;
+    *ids = mri_alloc((need + bos + 1) * sizeof **ids);
+    if (bos)
+        (*ids)[0] = s->tok_info.bos;
+    st = s->tok_ops->encode(s->tok, text, strlen(text), *ids + bos, need, &need, err);
+    *n = need + bos;
+    if (!st && !*n)
+        st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "the prompt is empty and the tokenizer has no "
+                                                   "beginning-of-text id");
+    return st;
+}
+
+static mr_status put_text(mri_session *s, const int32_t *ids, uint64_t n, mr_err *err)
+{
+    uint64_t need = 0;
+    mr_status st = s->tok_ops->decode(s->tok, ids, n, NULL, 0, &need, err);
+    if (st)
+        return st;
+    char *text = mri_alloc(need + 1);
+    st = s->tok_ops->decode(s->tok, ids, n, text, need, &need, err);
+    if (!st) {
+        fwrite(text, 1, need, stdout);
+        fflush(stdout);
+    }
+    free(text);
+    return st;
+}
+
+static mr_status generate(mri_session *s, const generation *g, bool figures, mr_err *err)
+{
+    int32_t *ids = NULL;
+    uint64_t n = 0, prompt;
+    float *logits = NULL;
+    mr_status st = encode(s, g->prompt, &ids, &n, err);
+    if (st)
+        goto out;
+    prompt = n;
+    logits = mri_alloc((size_t)s->info.vocab * sizeof *logits);
+    ids = mri_grow(ids, (n + (uint64_t)g->max_tokens + 1) * sizeof *ids);
+    double start = now(), first = 0;
+    MR_TRY(put_text(s, ids, n, err));
+    MR_TRY(mri_session_decode(s, ids, (int64_t)n, 0, logits, err));
+    first = now();
+    for (int64_t i = 0; i < g->max_tokens; i++) {
+        int32_t id = mri_sample(logits, s->info.vocab, &g->how, n);
+        if (id == s->tok_info.eos)
+            break;
+        ids[n++] = id;
+        MR_TRY(put_text(s, &id, 1, err));
+        if (i + 1 < g->max_tokens)
+            MR_TRY(mri_session_decode(s, &id, 1, (int64_t)n - 1, logits, err));
+    }
+    puts("");
+    if (figures && n > prompt + 1)
+        fprintf(stderr, "mrun: prefill %llu tokens at %.1f tokens/s, decode %llu at %.1f tokens/s\n",
+                (unsigned long long)prompt, (double)prompt / (first - start),
+                (unsigned long long)(n - prompt), (double)(n - prompt - 1) / (now() - first));
+out:
+    free(ids);
+    free(logits);
+    return st;
+}
+
+mr_status app_print_sample(mri_session *s, const char *prompt, int64_t tokens, mr_err *err)
+{
+    const mri_cfg_generate *d = &s->config->generate;
+    generation g = { prompt, tokens, { d->temperature, d->top_k, d->top_p, (uint64_t)d->seed } };
+    return generate(s, &g, false, err);
+}
+
+int job_generate(app *a, mri_config *c)
+{
+    const mri_cfg_generate *d = &c->generate;
+    mr_err err = MR_ERR_INIT;
+    mri_session *s = NULL;
+    generation g = { d->prompt ? d->prompt : "", d->max_tokens,
+                     { d->temperature, d->top_k, d->top_p, (uint64_t)d->seed } };
+    int64_t room = (int64_t)strlen(g.prompt) + 8 + g.max_tokens; /* a token has a byte or more */
+    mri_session_options o = { .needs = MRI_NEED_DECODE | MRI_NEED_TOKENIZER, .slots = 1,
+                              .prefill_tokens = 64,
+                              .max_seq = d->max_seq > 0 ? d->max_seq : room };
+    mr_status st = 0;
+    MR_TRY(mri_session_open(a->registry, c, &o, &s, &err));
+    MR_TRY(app_model_weights(s, &err));
+    MR_TRY(generate(s, &g, !a->quiet, &err));
+out:
+    mri_session_close(s);
+    return st ? app_fail(a, &err) : EXIT_OK;
+}
+
+int cmd_generate(app *a, int argc, char **argv)
+{
+    static const struct {
+        const char *option, *key;
+    } map[] = { { "--prompt", "generate.prompt" },           { "--max-tokens", "generate.max_tokens" },
+                { "--temperature", "generate.temperature" }, { "--top-k", "generate.top_k" },
+                { "--top-p", "generate.top_p" },             { "--seed", "generate.seed" } };
+    static const char *const takes[] = { "--hf", "--prompt", "--max-tokens", "--temperature",
+                                         "--top-k", "--top-p", "--seed", NULL };
+    app_args args = { 0 };
+    mr_err err = MR_ERR_INIT;
+    mri_config *c = NULL;
+    char *extra[8];
+    size_t n = 0;
+    int code = app_args_parse(a, argc, argv, takes, NULL, &args);
+    for (size_t i = 0; i < sizeof map / sizeof *map && !code; i++)
+        if (app_arg(&args, map[i].option))
+            extra[n++] = mri_format("%s=%s", map[i].key, app_arg(&args, map[i].option));
+    if (!code && app_model_config(a, &args, (const char *const *)extra, n, &c, &err))
+        code = app_fail(a, &err);
+    if (!code)
+        code = job_generate(a, c);
+    while (n)
+        free(extra[--n]);
+    mri_config_free(c);
+    app_args_free(&args);
+    return code;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * model_args.h - which model a command means: a profile, a run folder, or --hf DIR.
+ */
+#ifndef MRUN_MODEL_ARGS_H
+#define MRUN_MODEL_ARGS_H
+#include "app.h"
+#include "core/run/session.h"
+
+/* PROFILE.ini | RUN_DIR (its profile.resolved.ini) | --hf DIR (the family by config.json's
+ * model_type), with the --set values and `extra` (n_extra "section.key=value") on top. */
+mr_status app_model_config(app *a, const app_args *args, const char *const *extra, size_t n_extra,
+                           mri_config **out, mr_err *err);
+/* the weights: those of [model] hf, else the run folder's newest checkpoint */
+mr_status app_model_weights(mri_session *s, mr_err *err);
+
+#endif

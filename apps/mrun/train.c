@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * train.c - job `train`: the loop around mri_session_train_step(). Order of a step (as
+ * Megatron's): train, log, validate, save and stop decisions.
+ *
+ * A run folder belongs to one profile. Started again it resumes from the newest checkpoint,
+ * with the loss curve that it would have had; finished, it says so.
+ */
+#include "app.h"
+#include "sinks.h"
+#include "trace.h"
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- signals: SIGINT finishes the step and saves, twice stops; SIGTERM is pre-emption ------ */
+
+static volatile sig_atomic_t stop_signal, save_signal;
+
+static void on_signal(int n)
+{
+    if (n == SIGUSR1) {
+        save_signal = 1;
+        return;
+    }
+    if (n == SIGINT && stop_signal == SIGINT)
+        _exit(EXIT_INT);
+    stop_signal = n;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGUSR1, &sa, NULL);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- the run folder -------------------------------------------------------------------------- */
+
+static mr_status make_folder(const char *path, mr_err *err)
+{
+    char *p = mri_strdup(path);
+    for (char *c = p + 1;; c++) {
+        if (*c && *c != '/')
+            continue;
+        char keep = *c;
+        *c = 0;
+        if (mkdir(p, 0777) && errno != EEXIST) {
+            int e = errno;
+            free(p);
+            return mr_fail(err, MR_E_STORE_IO, MR_BLAME_ENV, "cannot make the folder %s: %s", path,
+                           strerror(e));
+        }
+        *c = keep;
+        if (!keep)
+            break;
+    }
+    free(p);
+    return 0;
+}
+
+/* Keys that may change between the runs of one folder without changing what is computed. The
+ * first is taken only where the learning rate does not hang on the number of steps. */
+static const char *const free_keys[] = { "train.steps", "run.dir", "run.fork", "run.threads",
+                                         "checkpoint", "sink", "sink.console", "sink.tensorboard",
+                                         "sink.jsonl", "debug", "generate", "score",
+                                         "train.log_every", "train.sample_prompt",
+                                         "train.sample_tokens", "train.recompute", NULL };
+
+static const char *const *keys_to_ignore(const mri_config *c)
+{
+    bool fixed = c->optimizer.decay_steps > 0 || !strcmp(c->optimizer.schedule, "constant");
+    return fixed ? free_keys : free_keys + 1;
+}
+
+/* Refuses a folder that another profile made; *fork says that its weights are to be taken. */
+static mr_status claim_folder(const mri_config *c, bool *fork, mr_err *err)
+{
+    char *path = mri_format("%s/profile.resolved.ini", c->run.dir);
+    mri_profile *old = NULL;
+    mri_str text = { 0 }, differences = { 0 };
+    mr_status st = make_folder(c->run.dir, err);
+    *fork = false;
+    if (st)
+        goto out;
+    if (access(path, F_OK) == 0) {
+        MR_TRY(mri_profile_load(path, NULL, 0, &old, err));
+        size_t n = mri_profile_diff(old, c->profile, keys_to_ignore(c), &differences);
+        if (n && !c->run.fork) {
+            st = mr_fail(err, MR_E_RUN_MISMATCH, MR_BLAME_USER,
+                         "the folder %s holds a run of a different profile", c->run.dir);
+            mr_detail(err, "%s", differences.s);
+            mr_hint(err, "choose another run.dir, or --set run.fork=true to start a new run from "
+                         "its weights");
+            goto out;
+        }
+        *fork = n != 0;
+    }
+    mri_profile_print(c->profile, false, &text);
+    MR_TRY(mri_write_file_atomic(path, text.s, text.n, err));
+out:
+    free(path);
+    mri_profile_free(old);
+    mri_str_free(&text);
+    mri_str_free(&differences);
+    return st;
+}
+
+/* ---- one run ---------------------------------------------------------------------------------- */
+
+typedef struct train_run {
+    app *a;
+    mri_config *c;
+    mri_session *s;
+    app_sinks sinks;
+    char *checkpoints;
+    double peak_flops, step_flops;
+    uint64_t memory;
+    int64_t saved_at;
+} train_run;
+
+static mr_status save(train_run *r, mr_err *err)
+{
+    if (r->saved_at == r->s->done.step)
+        return 0;
+    mr_status st = mri_session_save(r->s, r->checkpoints, r->c->checkpoint.keep, err);
+    if (!st) {
+        r->saved_at = r->s->done.step;
+        app_sinks_event(&r->sinks, "checkpoint", r->s->done.step, NULL, 0, NULL);
+    }
+    return st;
+}
+
+/* Every validation set, whole or eval_steps micro-batches of it. */
+static mr_status validate(train_run *r, mr_err *err)
+{
+    for (uint32_t i = 0;; i++) {
+        mr_data_set set = { .size = sizeof set };
+        mr_err past = MR_ERR_INIT;
+        double nll, bpb;
+        if (r->s->data_ops->set(r->s->data, i, &set, &past))
+            return 0;
+        if (strncmp(set.name, "valid", 5))
+            continue;
+        mr_status st = mri_session_evaluate(r->s, i, r->c->train.eval_steps, &nll, &bpb, err);
+        if (st)
+            return st;
+        mr_metric m[3] = { { "val_loss", nll }, { "bits_per_byte", bpb } };
+        app_sinks_event(&r->sinks, "eval", r->s->done.step, m, bpb > 0 ? 2 : 1,
+                        strcmp(set.name, "valid") ? set.name : NULL);
+    }
+}
+
+static void log_step(train_run *r, const mri_step_result *x, double seconds)
+{
+    mr_metric m[24];
+    uint32_t n = 0;
+    m[n++] = (mr_metric){ "loss", x->loss };
+    m[n++] = (mr_metric){ "grad_norm", x->grad_norm };
+    m[n++] = (mr_metric){ "lr", x->lr };
+    m[n++] = (mr_metric){ "ms", 1e3 * seconds };
+    m[n++] = (mr_metric){ "tokens_per_s", (double)x->tokens / seconds };
+    if (r->peak_flops > 0)
+        m[n++] = (mr_metric){ "mfu", r->step_flops * (double)x->tokens / seconds / r->peak_flops };
+    m[n++] = (mr_metric){ "memory_bytes", (double)r->memory };
+    m[n++] = (mr_metric){ "samples", (double)r->s->done.samples };
+    for (uint32_t k = 0; k < x->n_aux; k++)
+        m[n++] = (mr_metric){ x->aux_name[k], x->aux[k] };
+    app_sinks_event(&r->sinks, "step", r->s->done.step, m, n, NULL);
+}
+
+static mr_status loop(train_run *r, mr_err *err)
+{
+    const mri_cfg_train *t = &r->c->train;
+    mr_status st = 0;
+    while (r->s->done.step < t->steps && !stop_signal) {
+        mri_step_result x;
+        double start = now();
+        MR_TRY(mri_session_train_step(r->s, &x, err));
+        if (!x.ok) {
+            st = app_find_nonfinite(r->s, err);
+            goto out;
+        }
+        double seconds = now() - start;
+        int64_t step = r->s->done.step;
+        bool last = step == t->steps;
+        if (last || step % t->log_every == 0)
+            log_step(r, &x, seconds);
+        if (t->eval_every && (last || step % t->eval_every == 0))
+            MR_TRY(validate(r, err));
+        if (save_signal || (r->c->checkpoint.every && step % r->c->checkpoint.every == 0)) {
+            save_signal = 0;
+            MR_TRY(save(r, err));
+        }
+    }
+    if (stop_signal || r->c->checkpoint.save_at_end)
+        MR_TRY(save(r, err));
+out:
+    return st;
+}
+
+/* Model FLOPs per token: the plan's forward and backward, recomputation not counted. */
+static double flops_per_token(const mri_session *s)
+{
+    const mri_exec *e = s->train;
+    double f = 0;
+    for (uint32_t i = 0; i < e->frames.n; i++) {
+        const mri_plan *pl = e->frames.v[i].plan;
+        f += pl->flops[MRI_F] + pl->flops[MRI_B] + pl->flops[MRI_W] - pl->recompute_flops;
+    }
+    return f / (double)e->opt.tokens;
+}
+
+static double peak_flops(const mri_session *s)
+{
+    const mr_device_info *i = &s->device.info;
+    if (!strcmp(s->model_dtype, "bf16") && i->peak_flops_bf16 > 0)
+        return i->peak_flops_bf16;
+    return i->peak_flops_f32;
+}
+
+static mr_status resume(train_run *r, bool fork, mr_err *err)
+{
+    mri_checkpoint *ck = NULL;
+    mr_status st = 0;
+    MR_TRY(mri_checkpoint_open_newest(r->checkpoints, &ck, err));
+    if (ck)
+        MR_TRY(mri_session_load(r->s, ck, fork, err));
+    else
+        MR_TRY(mri_session_init_weights(r->s, err));
+    r->saved_at = ck && !fork ? r->s->done.step : -1;
+out:
+    mri_checkpoint_close(ck);
+    return st;
+}
+
+static void say_start(train_run *r)
+{
+    mri_memory m;
+    mri_session_memory(r->s, &m);
+    r->memory = m.parameters + m.optimizer + m.arena + m.states;
+    char *mem = mri_bytes_text((double)r->memory);
+    char *text = mri_format("%.3f M parameters in %zu tensors, %s (%s), %s of memory, "
+                            "%.2f Mflop a token (model flops: forward + backward)",
+                            (double)r->s->params.count / 1e6, r->s->params.slots.n,
+                            r->s->device.info.name ? r->s->device.info.name : "device",
+                            r->s->model_dtype, mem, r->step_flops / 1e6);
+    app_sinks_event(&r->sinks, "start", r->s->done.step, NULL, 0, text);
+    free(text);
+    free(mem);
+}
+
+int job_train(app *a, mri_config *c)
+{
+    mr_err err = MR_ERR_INIT;
+    mr_status st = 0;
+    train_run r = { .a = a, .c = c, .saved_at = -1 };
+    app_trace trace_ctx = { true };
+    mri_trace trace = { app_trace_step, &trace_ctx, true, c->debug.poison != 0 };
+    bool step_mode = !strcmp(c->debug.mode, "step"), fork = false, finished = false;
+    bool sample = c->train.sample_prompt && *c->train.sample_prompt;
+    mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_DATA |
+                                       MRI_NEED_TOKENIZER | MRI_NEED_EVAL |
+                                       (sample ? MRI_NEED_DECODE : 0),
+                              .slots = 1,
+                              .prefill_tokens = sample ? 32 : 0,
+                              .guard = step_mode };
+    r.checkpoints = c->checkpoint.dir ? mri_strdup(c->checkpoint.dir)
+                                      : mri_format("%s/checkpoints", c->run.dir);
+    if (sample)
+        o.max_seq = (int64_t)strlen(c->train.sample_prompt) + 8 + c->train.sample_tokens;
+    catch_signals();
+    MR_TRY(claim_folder(c, &fork, &err));
+    MR_TRY(make_folder(r.checkpoints, &err));
+    MR_TRY(mri_session_open(a->registry, c, &o, &r.s, &err));
+    MR_TRY(resume(&r, fork, &err));
+    finished = r.s->done.step >= c->train.steps;
+    if (finished) {
+        fprintf(stderr, "mrun: %s is finished: %lld of %lld steps; choose another run.dir to start "
+                "anew\n", c->run.dir, (long long)r.s->done.step,
+                (long long)c->train.steps);
+        goto out;
+    }
+    MR_TRY(app_sinks_open(&r.sinks, a, c, r.s->done.step, &err));
+    if (step_mode)
+        r.s->train->trace = &trace;
+    else if (c->debug.poison) {
+        trace.fn = NULL;
+        trace.guard = false;
+        r.s->train->trace = &trace;
+    }
+    r.peak_flops = peak_flops(r.s);
+    r.step_flops = flops_per_token(r.s);
+    say_start(&r);
+    MR_TRY(loop(&r, &err));
+    app_sinks_event(&r.sinks, "end", r.s->done.step, NULL, 0, NULL);
+    if (sample && !stop_signal)
+        st = app_print_sample(r.s, c->train.sample_prompt, c->train.sample_tokens, &err);
+out:
+    app_sinks_close(&r.sinks);
+    mri_session_close(r.s);
+    free(r.checkpoints);
+    if (st)
+        return app_fail(a, &err);
+    return stop_signal == SIGTERM ? EXIT_TERM : stop_signal == SIGINT ? EXIT_INT : EXIT_OK;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lower.c - a kernel for every node. The backend is asked once a node; an op that it lacks
+ * runs by its reference loops on the host where that is allowed (always on a backend whose
+ * memory the host reads, else only under [backend] fallback = host), and is an error that
+ * names op and types otherwise.
+ */
+#include "plan.h"
+#include <string.h>
+
+static mr_status unsupported(const mri_plan *plan, const mri_node *n, const mr_call *c,
+                             const mr_err *why, mr_err *err)
+{
+    mri_str s = { 0 };
+    for (uint32_t i = 0; i < c->n_in; i++)
+        if (c->in[i]) {
+            mri_str_add(&s, i ? ", " : "");
+            mri_type_print(c->in[i], &s);
+        }
+    mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_PLUGIN, "block %s: the backend has no kernel for %s(%s)",
+            plan->name, n->def->id, s.s ? s.s : "");
+    mr_detail(err, "%s", why->what);
+    mr_hint(err, "[backend] fallback = host runs the reference loops instead, slowly");
+    mri_str_free(&s);
+    return MR_E_UNSUPPORTED;
+}
+
+mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
+{
+    const mr_prog *p = plan->prog;
+    for (uint32_t i = 0; i < p->nodes.n; i++) {
+        const mri_node *n = &p->nodes.v[i];
+        mri_step s = { .node = i };
+        const mr_type *types[2 * MRI_MAX_OPERANDS];
+        mr_call call = mri_node_call(p, n, types);
+        s.info.size = sizeof s.info;
+        s.cost.size = sizeof s.cost;
+        if (n->def->cost)
+            n->def->cost(&call, &s.cost);
+        if (plan->backend) {
+            mr_err why = MR_ERR_INIT;
+            mr_status st = plan->backend->query(plan->dev, n->def->id, &call,
+                                                opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,
+                                                &s.kernel, &s.info, &why);
+            if (st == MR_E_UNSUPPORTED) {
+                if (!opt->host_fallback || !n->def->ref)
+                    return unsupported(plan, n, &call, &why, err);
+                s.ref = n->def;
+                s.info.impl = "reference";
+                s.info.flags = MR_K_HOST_SYNC | MR_K_DETERMINISTIC |
+                               (n->def->flags & MR_OP_INPLACE0 ? MR_K_INPLACE0 : 0);
+            } else if (st) {
+                *err = why;
+                return st;
+            }
+        }
+        int phase = n->phase == MRI_W && !opt->split_w ? MRI_B : n->phase;
+        plan->flops[n->phase] += s.cost.flops;
+        plan->bytes[n->phase] += s.cost.bytes;
+        if (n->recomputed)
+            plan->recompute_flops += s.cost.flops;
+        MRI_PUSH(&plan->steps[phase], s);
+    }
+    return 0;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * plan.h - a block kind compiled once: flat lists of kernel calls whose operands are
+ * (segment, offset), bound at launch. However many instances a kind has, it has one plan.
+ *
+ * Passes, in order, each followed by the verifier and printable (`mrun plan --print PASS`):
+ *   types      the program as built, dtypes resolved by the precision recipe
+ *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
+ *   recompute  forward nodes of the chosen regions run again in B instead of being saved
+ *   lower      a kernel for every node, or the reference loops where the backend has none
+ *   streams    every step's stream (one compute stream until there are collectives)
+ *   arena      offsets: one lane per stream, buffers of disjoint lifetimes share memory
+ *
+ * Invariants of a finished plan: no step allocates; two live buffers never overlap; a value
+ * of F that B or W reads lies in SAVED; one of B that a split W reads lies in KEEP; the id is
+ * a hash of everything that shapes the plan, and equal ids mean equal plans.
+ */
+#ifndef MRI_PLAN_H
+#define MRI_PLAN_H
+#include "core/program/program.h"
+#include "mrun/backend.h"
+
+enum mri_segment {
+    MRI_SEG_NONE = 0,
+    MRI_SEG_PARAM,   /* index into plan->params: weights                                 */
+    MRI_SEG_GRAD,    /* index into plan->params: main gradients                          */
+    MRI_SEG_STATE,   /* index into plan->states                                          */
+    MRI_SEG_SCALAR,  /* index into plan->scalars                                         */
+    MRI_SEG_INPUT,   /* index into plan->inputs                                          */
+    MRI_SEG_OUTPUT,  /* index into plan->outputs                                         */
+    MRI_SEG_SAVED,   /* byte offset: lives from F to B, per instance and micro-batch slot */
+    MRI_SEG_SCRATCH, /* byte offset: lives inside one launch                             */
+    MRI_SEG_KEEP     /* byte offset: lives from B to a split W                           */
+};
+
+typedef struct mri_addr {
+    uint32_t seg, pad;
+    uint64_t at; /* index or offset */
+} mri_addr;
+
+typedef struct mri_step {
+    uint32_t node;
+    uint32_t stream;
+    const mr_op_def *ref; /* not NULL: run the reference loops on the host */
+    void *kernel;
+    mr_kernel_info info;
+    mri_addr in[MRI_MAX_OPERANDS], out[MRI_MAX_OPERANDS];
+    uint64_t workspace; /* offset in SCRATCH */
+    MRI_VEC(mri_addr) dead; /* buffers whose last use this is (for poisoning), sizes beside */
+    MRI_VEC(uint64_t) dead_bytes;
+    mr_cost cost;
+} mri_step;
+
+typedef struct mri_plan_port { /* a named operand bound at launch */
+    const char *name;
+    mr_val value;
+    mr_type type;
+} mri_plan_port;
+
+typedef struct mri_buffer { /* for the memory report: what takes room, by region */
+    mr_val value;
+    uint32_t seg;
+    uint64_t offset, bytes;
+    uint32_t first, last; /* steps, F then B then W in one numbering */
+    const char *region, *op;
+} mri_buffer;
+
+typedef struct mri_plan {
+    mr_prog *prog;  /* owned: a copy of the built block, with the passes' nodes */
+    const char *name;
+    uint64_t id;
+    MRI_VEC(mri_step) steps[MRI_PHASES];
+    MRI_VEC(mri_plan_port) params, states, scalars, inputs, outputs;
+    uint64_t saved_bytes, scratch_bytes, keep_bytes;
+    MRI_VEC(mri_buffer) buffers;
+    double flops[MRI_PHASES], bytes[MRI_PHASES], recompute_flops;
+    bool train, split_w;
+    /* where released kernels go */
+    const mr_backend_ops *backend;
+    void *dev;
+} mri_plan;
+
+typedef struct mri_plan_options {
+    bool train;            /* make B and W */
+    bool split_w;          /* W in a list of its own */
+    bool guard;            /* room for guard bytes behind every buffer (debug mode step) */
+    bool deterministic;
+    bool stress;           /* no sharing of memory: every buffer its own (tests compare)  */
+    const mr_list *recompute; /* region names, or "full" */
+    const char *stop_after; /* name of a pass: stop there, for printing; NULL: all        */
+    bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
+} mri_plan_options;
+
+enum { MRI_ALIGN = 64, MRI_GUARD = 64 };
+
+/* `prog` is consumed (owned by the plan, freed on error). backend NULL: plan without a
+ * device (kernels unknown, workspaces 0). */
+mr_status mri_plan_compile(mr_prog *prog, const mri_plan_options *opt,
+                           const mr_backend_ops *backend, void *dev, mri_plan **out, mr_err *err);
+void mri_plan_free(mri_plan *p);
+void mri_plan_print(const mri_plan *p, mri_str *out); /* steps with addresses, memory */
+int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); /* -1: none */
+
+/* ---- the passes (each in its own file) ---- */
+mr_status mri_pass_vjp(mr_prog *p, mr_err *err);
+mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
+mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
+mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
+mr_status mri_arena_verify(const mri_plan *plan, mr_err *err);
+
+/* Name of the scalar that seeds every loss: 1 / (tokens of the global batch). */
+#define MRI_LOSS_SEED "loss_seed"
+
+#endif

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * assembly.c - see assembly.h. */
+#include "assembly.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char *own(mri_assembly *a, const char *s)
+{
+    char *copy = mri_strdup(s ? s : "");
+    MRI_PUSH(&a->strings, copy);
+    return copy;
+}
+
+bool mri_is_batch_input(const char *name)
+{
+    static const char *const fields[] = { "tokens",  "positions",   "seq_start",
+                                          "targets", "loss_weight", "slot" };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (!strcmp(name, fields[i]))
+            return true;
+    return false;
+}
+
+/* ---- the table that assemble() gets ------------------------------------------------------ */
+
+static int32_t a_instance(mr_asm *a, const char *kind, const char *prefix)
+{
+    if (a->failed)
+        return -1;
+    if (!kind || !*kind) {
+        a->failed = mr_fail(&a->err, MR_E_PROGRAM, MR_BLAME_PLUGIN, "assembly: an instance has no "
+                                                                    "block kind");
+        return -1;
+    }
+    uint32_t k = 0;
+    while (k < a->kinds.n && strcmp(a->kinds.v[k].name, kind))
+        k++;
+    if (k == a->kinds.n) {
+        mri_kind_prog kp = { own(a, kind), NULL };
+        MRI_PUSH(&a->kinds, kp);
+    }
+    mri_instance inst = { k, own(a, prefix), { 0 }, { 0 } };
+    MRI_PUSH(&a->instances, inst);
+    return (int32_t)a->instances.n - 1;
+}
+
+static void a_edge(mr_asm *a, int32_t from, const char *out, int32_t to, const char *in)
+{
+    if (a->failed)
+        return;
+    if (from < 0 || to <= from || (size_t)to >= a->instances.n || !out || !in) {
+        a->failed = mr_fail(&a->err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                            "assembly: edge %d -> %d of %zu instances must lead forwards", from, to,
+                            a->instances.n);
+        return;
+    }
+    mri_edge e = { own(a, in), own(a, out), from };
+    MRI_PUSH(&a->instances.v[to].edges, e);
+}
+
+static void a_bind(mr_asm *a, int32_t i, const char *name, const char *full_name)
+{
+    if (a->failed)
+        return;
+    if (i < 0 || (size_t)i >= a->instances.n || !name || !full_name) {
+        a->failed = mr_fail(&a->err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                            "assembly: bind() on instance %d of %zu", i, a->instances.n);
+        return;
+    }
+    mri_binding b = { own(a, name), own(a, full_name) };
+    MRI_PUSH(&a->instances.v[i].bindings, b);
+}
+
+static const mr_assembler assembler = { sizeof assembler, 0, a_instance, a_edge, a_bind };
+
+/* ---- checks --------------------------------------------------------------------------- */
+
+bool mri_assembly_source(const mri_assembly *a, uint32_t i, const char *in, mri_edge *out)
+{
+    const mri_instance *inst = &a->instances.v[i];
+    for (size_t e = 0; e < inst->edges.n; e++)
+        if (!strcmp(inst->edges.v[e].in, in)) {
+            *out = inst->edges.v[e];
+            return true;
+        }
+    if (!i || strcmp(in, "x"))
+        return false;
+    *out = (mri_edge){ "x", "y", (int32_t)i - 1 };
+    return true;
+}
+
+char *mri_assembly_full_name(const mri_assembly *a, uint32_t i, const char *name)
+{
+    const mri_instance *inst = &a->instances.v[i];
+    for (size_t b = 0; b < inst->bindings.n; b++)
+        if (!strcmp(inst->bindings.v[b].name, name))
+            return mri_strdup(inst->bindings.v[b].full_name);
+    return mri_format("%s%s", inst->prefix, name);
+}
+
+static bool same_type(const mr_type *a, const mr_type *b)
+{
+    return a->rank == b->rank && !strcmp(a->dtype, b->dtype) &&
+           !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
+}
+
+static mr_status check_edges(const mri_assembly *a, mr_err *err)
+{
+    for (uint32_t i = 0; i < a->instances.n; i++) {
+        const mr_prog *p = a->kinds.v[a->instances.v[i].kind].prog;
+        for (size_t v = 0; v < p->values.n; v++) {
+            const mri_value *x = &p->values.v[v];
+            if (x->kind != MRI_INPUT || mri_is_batch_input(x->name))
+                continue;
+            mri_edge e;
+            mr_val src = 0;
+            if (mri_assembly_source(a, i, x->name, &e)) {
+                const mr_prog *q = a->kinds.v[a->instances.v[e.from].kind].prog;
+                src = mri_port_find(&q->outputs, e.out);
+                if (src && !same_type(&mri_val(q, src)->type, &x->type)) {
+                    mri_str s = { 0 };
+                    mri_type_print(&mri_val(q, src)->type, &s);
+                    mri_str_add(&s, " and not ");
+                    mri_type_print(&x->type, &s);
+                    mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                            "input %s of block %s: output %s of block %s is %s", x->name, p->name,
+                            e.out, q->name, s.s);
+                    mri_str_free(&s);
+                    return MR_E_PROGRAM;
+                }
+            }
+            if (!src)
+                return mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                               "input %s of block %s (instance %u, '%s') has no source: it is no "
+                               "batch input and no edge leads to it", x->name, p->name, i,
+                               a->instances.v[i].prefix);
+        }
+    }
+    return 0;
+}
+
+mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env *env,
+                       const char *model_dtype, mri_assembly **out, mr_err *err)
+{
+    mr_status st = 0;
+    mri_assembly *a = mri_alloc(sizeof *a);
+    a->err.size = sizeof a->err;
+    MR_TRY(ops->assemble(model, &assembler, a, err));
+    if (a->failed) {
+        *err = a->err;
+        st = a->failed;
+        goto out;
+    }
+    if (!a->instances.n) {
+        st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN, "the model assembles no blocks");
+        goto out;
+    }
+    for (size_t k = 0; k < a->kinds.n; k++) {
+        mr_prog *p = a->kinds.v[k].prog = mri_prog_new(a->kinds.v[k].name, model_dtype);
+        st = ops->build(model, a->kinds.v[k].name, env, &mri_builder, p, err);
+        if (p->failed) { /* the builder's first error explains more than what followed it */
+            *err = p->err;
+            st = p->failed;
+        }
+        if (st)
+            goto out;
+        MR_TRY(mri_prog_verify(p, "build", err));
+    }
+    MR_TRY(check_edges(a, err));
+out:
+    if (st) {
+        mri_assembly_free(a);
+        a = NULL;
+    }
+    *out = a;
+    return st;
+}
+
+void mri_assembly_free(mri_assembly *a)
+{
+    if (!a)
+        return;
+    for (size_t k = 0; k < a->kinds.n; k++)
+        mri_prog_free(a->kinds.v[k].prog);
+    for (size_t i = 0; i < a->instances.n; i++) {
+        free(a->instances.v[i].edges.v);
+        free(a->instances.v[i].bindings.v);
+    }
+    for (size_t i = 0; i < a->strings.n; i++)
+        free(a->strings.v[i]);
+    free(a->strings.v);
+    free(a->kinds.v);
+    free(a->instances.v);
+    free(a);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * assembly.h - a model as its plugin describes it: block kinds, their instances in order,
+ * edges between instances, and parameters shared by name.
+ *
+ * Invariant after mri_assemble(): every instance's kind has exactly one built program, so
+ * that work and memory here grow with kinds, not with layers; every non-batch input of
+ * every instance has a source among earlier instances with an equal type.
+ */
+#ifndef MRI_ASSEMBLY_H
+#define MRI_ASSEMBLY_H
+#include "program.h"
+
+typedef struct mri_edge {
+    const char *in, *out;
+    int32_t from;
+} mri_edge;
+
+typedef struct mri_binding {
+    const char *name, *full_name;
+} mri_binding;
+
+typedef struct mri_instance {
+    uint32_t kind; /* index in kinds */
+    const char *prefix;
+    MRI_VEC(mri_edge) edges;
+    MRI_VEC(mri_binding) bindings;
+} mri_instance;
+
+typedef struct mri_kind_prog {
+    const char *name;
+    mr_prog *prog;
+} mri_kind_prog;
+
+struct mr_asm {
+    MRI_VEC(mri_kind_prog) kinds;
+    MRI_VEC(mri_instance) instances;
+    MRI_VEC(char *) strings;
+    mr_status failed;
+    mr_err err;
+};
+typedef struct mr_asm mri_assembly;
+
+/* Is `name` one of the inputs that core feeds from the batch (model.h)? */
+bool mri_is_batch_input(const char *name);
+
+/* Calls the plugin's assemble(), then build() once a kind, with the builder. */
+mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env *env,
+                       const char *model_dtype, mri_assembly **out, mr_err *err);
+void mri_assembly_free(mri_assembly *a);
+
+/* the source of input `in` of instance i: default "y" of i-1 for "x" */
+bool mri_assembly_source(const mri_assembly *a, uint32_t i, const char *in, mri_edge *out);
+/* the full name of a parameter or state of instance i; the caller frees */
+char *mri_assembly_full_name(const mri_assembly *a, uint32_t i, const char *name);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * exec.h - a model compiled for one mode and shape, ready to run: its assembly, one plan a
+ * block kind, one frame an instance.
+ *
+ * Memory of an exec is one block, laid out once:
+ *   batch fields | losses | edges and saved values of every instance | keep | gradient
+ *   edges (two that alternate, or one an instance when W is split) | scratch (shared)
+ * Execs of one session that are never live together (training, validation) are bound to
+ * the same arena. States (key-value caches) are memory of their own, zeroed at creation.
+ */
+#ifndef MRI_EXEC_H
+#define MRI_EXEC_H
+#include "params.h"
+
+typedef struct mri_batch { /* host arrays of T elements; slot only in mode decode */
+    const int32_t *tokens, *positions, *seq_start, *targets, *slot;
+    const float *loss_weight;
+} mri_batch;
+
+typedef struct mri_loss { /* one loss of one instance */
+    const char *name;
+    uint32_t instance;
+} mri_loss;
+
+typedef struct mri_state {
+    char *name; /* full */
+    mr_type type;
+    uint32_t flags;
+    void *data; /* device */
+    bool borrowed;
+} mri_state;
+
+typedef struct mri_scalars { /* the run's device scalars, by name */
+    MRI_VEC(const char *) names;
+    float *data; /* device, one a 64-byte line */
+} mri_scalars;
+enum { MRI_MAX_SCALARS = 256, MRI_SCALAR_STRIDE = 16 };
+mr_status mri_scalars_create(mri_scalars *s, mri_device *d, mr_err *err);
+void mri_scalars_free(mri_scalars *s, mri_device *d);
+void *mri_scalar(mri_scalars *s, const char *name); /* device address; made on first use */
+mr_status mri_scalar_set(mri_scalars *s, mri_device *d, const char *name, double v, mr_err *err);
+mr_status mri_scalar_get(mri_scalars *s, mri_device *d, const char *name, double *v, mr_err *err);
+
+typedef struct mri_exec_options {
+    const char *mode; /* train | infer | decode */
+    int64_t tokens, slots, max_seq;
+    mri_plan_options plan;
+    const struct mri_exec *states_of; /* use that exec's states (prefill beside decode), or NULL */
+} mri_exec_options;
+
+typedef struct mri_exec {
+    mri_device *device;
+    mri_assembly *assembly;
+    mri_exec_options opt;
+    MRI_VEC(mri_plan *) plans;   /* by kind */
+    MRI_VEC(mri_frame) frames;   /* by instance */
+    MRI_VEC(mri_loss) losses;
+    MRI_VEC(mri_state) states;
+    uint64_t bytes;              /* of its block */
+    uint64_t at_fields, at_losses, at_saved, at_keep, at_grads, at_scratch;
+    uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
+    char *base;                  /* where it is bound, or NULL */
+    const mri_trace *trace;      /* NULL outside debugging */
+} mri_exec;
+
+/* Compiles; allocates states only. The assembly is consumed (owned), also on error. */
+mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *params,
+                          mri_scalars *scalars, const mri_exec_options *opt, mri_exec **out,
+                          mr_err *err);
+void mri_exec_free(mri_exec *e);
+/* Points every frame into `base` (bytes long, 64-byte aligned). */
+void mri_exec_bind(mri_exec *e, char *base);
+mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
+mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
+mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in order   */
+mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in reverse  */
+/* sums of each loss over the micro-batch, in the order of e->losses; waits */
+mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err);
+/* device address and type of an output of the last instance that has one of this name */
+const void *mri_exec_output(const mri_exec *e, const char *name, const mr_type **type);
+double mri_exec_flops(const mri_exec *e, uint8_t phase);
+
+#endif

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * params.c - layout, groups and storage of parameters; see params.h. */
+#include "params.h"
+#include "core/ops/ref.h"
+#include "init.h"
+#include <fnmatch.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One rule of [optimizer] groups: "PATTERN:lr_mult=0.1:decay_mult=0:frozen". */
+typedef struct rule {
+    char *pattern;
+    double lr_mult, decay_mult;
+    bool frozen, decay_given;
+} rule;
+
+static mr_status parse_rule(const char *text, rule *r, mr_err *err)
+{
+    mr_status st = 0;
+    char *copy = mri_strdup(text), *save = NULL, *end;
+    char *word = strtok_r(copy, ":", &save);
+    *r = (rule){ .lr_mult = 1, .decay_mult = 1 };
+    r->pattern = mri_strdup(word ? word : "");
+    while ((word = strtok_r(NULL, ":", &save)) && !st) {
+        double *to = NULL;
+        if (!strncmp(word, "lr_mult=", 8))
+            to = &r->lr_mult;
+        else if (!strncmp(word, "decay_mult=", 11)) {
+            to = &r->decay_mult;
+            r->decay_given = true;
+        } else if (!strcmp(word, "frozen")) {
+            r->frozen = true;
+            continue;
+        }
+        if (to)
+            *to = strtod(strchr(word, '=') + 1, &end);
+        if (!to || *end || *to < 0) {
+            st = mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER,
+                         "[optimizer] groups: '%s' in '%s' is no lr_mult=, decay_mult= (0 or more) "
+                         "or frozen", word, text);
+            mr_hint(err, "groups = *.bias:decay_mult=0, model.embed*:lr_mult=0.1");
+        }
+    }
+    free(copy);
+    return st;
+}
+
+/* Megatron: no decay for biases and other one-dimensional parameters. */
+static void default_group(const mri_cfg_optimizer *cfg, const mri_tensor_slot *s, mri_pgroup *g)
+{
+    g->lr_mult = 1;
+    g->decay_mult = 1;
+    g->frozen = (s->desc.flags & MR_PARAM_FROZEN) != 0;
+    if ((s->desc.flags & MR_PARAM_NO_DECAY) || (s->desc.type.rank < 2 && !cfg->decay_1d))
+        g->decay_mult = 0;
+}
+
+static uint32_t find_group(mri_params *p, const mri_pgroup *g)
+{
+    for (uint32_t i = 0; i < p->groups.n; i++) {
+        const mri_pgroup *h = &p->groups.v[i];
+        if (h->frozen == g->frozen &&
+            (g->frozen || (h->lr_mult == g->lr_mult && h->decay_mult == g->decay_mult)))
+            return i;
+    }
+    MRI_PUSH(&p->groups, *g);
+    return (uint32_t)p->groups.n - 1;
+}
+
+static mr_status add_slot(mri_params *p, char *name, const mr_param *desc, mr_err *err)
+{
+    int64_t old = mri_params_find(p, name);
+    if (old >= 0) {
+        const mr_type *a = &p->slots.v[old].desc.type, *b = &desc->type;
+        bool same = a->rank == b->rank && !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
+        mr_status st = 0;
+        if (!same)
+            st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                         "parameter %s is shared by blocks that disagree on its shape", name);
+        free(name);
+        return st;
+    }
+    mri_tensor_slot s = { .name = name, .desc = *desc, .n = (uint64_t)mr_numel(&desc->type),
+                          .f32 = (desc->flags & MR_PARAM_F32) != 0 };
+    MRI_PUSH(&p->slots, s);
+    p->count += s.n;
+    return 0;
+}
+
+/* Trainable groups get the low indices: plans and scalars of updates go by them. */
+static void frozen_last(mri_params *p)
+{
+    uint32_t to[64], next = 0;
+    mri_pgroup sorted[64];
+    MRI_ASSERT(p->groups.n <= 64);
+    for (int frozen = 0; frozen < 2; frozen++)
+        for (uint32_t g = 0; g < p->groups.n; g++)
+            if (p->groups.v[g].frozen == (frozen != 0)) {
+                to[g] = next;
+                sorted[next++] = p->groups.v[g];
+            }
+    memcpy(p->groups.v, sorted, p->groups.n * sizeof *sorted);
+    for (size_t i = 0; i < p->slots.n; i++)
+        p->slots.v[i].group = to[p->slots.v[i].group];
+}
+
+mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
+                          mri_params *out, mr_err *err)
+{
+    mr_status st = 0;
+    MRI_VEC(rule) rules = { 0 };
+    memset(out, 0, sizeof *out);
+    out->dtype = dtype;
+    out->acc_dtype = strcmp(dtype, "f64") ? "f32" : "f64";
+    for (uint64_t i = 0; i < cfg->groups.n; i++) {
+        rule r;
+        st = parse_rule(cfg->groups.v[i], &r, err);
+        MRI_PUSH(&rules, r);
+        if (st)
+            goto out;
+    }
+    for (uint32_t i = 0; i < a->instances.n; i++) {
+        const mr_prog *p = a->kinds.v[a->instances.v[i].kind].prog;
+        for (size_t v = 0; v < p->values.n; v++)
+            if (p->values.v[v].kind == MRI_PARAM)
+                MR_TRY(add_slot(out, mri_assembly_full_name(a, i, p->values.v[v].name),
+                                &p->values.v[v].param, err));
+    }
+    for (size_t i = 0; i < out->slots.n; i++) {
+        mri_pgroup g = { 0 };
+        default_group(cfg, &out->slots.v[i], &g);
+        for (size_t r = 0; r < rules.n; r++)
+            if (!fnmatch(rules.v[r].pattern, out->slots.v[i].name, 0)) {
+                g.lr_mult *= rules.v[r].lr_mult;
+                g.decay_mult = rules.v[r].decay_given ? rules.v[r].decay_mult : g.decay_mult;
+                g.frozen |= rules.v[r].frozen;
+            }
+        out->slots.v[i].group = find_group(out, &g);
+        if (out->groups.n > 64) {
+            st = mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER,
+                         "[optimizer] groups make more than 64 groups of parameters");
+            goto out;
+        }
+    }
+    frozen_last(out);
+    for (int frozen = 0; frozen < 2; frozen++) {
+        for (uint32_t g = 0; g < out->groups.n; g++) {
+            if (out->groups.v[g].frozen != (frozen != 0))
+                continue;
+            out->groups.v[g].at = out->total;
+            for (size_t i = 0; i < out->slots.n; i++) {
+                mri_tensor_slot *s = &out->slots.v[i];
+                if (s->group != g)
+                    continue;
+                s->at = out->total;
+                out->total += (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
+            }
+            out->groups.v[g].n = out->total - out->groups.v[g].at;
+        }
+        if (!frozen)
+            out->trainable = out->total;
+    }
+out:
+    for (size_t i = 0; i < rules.n; i++)
+        free(rules.v[i].pattern);
+    free(rules.v);
+    if (st)
+        mri_params_free(out, NULL);
+    return st;
+}
+
+static size_t width(const char *dtype)
+{
+    return mr_dtype_bytes(dtype);
+}
+
+static bool one_copy(const mri_params *p)
+{
+    return !strcmp(p->dtype, p->acc_dtype);
+}
+
+uint64_t mri_params_bytes(const mri_params *p, bool train)
+{
+    uint64_t b = p->total * width(p->dtype);
+    bool any_f32 = false;
+    for (size_t i = 0; i < p->slots.n; i++)
+        any_f32 |= p->slots.v[i].f32;
+    if (!one_copy(p) && (train || any_f32))
+        b += p->total * width(p->acc_dtype);
+    return b + (train ? p->trainable * width(p->acc_dtype) : 0);
+}
+
+mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err)
+{
+    mr_status st = 0;
+    bool any_f32 = false;
+    for (size_t i = 0; i < p->slots.n; i++)
+        any_f32 |= p->slots.v[i].f32;
+    MR_TRY(d->ops->alloc(d->dev, p->total * width(p->dtype), MR_MEM_WEIGHTS, (void **)&p->weights,
+                         err));
+    if (one_copy(p))
+        p->master = p->weights;
+    else if (train || any_f32)
+        MR_TRY(d->ops->alloc(d->dev, p->total * width(p->acc_dtype), MR_MEM_WEIGHTS,
+                             (void **)&p->master, err));
+    if (train)
+        MR_TRY(d->ops->alloc(d->dev, p->trainable * width(p->acc_dtype), MR_MEM_WEIGHTS,
+                             (void **)&p->grads, err));
+out:
+    return st;
+}
+
+void mri_params_free(mri_params *p, mri_device *d)
+{
+    if (d && d->ops) {
+        if (p->grads)
+            d->ops->free(d->dev, p->grads, p->trainable * width(p->acc_dtype));
+        if (p->master && p->master != p->weights)
+            d->ops->free(d->dev, p->master, p->total * width(p->acc_dtype));
+        if (p->weights)
+            d->ops->free(d->dev, p->weights, p->total * width(p->dtype));
+    }
+    for (size_t i = 0; i < p->slots.n; i++)
+        free((char *)p->slots.v[i].name);
+    free(p->slots.v);
+    free(p->groups.v);
+    memset(p, 0, sizeof *p);
+}
+
+int64_t mri_params_find(const mri_params *p, const char *name)
+{
+    for (size_t i = 0; i < p->slots.n; i++)
+        if (!strcmp(p->slots.v[i].name, name))
+            return (int64_t)i;
+    return -1;
+}
+
+void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s)
+{
+    return s->f32 ? mri_params_master(p, s) : p->weights + s->at * width(p->dtype);
+}
+
+void *mri_params_master(const mri_params *p, const mri_tensor_slot *s)
+{
+    return p->master ? p->master + s->at * width(p->acc_dtype) : NULL;
+}
+
+void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s)
+{
+    return p->grads && s->at < p->trainable ? p->grads + s->at * width(p->acc_dtype) : NULL;
+}
+
+/* ---- values ----------------------------------------------------------------------------- */
+
+static double f16_to_double(uint16_t h)
+{
+    int e = h >> 10 & 31, m = h & 1023;
+    double x = e == 31 ? (m ? (double)NAN : (double)INFINITY)
+             : e       ? (1 + m / 1024.0) * (e > 15 ? (double)(1 << (e - 15)) : 1.0 / (1 << (15 - e)))
+                       : m / 1024.0 / 16384.0;
+    return h >> 15 ? -x : x;
+}
+
+mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const char *src_dtype,
+                      uint64_t n, mr_err *err)
+{
+    if (!strcmp(dst_dtype, src_dtype) && mr_dtype_bytes(src_dtype)) {
+        memcpy(dst, src, n * mr_dtype_bytes(src_dtype));
+        return 0;
+    }
+    static const char *const known[] = { "f32", "f64", "bf16", "f16" };
+    bool from = false, to = false;
+    for (int i = 0; i < 4; i++) {
+        from |= !strcmp(src_dtype, known[i]);
+        to |= i < 3 && !strcmp(dst_dtype, known[i]);
+    }
+    if (!from || !to)
+        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
+                       "no conversion from dtype %s to %s", src_dtype, dst_dtype);
+    mr_type ts = mr_type1(src_dtype, 1), td = mr_type1(dst_dtype, 1);
+    mr_buf bs = { (void *)(uintptr_t)src, NULL }, bd = { dst, NULL };
+    mri_view vs = mri_at(&ts, &bs), vd = mri_at(&td, &bd);
+    bool half = !strcmp(src_dtype, "f16");
+    for (uint64_t i = 0; i < n; i++)
+        mri_put(vd, (int64_t)i,
+                half ? f16_to_double(((const uint16_t *)src)[i]) : mri_get(vs, (int64_t)i));
+    return 0;
+}
+
+mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
+                         const char *dtype, mr_err *err)
+{
+    mr_status st = 0;
+    void *tmp = mri_alloc(s->n * sizeof(double));
+    MR_TRY(mri_convert(tmp, p->dtype, data, dtype, s->n, err));
+    MR_TRY(mri_device_write(d, p->weights + s->at * width(p->dtype), tmp, s->n * width(p->dtype),
+                            err));
+    if (p->master && p->master != p->weights) {
+        MR_TRY(mri_convert(tmp, p->acc_dtype, data, dtype, s->n, err));
+        MR_TRY(mri_device_write(d, mri_params_master(p, s), tmp, s->n * width(p->acc_dtype), err));
+    }
+out:
+    free(tmp);
+    return st;
+}
+
+mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *err)
+{
+    mr_status st = 0;
+    for (size_t i = 0; i < p->slots.n && !st; i++) {
+        const mri_tensor_slot *s = &p->slots.v[i];
+        float *x = mri_alloc(s->n * sizeof *x);
+        st = mri_init_fill(&s->desc, s->name, seed, 0, s->n, x, err);
+        if (!st)
+            st = mri_params_set(p, d, s, x, "f32", err);
+        free(x);
+    }
+    return st;
+}

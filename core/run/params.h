@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * params.h - a model's parameters as one flat space.
+ *
+ * Every parameter has a range [at, at + n) of elements, the same in the weights (model
+ * dtype), the master weights, the main gradients and each optimizer state, so that one
+ * update runs over a whole group. Ranges start at multiples of MRI_PARAM_ALIGN elements; the
+ * gaps hold zeros for ever. Order: groups one after the other, inside a group as the model
+ * declares them; frozen parameters come last and have weights only.
+ *
+ * When the model dtype is the master dtype, weights and masters are the same memory.
+ */
+#ifndef MRI_PARAMS_H
+#define MRI_PARAMS_H
+#include "core/config/sections.h"
+#include "core/program/assembly.h"
+#include "device.h"
+
+enum { MRI_PARAM_ALIGN = 32 }; /* elements: 64 bytes of bf16, 128 of f32 */
+
+typedef struct mri_pgroup {
+    double lr_mult, decay_mult;
+    bool frozen;
+    uint64_t at, n; /* elements, gaps included */
+} mri_pgroup;
+
+typedef struct mri_tensor_slot {
+    const char *name; /* full */
+    mr_param desc;    /* type in the dtype that the block sees */
+    uint64_t at, n;   /* elements */
+    uint32_t group;
+    bool f32;         /* MR_PARAM_F32: the block reads the master */
+} mri_tensor_slot;
+
+typedef struct mri_params {
+    MRI_VEC(mri_tensor_slot) slots;
+    MRI_VEC(mri_pgroup) groups;
+    const char *dtype, *acc_dtype; /* of weights; of masters, gradients, states */
+    uint64_t total, trainable;     /* elements, gaps included */
+    uint64_t count;                /* parameters, gaps excluded */
+    char *weights, *master, *grads; /* device; grads NULL without training */
+} mri_params;
+
+/* Lists the assembly's parameters (each full name once; two instances that bind one name must
+ * agree on type) and groups them by the optimizer's rules. */
+mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
+                          mri_params *out, mr_err *err);
+mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err);
+void mri_params_free(mri_params *p, mri_device *d);
+int64_t mri_params_find(const mri_params *p, const char *name); /* -1: none */
+uint64_t mri_params_bytes(const mri_params *p, bool train); /* weights, masters, gradients */
+
+void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s);
+void *mri_params_master(const mri_params *p, const mri_tensor_slot *s);
+void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s);
+
+/* Fresh weights by each parameter's initialiser; independent of order and mesh. */
+mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *err);
+/* Sets one parameter from host values of dtype f32, f64 or bf16 (n elements). */
+mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
+                         const char *dtype, mr_err *err);
+/* host buffers of n elements in `dtype` converted; f32 f64 bf16 f16 in, f32 f64 bf16 out */
+mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const char *src_dtype,
+                      uint64_t n, mr_err *err);
+
+#endif

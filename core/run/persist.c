@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * persist.c - a session to and from files: checkpoints, and weights from a Hugging Face
+ * folder. A checkpoint holds logical tensors under their full names, never the flat layout,
+ * so that another grouping, precision or (later) mesh can read it.
+ */
+#include "session.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* A tensor to be written: in place on host memory, else a host copy. */
+typedef struct outgoing {
+    MRI_VEC(mri_tensor) tensors;
+    MRI_VEC(void *) copies;
+    MRI_VEC(char *) names;
+} outgoing;
+
+static mr_status add(mri_session *s, outgoing *o, char *name, const mri_tensor_slot *slot,
+                     const char *dtype, const void *data, mr_err *err)
+{
+    mri_tensor t = { name, slot->desc.type, data };
+    t.type.dtype = dtype;
+    MRI_PUSH(&o->names, name);
+    if (!s->device.host_memory) {
+        void *copy = mri_alloc(mr_bytes(&t.type));
+        MRI_PUSH(&o->copies, copy);
+        t.data = copy;
+        mr_status st = mri_device_read(&s->device, copy, data, mr_bytes(&t.type), err);
+        if (st)
+            return st;
+    }
+    MRI_PUSH(&o->tensors, t);
+    return 0;
+}
+
+static void outgoing_free(outgoing *o)
+{
+    for (size_t i = 0; i < o->copies.n; i++)
+        free(o->copies.v[i]);
+    for (size_t i = 0; i < o->names.n; i++)
+        free(o->names.v[i]);
+    free(o->copies.v);
+    free(o->names.v);
+    free(o->tensors.v);
+}
+
+/* where parameter `slot`'s part of a group's state lies */
+static char *state_part(const mri_session *s, const mri_opt_state *x, const mri_tensor_slot *slot)
+{
+    const mri_pgroup *g = &s->params.groups.v[x->group];
+    return (char *)x->data + (slot->at - g->at) * mr_dtype_bytes(s->params.acc_dtype);
+}
+
+mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err *err)
+{
+    outgoing model = { 0 }, optimizer = { 0 };
+    const mri_params *p = &s->params;
+    mr_status st = 0;
+    mri_str profile = { 0 };
+    bool master = p->master != NULL;
+    for (size_t i = 0; i < p->slots.n; i++) {
+        const mri_tensor_slot *slot = &p->slots.v[i];
+        MR_TRY(add(s, &model, mri_strdup(slot->name), slot, master ? p->acc_dtype : p->dtype,
+                   master ? mri_params_master(p, slot) : mri_params_weight(p, slot), err));
+        for (size_t j = 0; s->update && j < s->update->states.n; j++) {
+            const mri_opt_state *x = &s->update->states.v[j];
+            if (x->group == slot->group)
+                MR_TRY(add(s, &optimizer, mri_format("%s.%s", x->name, slot->name), slot,
+                           p->acc_dtype, state_part(s, x, slot), err));
+        }
+    }
+    mri_profile_print(s->config->profile, false, &profile);
+    mri_checkpoint_meta meta = { s->done.step, s->done.samples, s->done.tokens,
+                                 profile.s ? profile.s : "", { 0 } };
+    mri_checkpoint_file files[] = { { "model", model.tensors.v, model.tensors.n },
+                                    { "optimizer", optimizer.tensors.v, optimizer.tensors.n } };
+    MR_TRY(mri_checkpoint_save(dir, &meta, files, optimizer.tensors.n ? 2 : 1, keep, err));
+out:
+    outgoing_free(&model);
+    outgoing_free(&optimizer);
+    mri_str_free(&profile);
+    return st;
+}
+
+static mr_status same_shape(const mri_tensor *t, const mri_tensor_slot *slot, const char *where,
+                            mr_err *err)
+{
+    const mr_type *a = &t->type, *b = &slot->desc.type;
+    if (a->rank == b->rank && !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]))
+        return 0;
+    mri_str s = { 0 };
+    mri_type_print(a, &s);
+    mri_str_add(&s, ", the model's is ");
+    mri_type_print(b, &s);
+    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "%s: tensor %s is %s", where, t->name, s.s);
+    mri_str_free(&s);
+    return MR_E_STORE_FORMAT;
+}
+
+static mr_status missing(const char *where, const char *name, mr_err *err)
+{
+    mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "%s has no tensor %s", where, name);
+    mr_hint(err, "mrun inspect %s lists what it holds", where);
+    return MR_E_STORE_MISSING;
+}
+
+static mr_status load_weights(mri_session *s, const mri_safetensors *f, const char *where,
+                              mr_err *err)
+{
+    mr_status st = 0;
+    for (size_t i = 0; i < s->params.slots.n && !st; i++) {
+        const mri_tensor_slot *slot = &s->params.slots.v[i];
+        const mri_tensor *t = mri_safetensors_find(f, slot->name);
+        if (!t)
+            return missing(where, slot->name, err);
+        st = same_shape(t, slot, where, err);
+        if (!st)
+            st = mri_params_set(&s->params, &s->device, slot, t->data, t->type.dtype, err);
+    }
+    return st;
+}
+
+mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err)
+{
+    const mri_safetensors *model = mri_checkpoint_group(c, "model");
+    const mri_safetensors *optimizer = mri_checkpoint_group(c, "optimizer");
+    mr_status st = 0;
+    if (!model)
+        return missing("the checkpoint", "model (the whole file)", err);
+    st = load_weights(s, model, "the checkpoint", err);
+    if (st || weights_only)
+        return st;
+    const mri_checkpoint_meta *meta = mri_checkpoint_info(c);
+    s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
+    for (size_t i = 0; s->update && i < s->params.slots.n; i++)
+        for (size_t j = 0; j < s->update->states.n; j++) {
+            const mri_tensor_slot *slot = &s->params.slots.v[i];
+            const mri_opt_state *x = &s->update->states.v[j];
+            if (x->group != slot->group)
+                continue;
+            char *name = mri_format("%s.%s", x->name, slot->name);
+            const mri_tensor *t = optimizer ? mri_safetensors_find(optimizer, name) : NULL;
+            st = t ? same_shape(t, slot, "the checkpoint", err)
+                   : missing("the checkpoint", name, err);
+            free(name);
+            if (!st && !mr_is(&t->type, s->params.acc_dtype))
+                st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
+                             "the checkpoint: %s is %s, this run keeps %s", t->name, t->type.dtype,
+                             s->params.acc_dtype);
+            if (!st)
+                st = mri_device_write(&s->device, state_part(s, x, slot), t->data,
+                                      mr_bytes(&t->type), err);
+            if (st)
+                return st;
+        }
+    return 0;
+}
+
+mr_status mri_session_load_hf(mri_session *s, const char *dir, mr_err *err)
+{
+    mri_safetensors *f = NULL;
+    mr_status st = mri_safetensors_open_folder(dir, &f, err);
+    if (!st)
+        st = load_weights(s, f, dir, err);
+    mri_safetensors_close(f);
+    return st;
+}
+
+static bool has_weights(const char *dir)
+{
+    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json" };
+    struct stat sb;
+    bool found = false;
+    for (int i = 0; dir && i < 2; i++) {
+        char *path = mri_format("%s/%s", dir, names[i]);
+        found |= stat(path, &sb) == 0;
+        free(path);
+    }
+    return found;
+}
+
+mr_status mri_session_init_weights(mri_session *s, mr_err *err)
+{
+    if (has_weights(s->config->model.hf))
+        return mri_session_load_hf(s, s->config->model.hf, err);
+    return mri_params_init(&s->params, &s->device, (uint64_t)s->config->run.seed, err);
+}

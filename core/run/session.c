@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * session.c - opening and closing; see session.h. */
+#include "session.h"
+#include "core/base/json.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static mr_status pick(const mri_config *c, const char *kind, const mri_choice **out, mr_err *err)
+{
+    *out = mri_config_choice(c, kind, 0);
+    if (*out)
+        return 0;
+    mr_fail(err, MR_E_PROFILE_MISSING, MR_BLAME_USER, "the profile chooses no %s", kind);
+    mr_hint(err, "add [%s] plugin = NAME; mrun plugins lists what there is", kind);
+    return MR_E_PROFILE_MISSING;
+}
+
+static const char *dtype_of(const char *recipe)
+{
+    return !strcmp(recipe, "bf16") ? "bf16" : !strcmp(recipe, "fp64") ? "f64" : "f32";
+}
+
+static mr_status open_device(mri_session *s, mr_err *err)
+{
+    const mri_choice *c;
+    mr_status st = pick(s->config, "backend", &c, err);
+    return st ? st
+              : mri_device_open(c->unit->table, mri_registry_host(s->registry), c->config, 0,
+                                &s->device, err);
+}
+
+static mr_status open_model(mri_session *s, mr_err *err)
+{
+    const mri_choice *c;
+    mr_status st = 0;
+    mri_json *json = NULL;
+    mr_model_sizes sizes = s->config->model.sizes;
+    MR_TRY(pick(s->config, "model", &c, err));
+    if (s->config->model.hf) {
+        char *path = mri_format("%s/config.json", s->config->model.hf);
+        st = mri_json_read(path, 16 << 20, &json, err);
+        free(path);
+        if (st)
+            goto out;
+    }
+    sizes.size = sizeof sizes;
+    sizes.seed = s->config->run.seed;
+    mr_model_env env = { sizeof env, 0, &sizes, json };
+    s->model_ops = c->unit->table;
+    MR_TRY(s->model_ops->create(mri_registry_host(s->registry), &env, c->config, &s->model, err));
+    s->info.size = sizeof s->info;
+    MR_TRY(s->model_ops->info(s->model, &s->info, err));
+out:
+    mri_json_free(json);
+    return st;
+}
+
+static mr_status open_tokenizer(mri_session *s, mr_err *err)
+{
+    const mri_choice *c;
+    mr_status st = 0;
+    MR_TRY(pick(s->config, "tokenizer", &c, err));
+    s->tok_ops = c->unit->table;
+    MR_TRY(s->tok_ops->create(mri_registry_host(s->registry), c->config, &s->tok, err));
+    s->tok_info.size = sizeof s->tok_info;
+    MR_TRY(s->tok_ops->info(s->tok, &s->tok_info, err));
+    if (s->model && s->tok_info.vocab > s->info.vocab) {
+        st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+                     "the tokenizer has %lld ids, the model's vocabulary is %lld",
+                     (long long)s->tok_info.vocab, (long long)s->info.vocab);
+        mr_hint(err, "set [model] vocab to at least %lld", (long long)s->tok_info.vocab);
+    }
+out:
+    return st;
+}
+
+static mr_status open_data(mri_session *s, mr_err *err)
+{
+    const mri_choice *c;
+    const mri_cfg_train *t = &s->config->train;
+    mr_status st = pick(s->config, "data", &c, err);
+    if (st)
+        return st;
+    mr_data_env env = { sizeof env, 0, t->seq, s->config->run.seed, t->steps * t->global_batch,
+                        t->eval_steps * t->micro_batch, s->tok_ops, s->tok };
+    s->data_ops = c->unit->table;
+    return s->data_ops->create(mri_registry_host(s->registry), &env, c->config, &s->data, err);
+}
+
+/* One exec; the first one made also fixes the parameters' layout. */
+static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
+                           int64_t tokens, mri_exec **out, mr_err *err)
+{
+    bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
+    mri_assembly *a = NULL;
+    mr_block_env env = { sizeof env, 0, mode, tokens, decode ? o->slots : 0,
+                         decode ? o->max_seq : 0 };
+    mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
+    if (st)
+        return st;
+    if (!s->params.slots.n) {
+        st = mri_params_plan(a, &s->config->optimizer, s->model_dtype, &s->params, err);
+        if (!st && !o->dry)
+            st = mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0, err);
+        if (st) {
+            mri_assembly_free(a);
+            return st;
+        }
+    }
+    mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
+                            { .train = train,
+                              .split_w = train && s->config->train.split_weight_gradient,
+                              .guard = o->guard,
+                              .stress = o->stress,
+                              .deterministic = s->config->run.deterministic != 0,
+                              .recompute = train ? &s->config->train.recompute : NULL },
+                            decode ? s->decode : NULL };
+    return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
+}
+
+/* The four largest buffers of the plans, with the region that asks for each. */
+static void largest_buffers(const mri_exec *e, mri_str *out)
+{
+    uint64_t below = UINT64_MAX;
+    for (int shown = 0; e && shown < 4; shown++) {
+        const mri_buffer *best = NULL;
+        for (size_t k = 0; k < e->plans.n; k++)
+            for (size_t i = 0; i < e->plans.v[k]->buffers.n; i++) {
+                const mri_buffer *b = &e->plans.v[k]->buffers.v[i];
+                if (b->bytes < below && (!best || b->bytes > best->bytes))
+                    best = b;
+            }
+        if (!best)
+            return;
+        below = best->bytes;
+        char *text = mri_bytes_text((double)best->bytes);
+        mri_str_fmt(out, "%s%s in %s (%s)", shown ? ", " : "", text,
+                    *best->region ? best->region : "the block", best->op);
+        free(text);
+    }
+}
+
+static mr_status check_memory(const mri_session *s, mr_err *err)
+{
+    mri_memory m;
+    mri_session_memory(s, &m);
+    uint64_t need = m.parameters + m.optimizer + m.arena + m.states;
+    if (!m.device || need <= m.device)
+        return 0;
+    mri_str top = { 0 };
+    largest_buffers(s->train ? s->train : s->eval, &top);
+    char *a = mri_bytes_text((double)need), *b = mri_bytes_text((double)m.device);
+    char *p = mri_bytes_text((double)(m.parameters + m.optimizer));
+    char *r = mri_bytes_text((double)m.arena);
+    mr_fail(err, MR_E_NOMEM, MR_BLAME_USER, "the run needs %s, the device has %s", a, b);
+    mr_detail(err, "parameters, gradients and optimizer %s, activations %s; largest buffers: %s", p,
+              r, top.s ? top.s : "none");
+    mr_hint(err, "lower [train] micro_batch, or set recompute = mlp,moe (or full)");
+    free(a);
+    free(b);
+    free(p);
+    free(r);
+    mri_str_free(&top);
+    return MR_E_NOMEM;
+}
+
+static mr_status make_arena(mri_session *s, mr_err *err)
+{
+    mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill };
+    mr_status st = 0;
+    for (int i = 0; i < 4; i++)
+        if (all[i] && all[i]->bytes > s->arena_bytes)
+            s->arena_bytes = all[i]->bytes;
+    if (!s->arena_bytes)
+        return 0;
+    st = s->device.ops->alloc(s->device.dev, s->arena_bytes, MR_MEM_ARENA, (void **)&s->arena, err);
+    for (int i = 0; i < 4 && !st; i++)
+        if (all[i])
+            mri_exec_bind(all[i], s->arena);
+    return st;
+}
+
+static mr_status open_update(mri_session *s, mr_err *err)
+{
+    const mri_choice *c;
+    mr_status st = 0;
+    MR_TRY(pick(s->config, "optimizer", &c, err));
+    s->optimizer_ops = c->unit->table;
+    MR_TRY(s->optimizer_ops->create(mri_registry_host(s->registry), c->config, &s->optimizer, err));
+    MR_TRY(mri_update_create(&s->device, &s->params, &s->scalars, s->optimizer_ops, s->optimizer,
+                             s->config->optimizer.clip_grad, s->config->run.deterministic != 0,
+                             &s->update, err));
+out:
+    return st;
+}
+
+mr_status mri_session_open(mri_registry *reg, const mri_config *config,
+                           const mri_session_options *o, mri_session **out, mr_err *err)
+{
+    mr_status st = 0;
+    mri_session *s = mri_alloc(sizeof *s);
+    s->registry = reg;
+    s->config = config;
+    s->model_dtype = mri_strdup(dtype_of(config->precision.recipe));
+    MR_TRY(open_device(s, err));
+    MR_TRY(mri_scalars_create(&s->scalars, &s->device, err));
+    MR_TRY(open_model(s, err));
+    if (o->needs & (MRI_NEED_TOKENIZER | MRI_NEED_DATA))
+        MR_TRY(open_tokenizer(s, err));
+    if (o->needs & MRI_NEED_DATA)
+        MR_TRY(open_data(s, err));
+    int64_t tokens = config->train.micro_batch * config->train.seq;
+    if (o->needs & MRI_NEED_TRAIN)
+        MR_TRY(make_exec(s, o, "train", tokens, &s->train, err));
+    if (o->needs & MRI_NEED_EVAL)
+        MR_TRY(make_exec(s, o, "infer", o->eval_tokens ? o->eval_tokens : tokens, &s->eval, err));
+    if (o->needs & MRI_NEED_DECODE)
+        MR_TRY(make_exec(s, o, "decode", 1, &s->decode, err));
+    if ((o->needs & MRI_NEED_DECODE) && o->prefill_tokens > 1)
+        MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
+    if (!o->dry) {
+        MR_TRY(check_memory(s, err));
+        MR_TRY(make_arena(s, err));
+        if (o->needs & MRI_NEED_UPDATE)
+            MR_TRY(open_update(s, err));
+    }
+out:
+    if (st) {
+        mri_session_close(s);
+        s = NULL;
+    }
+    *out = s;
+    return st;
+}
+
+void mri_session_close(mri_session *s)
+{
+    if (!s)
+        return;
+    mri_update_free(s->update);
+    if (s->optimizer)
+        s->optimizer_ops->destroy(s->optimizer);
+    mri_exec_free(s->train);
+    mri_exec_free(s->eval);
+    mri_exec_free(s->prefill); /* borrows decode's states */
+    mri_exec_free(s->decode);
+    if (s->arena)
+        s->device.ops->free(s->device.dev, s->arena, s->arena_bytes);
+    mri_params_free(&s->params, &s->device);
+    if (s->scalars.data)
+        mri_scalars_free(&s->scalars, &s->device);
+    if (s->data)
+        s->data_ops->destroy(s->data);
+    if (s->tok)
+        s->tok_ops->destroy(s->tok);
+    if (s->model)
+        s->model_ops->destroy(s->model);
+    if (s->device.ops)
+        mri_device_close(&s->device);
+    free(s->model_dtype);
+    free(s);
+}
+
+/* Optimizer states are not planned before the optimizer is open: two moments are assumed for
+ * the prediction when it is not, which is what AdamW takes. */
+void mri_session_memory(const mri_session *s, mri_memory *m)
+{
+    const mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill };
+    memset(m, 0, sizeof *m);
+    m->device = s->device.info.memory_bytes;
+    m->parameters = mri_params_bytes(&s->params, s->train != NULL);
+    if (s->update)
+        m->optimizer = s->update->state_bytes;
+    else if (s->train)
+        m->optimizer = 2 * s->params.trainable * mr_dtype_bytes(s->params.acc_dtype);
+    for (int i = 0; i < 4; i++) {
+        if (!all[i])
+            continue;
+        m->states += all[i]->state_bytes;
+        if (all[i]->bytes > m->arena) {
+            m->arena = all[i]->bytes;
+            m->saved = all[i]->saved_bytes;
+            m->edges = all[i]->edge_bytes + all[i]->grad_bytes;
+            m->scratch = all[i]->scratch_bytes;
+        }
+    }
+}

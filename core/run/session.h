@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * session.h - a profile brought to life: device, model, parameters, data, and the execs that
+ * a job needs, in one arena. Jobs (apps/) drive it; nothing here prints.
+ *
+ * Invariant: between two calls nothing lives in the arena, so training, validation and
+ * generation may take turns in it; what persists are parameters, optimizer states, model
+ * states and the counters in `done`.
+ */
+#ifndef MRI_SESSION_H
+#define MRI_SESSION_H
+#include "core/config/sections.h"
+#include "core/plugin/registry.h"
+#include "core/store/store.h"
+#include "mrun/data.h"
+#include "update.h"
+
+enum { /* what a job needs */
+    MRI_NEED_TRAIN = 1, MRI_NEED_EVAL = 2, MRI_NEED_DECODE = 4, MRI_NEED_DATA = 8,
+    MRI_NEED_TOKENIZER = 16, MRI_NEED_UPDATE = 32 /* with TRAIN: optimizer too */
+};
+
+typedef struct mri_progress { /* what a checkpoint's manifest carries */
+    int64_t step, samples, tokens;
+} mri_progress;
+
+typedef struct mri_memory { /* bytes */
+    uint64_t parameters, optimizer, arena, saved, edges, scratch, states, device;
+} mri_memory;
+
+typedef struct mri_session {
+    const mri_config *config;
+    mri_registry *registry;
+    mri_device device;
+    const mr_model_ops *model_ops;
+    void *model;
+    mr_model_info info;
+    char *model_dtype;
+    mri_params params;
+    mri_scalars scalars;
+    const mr_optimizer_ops *optimizer_ops;
+    void *optimizer;
+    mri_update *update;
+    mri_exec *train, *eval, *decode, *prefill; /* prefill: decode by chunks, same states */
+    char *arena;
+    uint64_t arena_bytes;
+    const mr_tokenizer_ops *tok_ops;
+    void *tok;
+    mr_tokenizer_info tok_info;
+    const mr_data_ops *data_ops;
+    void *data;
+    mri_progress done;
+} mri_session;
+
+/* eval_tokens: T of the eval exec, 0: the training micro-batch's. Memory is predicted from the
+ * plans and checked against the device before any of it is taken. */
+typedef struct mri_session_options {
+    uint32_t needs;
+    int64_t eval_tokens, prefill_tokens, slots, max_seq; /* prefill_tokens 0: no such exec */
+    bool guard, stress; /* plans with guard bytes; without sharing of memory */
+    bool dry; /* plan only: nothing is allocated (mrun plan) */
+} mri_session_options;
+
+mr_status mri_session_open(mri_registry *reg, const mri_config *config,
+                           const mri_session_options *opt, mri_session **out, mr_err *err);
+void mri_session_close(mri_session *s);
+void mri_session_memory(const mri_session *s, mri_memory *out);
+/* fresh weights, or those of [model] hf when the folder has safetensors */
+mr_status mri_session_init_weights(mri_session *s, mr_err *err);
+mr_status mri_session_load_hf(mri_session *s, const char *dir, mr_err *err);
+
+typedef struct mri_step_result {
+    double loss;      /* mean over the tokens that count */
+    double aux[8];    /* further losses by name, per token and instance */
+    const char *aux_name[8];
+    uint32_t n_aux;
+    double grad_norm, lr, weight;
+    int64_t tokens, samples; /* that this step took in */
+    bool ok;
+} mri_step_result;
+
+/* One optimizer step: reads its global batch from set "train" at done.samples, accumulates,
+ * updates, advances `done` (only if ok). */
+mr_status mri_session_train_step(mri_session *s, mri_step_result *out, mr_err *err);
+/* Runs forward and backward of the coming step's batch, without update or progress. */
+mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *err);
+/* mean nll over one data set (steps > 0: only so many micro-batches), and its bits per byte */
+mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, double *nll,
+                               double *bits_per_byte, mr_err *err);
+uint32_t mri_session_find_set(mri_session *s, const char *name, mr_data_set *out); /* UINT32_MAX: none */
+
+/* nll of each position of one sequence: out[i] = -log p(ids[i+1] | ids[..i]), n - 1 values;
+ * logits (may be NULL): [n, V] f32. Needs an eval exec of at least n tokens. */
+mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float *nll, float *logits,
+                            mr_err *err);
+
+/* Cached decoding in slot 0: feeds n ids at positions pos..; logits of the last one, [V] f32. */
+mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int64_t pos,
+                             float *logits, mr_err *err);
+
+/* Checkpoints: the model in HF names (file group "model": weights as masters hold them), the
+ * optimizer states per parameter ("optimizer": "exp_avg.NAME"). */
+mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err *err);
+/* Loads weights, and states and progress unless weights_only. */
+mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err);
+
+#endif

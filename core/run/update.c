@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * update.c - see update.h. */
+#include "update.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- small programs of core's own ---------------------------------------------------------- */
+
+static mr_prog *prog_sumsq(const mr_type *t)
+{
+    mr_prog *p = mri_prog_new("sumsq", "f32");
+    mr_net n = { &mri_builder, p };
+    mr_val g = n.b->input(p, "grad", t), acc = n.b->scalar(p, "sumsq");
+    mr_val in[2] = { g, acc };
+    n.b->op(p, "sumsq", in, 2, NULL, 0, NULL, 0, __FILE__, __LINE__);
+    return p;
+}
+
+static mr_prog *prog_clip(double max_norm)
+{
+    mr_prog *p = mri_prog_new("clip", "f32");
+    const mr_builder *b = &mri_builder;
+    mr_val in[4] = { b->scalar(p, "sumsq"), b->scalar(p, "grad_scale"), b->scalar(p, "norm"),
+                     b->scalar(p, "ok") };
+    mr_attr a = mr_af("max_norm", max_norm);
+    b->op(p, "clip_scale", in, 4, &a, 1, NULL, 0, __FILE__, __LINE__);
+    return p;
+}
+
+static mr_prog *prog_store(const mr_type *master, const char *dtype)
+{
+    mr_prog *p = mri_prog_new("store", dtype);
+    const mr_builder *b = &mri_builder;
+    mr_type t = *master;
+    mr_val in[3];
+    in[0] = b->input(p, "master", master);
+    t.dtype = dtype;
+    in[1] = b->state(p, "weights", &t, 0);
+    in[2] = b->scalar(p, "ok");
+    b->op(p, "store", in, 3, NULL, 0, NULL, 0, __FILE__, __LINE__);
+    return p;
+}
+
+static mr_status compile(mri_update *u, mr_prog *p, bool deterministic, mri_plan **out, mr_err *err)
+{
+    mri_plan_options opt = { .deterministic = deterministic,
+                             .host_fallback = u->device->host_memory };
+    if (p->failed) {
+        mr_status st = p->failed;
+        *err = p->err;
+        mri_prog_free(p);
+        return st;
+    }
+    mr_status st = mri_plan_compile(p, &opt, u->device->ops, u->device->dev, out, err);
+    if (!st && (*out)->scratch_bytes > u->scratch_bytes)
+        u->scratch_bytes = (*out)->scratch_bytes;
+    return st;
+}
+
+/* ---- the optimizer's program ---------------------------------------------------------------- */
+
+/* Builds a group's update over its flat range; every further state it declares is allocated. */
+static mr_status group_update(mri_update *u, uint32_t group, const mr_optimizer_ops *ops,
+                              void *optimizer, bool deterministic, mr_err *err)
+{
+    const mri_pgroup *g = &u->params->groups.v[group];
+    mr_type t = mr_type1(u->params->acc_dtype, (int64_t)g->n);
+    mr_prog *p = mri_prog_new("update", u->params->acc_dtype);
+    const mr_builder *b = &mri_builder;
+    mr_status st = 0;
+    mri_plan *pl = NULL;
+    b->state(p, "master", &t, 0);
+    b->input(p, "grad", &t);
+    static const char *const scalars[] = { "lr", "weight_decay", "step", "grad_scale", "ok" };
+    for (size_t i = 0; i < sizeof scalars / sizeof *scalars; i++)
+        b->scalar(p, scalars[i]);
+    st = ops->build(optimizer, &t, b, p, err);
+    if (p->failed) {
+        st = p->failed;
+        *err = p->err;
+    }
+    if (st) {
+        mri_prog_free(p);
+        return st;
+    }
+    MR_TRY(compile(u, p, deterministic, &pl, err));
+    MRI_PUSH(&u->update, pl);
+    for (size_t i = 0; i < pl->states.n; i++) {
+        if (!strcmp(pl->states.v[i].name, "master"))
+            continue;
+        if ((uint64_t)mr_numel(&pl->states.v[i].type) != g->n) {
+            st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                         "optimizer state %s must have the parameter's type", pl->states.v[i].name);
+            goto out;
+        }
+        mri_opt_state s = { pl->states.v[i].name, group, NULL };
+        MR_TRY(u->device->ops->alloc(u->device->dev, mr_bytes(&pl->states.v[i].type),
+                                     MR_MEM_WEIGHTS, &s.data, err));
+        u->state_bytes += mr_bytes(&pl->states.v[i].type);
+        MRI_PUSH(&u->states, s);
+    }
+out:
+    return st;
+}
+
+mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
+                            const mr_optimizer_ops *ops, void *optimizer, double max_norm,
+                            bool deterministic, mri_update **out, mr_err *err)
+{
+    mr_status st = 0;
+    mri_update *u = mri_alloc(sizeof *u);
+    u->device = d;
+    u->params = params;
+    u->scalars = scalars;
+    u->max_norm = max_norm;
+    if (!(ops->flags & MR_OPTIM_FLAT)) {
+        st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_PLUGIN,
+                     "this mrun runs flat optimizers only (MR_OPTIM_FLAT)");
+        goto out;
+    }
+    MR_TRY(compile(u, prog_clip(max_norm), deterministic, &u->norm, err));
+    for (uint32_t g = 0; g < params->groups.n; g++) {
+        mri_plan *pl = NULL;
+        mr_type t = mr_type1(params->acc_dtype, (int64_t)params->groups.v[g].n);
+        if (params->groups.v[g].frozen) /* frozen groups come last: indices stay those of groups */
+            continue;
+        MR_TRY(compile(u, prog_sumsq(&t), deterministic, &pl, err));
+        MRI_PUSH(&u->sumsq, pl);
+        MR_TRY(group_update(u, g, ops, optimizer, deterministic, err));
+        if (params->master != params->weights) {
+            MR_TRY(compile(u, prog_store(&t, params->dtype), deterministic, &pl, err));
+            MRI_PUSH(&u->store, pl);
+        }
+    }
+    if (u->scratch_bytes)
+        MR_TRY(d->ops->alloc(d->dev, u->scratch_bytes, MR_MEM_ARENA, (void **)&u->scratch, err));
+out:
+    if (st) {
+        mri_update_free(u);
+        u = NULL;
+    }
+    *out = u;
+    return st;
+}
+
+void mri_update_free(mri_update *u)
+{
+    if (!u)
+        return;
+    for (size_t i = 0; i < u->states.n; i++)
+        if (u->states.v[i].data)
+            u->device->ops->free(u->device->dev, u->states.v[i].data,
+                                 u->params->groups.v[u->states.v[i].group].n *
+                                     mr_dtype_bytes(u->params->acc_dtype));
+    if (u->scratch)
+        u->device->ops->free(u->device->dev, u->scratch, u->scratch_bytes);
+    for (size_t i = 0; i < u->sumsq.n; i++)
+        mri_plan_free(u->sumsq.v[i]);
+    for (size_t i = 0; i < u->update.n; i++)
+        mri_plan_free(u->update.v[i]);
+    for (size_t i = 0; i < u->store.n; i++)
+        mri_plan_free(u->store.v[i]);
+    mri_plan_free(u->norm);
+    free(u->sumsq.v);
+    free(u->update.v);
+    free(u->store.v);
+    free(u->states.v);
+    free(u);
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+static void *bind(mri_update *u, const char *name, uint32_t group, const char *state)
+{
+    const mri_params *p = u->params;
+    uint64_t at = p->groups.v[group].at;
+    if (!strcmp(name, "grad"))
+        return p->grads + at * mr_dtype_bytes(p->acc_dtype);
+    if (!strcmp(name, "master"))
+        return p->master + at * mr_dtype_bytes(p->acc_dtype);
+    if (!strcmp(name, "weights"))
+        return p->weights + at * mr_dtype_bytes(p->dtype);
+    for (size_t i = 0; state && i < u->states.n; i++)
+        if (u->states.v[i].group == group && !strcmp(u->states.v[i].name, state))
+            return u->states.v[i].data;
+    return NULL;
+}
+
+static mr_status launch(mri_update *u, const mri_plan *pl, uint32_t group, mr_err *err)
+{
+    void *state[16] = { 0 }, *input[16] = { 0 }, *scalar[16] = { 0 };
+    char label[32];
+    MRI_ASSERT(pl->states.n <= 16 && pl->inputs.n <= 16 && pl->scalars.n <= 16);
+    snprintf(label, sizeof label, "group %u ", group);
+    for (size_t i = 0; i < pl->states.n; i++)
+        state[i] = bind(u, pl->states.v[i].name, group, pl->states.v[i].name);
+    for (size_t i = 0; i < pl->inputs.n; i++)
+        input[i] = bind(u, pl->inputs.v[i].name, group, NULL);
+    for (size_t i = 0; i < pl->scalars.n; i++) {
+        char name[64];
+        const char *s = pl->scalars.v[i].name;
+        bool own = !strcmp(s, "lr") || !strcmp(s, "weight_decay"); /* a group has its own */
+        snprintf(name, sizeof name, own ? "%s.%u" : "%s", s, group);
+        scalar[i] = mri_scalar(u->scalars, name);
+    }
+    mri_frame f = { .plan = pl, .label = label, .state = state, .scalar = scalar, .input = input,
+                    .scratch = u->scratch };
+    return mri_launch(u->device, &f, MRI_F, NULL, err);
+}
+
+mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t step,
+                         mri_update_result *out, mr_err *err)
+{
+    mr_status st = 0;
+    mri_device *d = u->device;
+    double ok;
+    MR_TRY(mri_scalar_set(u->scalars, d, "sumsq", 0, err));
+    MR_TRY(mri_scalar_set(u->scalars, d, "step", (double)step, err));
+    for (uint32_t g = 0; g < u->update.n; g++) {
+        char name[64];
+        snprintf(name, sizeof name, "lr.%u", g);
+        MR_TRY(mri_scalar_set(u->scalars, d, name, lr * u->params->groups.v[g].lr_mult, err));
+        snprintf(name, sizeof name, "weight_decay.%u", g);
+        MR_TRY(mri_scalar_set(u->scalars, d, name,
+                              weight_decay * u->params->groups.v[g].decay_mult, err));
+    }
+    for (uint32_t g = 0; g < u->sumsq.n; g++)
+        MR_TRY(launch(u, u->sumsq.v[g], g, err));
+    MR_TRY(launch(u, u->norm, 0, err));
+    for (uint32_t g = 0; g < u->update.n; g++)
+        MR_TRY(launch(u, u->update.v[g], g, err));
+    for (uint32_t g = 0; g < u->store.n; g++)
+        MR_TRY(launch(u, u->store.v[g], g, err));
+    MR_TRY(mri_scalar_get(u->scalars, d, "norm", &out->grad_norm, err));
+    MR_TRY(mri_scalar_get(u->scalars, d, "ok", &ok, err));
+    out->ok = ok != 0;
+out:
+    return st;
+}
+
+mr_status mri_update_zero_grads(mri_update *u, mr_err *err)
+{
+    return u->device->ops->fill(u->device->dev, u->device->stream, u->params->grads, 0,
+                                u->params->trainable * mr_dtype_bytes(u->params->acc_dtype), err);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * update.h - from summed gradients to new weights: gradient norm, clipping, the optimizer
+ * plugin's program over every group, weights from masters.
+ *
+ * Invariant: nothing is written unless the device's `ok` scalar is 1, which the norm step
+ * sets from the norm of all gradients being finite. So a step with an overflow or a NaN
+ * changes neither weights nor optimizer state.
+ */
+#ifndef MRI_UPDATE_H
+#define MRI_UPDATE_H
+#include "exec.h"
+#include "mrun/optimizer.h"
+
+typedef struct mri_opt_state { /* one state of one group */
+    const char *name;          /* "exp_avg" */
+    uint32_t group;
+    void *data;                /* device, groups.v[group].n elements of acc dtype */
+} mri_opt_state;
+
+typedef struct mri_update {
+    mri_device *device;
+    mri_params *params;
+    mri_scalars *scalars;
+    double max_norm;
+    mri_plan *norm; /* clip_scale */
+    MRI_VEC(mri_plan *) sumsq, update, store; /* by trainable group; store empty if one copy */
+    MRI_VEC(mri_opt_state) states;
+    char *scratch;
+    uint64_t scratch_bytes, state_bytes;
+} mri_update;
+
+mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
+                            const mr_optimizer_ops *ops, void *optimizer, double max_norm,
+                            bool deterministic, mri_update **out, mr_err *err);
+void mri_update_free(mri_update *u);
+
+typedef struct mri_update_result {
+    double grad_norm;
+    bool ok; /* false: the gradients were not finite, nothing was changed */
+} mri_update_result;
+
+/* lr and decay before group multipliers; step counts from 1. Zeroes nothing. */
+mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t step,
+                         mri_update_result *out, mr_err *err);
+mr_status mri_update_zero_grads(mri_update *u, mr_err *err);
+
+#endif

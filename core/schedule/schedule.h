@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * schedule.h - what runs when in one optimizer step, as data: an array of items that the
+ * runtime walks and `mrun plan` prints. Generators make it; nobody decides order elsewhere.
+ *
+ * Invariant (checked by mri_schedule_verify): per micro-batch LOAD, then F of the instances
+ * in order, then B in reverse, each W after its B, LOSS after the last F; a micro-batch's
+ * saved values are live from its first F to its last B (or W).
+ */
+#ifndef MRI_SCHEDULE_H
+#define MRI_SCHEDULE_H
+#include "core/base/base.h"
+
+enum mri_item_kind { MRI_ITEM_LOAD = 0, MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W, MRI_ITEM_LOSS };
+
+typedef struct mri_item {
+    uint32_t instance, micro_batch;
+    uint8_t kind;
+} mri_item;
+
+typedef struct mri_schedule {
+    MRI_VEC(mri_item) items;
+    uint32_t instances, micro_batches;
+    bool split_w;
+} mri_schedule;
+
+/* One stage: micro-batches one after the other, so that one set of saved values suffices.
+ * With split_w every W comes after the micro-batch's last B. */
+void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_batches, bool split_w);
+mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err);
+void mri_schedule_free(mri_schedule *s);
+
+/* A text Gantt: one row an instance label, one column an item; `cost` (by item kind and
+ * instance, arbitrary units) scales the columns when not NULL. */
+void mri_schedule_print(const mri_schedule *s, const char *const *labels, mri_str *out);
+
+#endif
