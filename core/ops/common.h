@@ -24,6 +24,7 @@
 #include "core/ops/ref.h"
 #include "mrun/op.h"
 #include <math.h>
+#include <stdlib.h>
 
 #define MRI_OP .size = sizeof(mr_op_def)
 #define MRI_OPS_END { 0 }

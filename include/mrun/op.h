@@ -14,13 +14,22 @@
  *   "T I, O I, O -> T O | T:map O:map I:sum"
  * operands and outputs in order, one axis name a dim ("." is no axis); then each axis that
  * may be split: map (each part computes its part), sum (operands without the axis are
- * partial sums). "H:map:heads,kv_heads" also divides those integer attributes.
+ * partial sums). "H:map:heads,kv_heads" also divides those integer attributes; "I:sum:-bias"
+ * holds only without the optional operand bias, "F:map:+up" only with up. An operand of more
+ * dims than its rule: the first name is of its first dim, the others of its last dims.
+ *
+ * `attrs` declares attributes: "heads:i" must be given, "eps:f=1e-5" has a default, "scale:f?" is
+ * worked out by the op if absent; types i f s fs; "score:s=sigmoid|softmax" lists the choices,
+ * the default first.
  *
  * `cases` are sample uses for finite differences, shard splits and the cross-backend table,
- * in operand order: "x=f32[7,16] w=f32[5,16] @eps=1e-5". A fill may follow the dims:
+ * in operand order: "x=F[7,16] w=F[5,16] @eps=1e-5". dtype F is the float that the case is run
+ * in (f32, bf16, f64), S that of statistics and accumulators (f32; f64 if F is), or a literal.
+ * A fill may follow the dims, without blanks:
  *   (none) normal(0,1)   <N  integers in [0,N)   ramp  0,1,2...   part:N  E+1 offsets of N rows
  *   perm   a permutation    inv:NAME  the inverse permutation of operand NAME    pos  in (0.1,1)
  *   start:N   index of the first token of each N-token sequence      zero   zeros
+ *   {1,-1,0.5}   these values
  *   "-" after "=" leaves an optional operand out: "w=-"                                    */
 #ifndef MRUN_OP_H
 #define MRUN_OP_H
@@ -68,7 +77,7 @@ enum {
 typedef struct mr_op_def {
     uint32_t size, flags;
     const char *id, *doc; /* doc: the equation, and the paper or model that it is from    */
-    const char *sig, *attrs; /* attrs: "eps:f=1e-5 heads:i score:s=sigmoid inv_freq:fs"   */
+    const char *sig, *attrs; /* attrs: "eps:f=1e-5 heads:i scale:f? inv_freq:fs"          */
     mr_status (*shape)(const mr_call *, mr_type *const *out, mr_err *);      /* [any-thread] */
     mr_status (*vjp)(const mr_vjp *, mr_err *);                              /* [instance]   */
     mr_status (*ref)(const mr_call *, const mr_buf *in, const mr_buf *out, mr_err *); /* [any-thread] */

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * attention_cached.c - attention of new tokens over a cache of keys and values, B slots (one a
+ * running sequence) of S positions. All rows are written first, then every row attends over
+ * its slot's positions 0..position (its chunk's only, if chunk), so that a prompt may arrive in
+ * one call or token by token with equal results. slot -1: an unused row, writes nothing, o = 0.
+ */
+#include "core/ops/heads.h"
+
+static mr_status cached_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    return mri_heads_infer(c, out, err, "attention.cached", 2,
+                           "q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] positions:i32[T] slot:i32[T] "
+                           "k_cache:G[B,S,G*C] v_cache:G[B,S,G*V] -> o:F[T,H*V]");
+}
+
+/* -> the row of the cache that token t owns, or -1 if it is unused */
+static mr_status cache_row(const mr_call *c, mri_view pos, mri_view slot, int64_t t, int64_t *row,
+                           mr_err *err)
+{
+    int64_t B = c->in[5]->dim[0], S = c->in[5]->dim[1];
+    int64_t p = mri_get_i(pos, t), b = mri_get_i(slot, t);
+    *row = -1;
+    if (b == -1)
+        return 0;
+    if (b < 0 || b >= B || p < 0 || p >= S)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                       "attention.cached: row %lld is (slot %lld, position %lld), the cache has "
+                       "%lld slots of %lld", (long long)t, (long long)b, (long long)p,
+                       (long long)B, (long long)S);
+    *row = b * S + p;
+    return 0;
+}
+
+static void attend(const mri_heads *n, mri_view q, mri_view kc, mri_view vc, mri_view o, int64_t t,
+                   int64_t row0, int64_t p, double *z)
+{
+    int64_t first = mri_first_seen(n, 0, p);
+    for (int64_t h = 0; h < n->H; h++) {
+        int64_t g = h / (n->H / n->G);
+        double max = -INFINITY, sum = 0;
+        for (int64_t j = first; j <= p; j++) {
+            z[j] = 0;
+            for (int64_t i = 0; i < n->C; i++)
+                z[j] += mri_get(q, (t * n->H + h) * n->C + i) *
+                        mri_get(kc, ((row0 + j) * n->G + g) * n->C + i);
+            z[j] *= n->scale;
+            max = fmax(max, z[j]);
+        }
+        for (int64_t j = first; j <= p; j++)
+            sum += z[j] = exp(z[j] - max);
+        for (int64_t i = 0; i < n->Cv; i++) {
+            double y = 0;
+            for (int64_t j = first; j <= p; j++)
+                y += z[j] * mri_get(vc, ((row0 + j) * n->G + g) * n->Cv + i);
+            mri_put(o, (t * n->H + h) * n->Cv + i, y / sum);
+        }
+    }
+}
+
+static mr_status cached_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_view q = mri_in_view(c, in, 0), k = mri_in_view(c, in, 1), v = mri_in_view(c, in, 2);
+    mri_view pos = mri_in_view(c, in, 3), slot = mri_in_view(c, in, 4);
+    mri_view kc = mri_in_view(c, in, 5), vc = mri_in_view(c, in, 6), o = mri_out_view(c, out, 0);
+    mri_heads n = mri_heads_of(c, 2);
+    int64_t T = c->in[0]->dim[0], S = c->in[5]->dim[1], wk = n.G * n.C, wv = n.G * n.Cv, row;
+    double *z = mri_alloc((size_t)S * sizeof *z);
+    mr_status st = 0;
+    for (int64_t t = 0; t < T; t++) {
+        MR_TRY(cache_row(c, pos, slot, t, &row, err));
+        for (int64_t i = 0; row >= 0 && i < wk; i++)
+            mri_put(kc, row * wk + i, mri_get(k, t * wk + i));
+        for (int64_t i = 0; row >= 0 && i < wv; i++)
+            mri_put(vc, row * wv + i, mri_get(v, t * wv + i));
+    }
+    for (int64_t t = 0; t < T; t++) {
+        MR_TRY(cache_row(c, pos, slot, t, &row, err));
+        if (row >= 0)
+            attend(&n, q, kc, vc, o, t, row / S * S, row % S, z);
+        else
+            for (int64_t i = 0; i < n.H * n.Cv; i++)
+                mri_put(o, t * n.H * n.Cv + i, 0);
+    }
+out:
+    free(z);
+    return st;
+}
+
+/* An upper bound, as positions are data: every row sees its whole slot (or chunk). The caches
+ * are read once, and written where rows are new. */
+static void cached_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_heads n = mri_heads_of(c, 2);
+    int64_t T = c->in[0]->dim[0], S = c->in[5]->dim[1];
+    double seen = (double)(n.chunk && n.chunk < S ? n.chunk : S);
+    mri_cost(c, cost, (double)(T * n.H) * seen * 2 * (double)(n.C + n.Cv), 0);
+    cost->bytes += (double)(T * n.G * (n.C + n.Cv)) * (double)mr_dtype_bytes(c->in[5]->dtype);
+}
+
+const mr_op_def mri_ops_attention_cached[] = {
+    { MRI_OP, .flags = MR_OP_NO_VJP, .id = "attention.cached",
+      .doc = "writes k, v at (slot, position); attends over the slot's positions 0..position",
+      .sig = "q k v positions slot k_cache! v_cache! -> o", .attrs = MRI_HEADS_ATTRS,
+      .shape = cached_shape, .ref = cached_ref, .cost = cached_cost,
+      .shard = "T H, T H, T H, T, T, B S H, B S H -> T H | H:map:heads,kv_heads",
+      .cases = MRI_CASES(
+          "q=F[4,16] k=F[4,8] v=F[4,8] positions=i32[4]ramp slot=i32[4]zero k_cache=F[1,9,8] "
+          "v_cache=F[1,9,8] @heads=4 @kv_heads=2 @head_dim=4",
+          "q=F[1,3] k=F[1,3] v=F[1,5] positions=i32[1]{6} slot=i32[1]{1} k_cache=F[2,7,3] "
+          "v_cache=F[2,7,5] @heads=1 @kv_heads=1 @head_dim=3 @scale=0.7",
+          "q=F[5,12] k=F[5,6] v=F[5,6] positions=i32[5]{3,7,0,4,66} slot=i32[5]{2,-1,0,2,1} "
+          "k_cache=F[3,67,6] v_cache=F[3,67,6] @heads=4 @kv_heads=2 @head_dim=3 @chunk=16") },
+    MRI_OPS_END
+};

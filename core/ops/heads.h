@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * heads.h - the head geometry that all attention ops share: H query heads of C values read
+ * G key/value heads (head h reads h / (H/G)), values are Cv wide; a token sees the tokens of
+ * its own sequence and chunk that are not after it.
+ */
+#ifndef MRI_HEADS_H
+#define MRI_HEADS_H
+#include "core/ops/common.h"
+
+#define MRI_HEADS_ATTRS "heads:i kv_heads:i head_dim:i scale:f? chunk:i=0"
+
+typedef struct mri_heads {
+    int64_t H, G, C, Cv, chunk;
+    double scale;
+} mri_heads;
+
+/* Attributes, and Cv from the type of v. */
+static inline mri_heads mri_heads_of(const mr_call *c, uint32_t v)
+{
+    mri_heads h = { .H = mr_attr_i(c, "heads", 0), .G = mr_attr_i(c, "kv_heads", 0),
+                    .C = mr_attr_i(c, "head_dim", 0), .chunk = mr_attr_i(c, "chunk", 0) };
+    h.Cv = h.G > 0 ? mr_last(c->in[v]) / h.G : 0;
+    h.scale = mr_attr_f(c, "scale", h.C > 0 ? 1 / sqrt((double)h.C) : 0);
+    return h;
+}
+
+/* Checks the attributes, then the shapes, with H G C V bound. */
+static inline mr_status mri_heads_infer(const mr_call *c, mr_type *const *out, mr_err *err,
+                                        const char *op, uint32_t v, const char *spec)
+{
+    mri_heads h = mri_heads_of(c, v);
+    if (h.H < 1 || h.G < 1 || h.H % h.G)
+        return mri_op_fail(err, op, "kv_heads is %lld, must divide heads, %lld", (long long)h.G,
+                           (long long)h.H);
+    if (h.C < 1 || h.chunk < 0)
+        return mri_op_fail(err, op, "head_dim is %lld and chunk %lld, must be at least 1 and 0",
+                           (long long)h.C, (long long)h.chunk);
+    return mri_infer(c, out, err, op, spec,
+                     MRI_GIVEN({ "H", h.H }, { "G", h.G }, { "C", h.C }, { "V", h.Cv }));
+}
+
+/* The first position that position t of the sequence that starts at s sees. */
+static inline int64_t mri_first_seen(const mri_heads *h, int64_t s, int64_t t)
+{
+    return h->chunk ? s + (t - s) / h->chunk * h->chunk : s;
+}
+
+/* (query, key) pairs of T tokens, if they are one sequence: the causal half, cut by chunks */
+static inline double mri_pairs(const mri_heads *h, int64_t T)
+{
+    double full = h->chunk ? (double)(T / h->chunk) : 0, n = (double)h->chunk;
+    double rest = h->chunk ? (double)(T % h->chunk) : (double)T;
+    return full * n * (n + 1) / 2 + rest * (rest + 1) / 2;
+}
+
+#endif
