@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * init.h - first values of parameters. An element's value depends on the run's seed, the
+ * parameter's full name and the element's logical index, on nothing else: a rank that owns a
+ * slice fills just that slice, and every mesh starts from the same weights.
+ */
+#ifndef MRI_INIT_H
+#define MRI_INIT_H
+#include "core/base/base.h"
+#include "mrun/program.h"
+
+/* out[0..n) = elements [first, first + n) of the parameter, in its row-major order. Refused: an
+ * unknown kind of initialisation, a scale that is not finite, a range outside the parameter. */
+mr_status mri_init_fill(const mr_param *p, const char *full_name, uint64_t seed, int64_t first,
+                        int64_t n, float *out, mr_err *err);
+
+#endif
