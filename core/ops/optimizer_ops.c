@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * optimizer_ops.c - what a step does to the weights: the gradient's norm, clipping, updates.
+ * An update writes states only, and only where ok is not 0: a bad step changes no bit.
+ *
+ * Unlike the other reference loops these compute in f32, rounding after every operation in the
+ * order written here: it is part of the definition, so that backends can agree on every bit of
+ * a checkpoint. Constants of a step (1 - beta, bias corrections) are made in double and rounded
+ * once. A backend may work on elements in any order.
+ */
+#include "core/ops/common.h"
+
+/* ---- sumsq -------------------------------------------------------------------------------- */
+static mr_status sumsq_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    return mri_infer(c, out, err, "sumsq", "x:f32[N] acc:f32[1] ->", NULL);
+}
+
+static mr_status sumsq_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    (void)out, (void)err;
+    const float *x = in[0].data;
+    double sum = 0;
+    for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++)
+        sum += (double)x[i] * x[i];
+    mri_acc(mri_in_view(c, in, 1), 0, sum);
+    return MR_OK;
+}
+
+static void sumsq_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_cost(c, cost, 2 * (double)mr_numel(c->in[0]), 1u << 1);
+}
+
+/* ---- clip_scale: Megatron-LM's global-norm clipping, and the step's verdict ---------------- */
+static mr_status clip_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    double max = mr_attr_f(c, "max_norm", 0);
+    if (!(max >= 0))
+        return mri_op_fail(err, "clip_scale", "max_norm is %g, must be 0 (none) or more", max);
+    return mri_infer(c, out, err, "clip_scale",
+                     "sumsq:f32[1] grad_scale:f32[1] norm:f32[1] ok:f32[1] ->", NULL);
+}
+
+static mr_status clip_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    (void)out, (void)err;
+    float norm = sqrtf(*(const float *)in[0].data);
+    float max = (float)mr_attr_f(c, "max_norm", 0);
+    float scale = max > 0 ? fminf(1, max / (norm + 1e-6f)) : 1;
+    bool ok = isfinite(norm);
+
+    *(float *)in[1].data = ok ? scale : 0; /* no NaN on its way, even where ok is not read */
+    *(float *)in[2].data = norm;
+    *(float *)in[3].data = ok;
+    return MR_OK;
+}
+
+static void clip_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_cost(c, cost, 4, 0);
+}
+
+/* ---- adamw -------------------------------------------------------------------------------- */
+static mr_status adamw_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    double beta1 = mr_attr_f(c, "beta1", 0.9), beta2 = mr_attr_f(c, "beta2", 0.95);
+    if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1))
+        return mri_op_fail(err, "adamw", "beta1 is %g and beta2 is %g, must be in [0,1)", beta1,
+                           beta2);
+    return mri_infer(c, out, err, "adamw",
+                     "master:f32[N] exp_avg:f32[N] exp_avg_sq:f32[N] grad:f32[N] lr:f32[1] "
+                     "weight_decay:f32[1] step:f32[1] grad_scale:f32[1] ok:f32[1] ->",
+                     NULL);
+}
+
+static mr_status adamw_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    (void)out, (void)err;
+    float *master = in[0].data, *exp_avg = in[1].data, *exp_avg_sq = in[2].data;
+    const float *grad = in[3].data;
+    float lr = *(const float *)in[4].data, wd = *(const float *)in[5].data;
+    float step = *(const float *)in[6].data, scale = *(const float *)in[7].data;
+    double beta1 = mr_attr_f(c, "beta1", 0.9), beta2 = mr_attr_f(c, "beta2", 0.95);
+    float b1 = (float)beta1, a1 = (float)(1 - beta1), c1 = (float)(1 - pow(beta1, step));
+    float b2 = (float)beta2, a2 = (float)(1 - beta2), c2 = (float)(1 - pow(beta2, step));
+    float eps = (float)mr_attr_f(c, "eps", 1e-8);
+
+    if (*(const float *)in[8].data == 0)
+        return MR_OK;
+    for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++) {
+        float g = grad[i] * scale;
+        float m = exp_avg[i] = b1 * exp_avg[i] + a1 * g;
+        float v = exp_avg_sq[i] = b2 * exp_avg_sq[i] + a2 * g * g;
+        float update = (m / c1) / (sqrtf(v / c2) + eps) + wd * master[i];
+        master[i] = master[i] - lr * update;
+    }
+    return MR_OK;
+}
+
+static void adamw_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_cost(c, cost, 16 * (double)mr_numel(c->in[0]), 1u << 0 | 1u << 1 | 1u << 2);
+}
+
+/* ---- sgd ---------------------------------------------------------------------------------- */
+static mr_status sgd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    bool momentum = mr_attr_f(c, "momentum", 0) != 0;
+    if (momentum != (mri_in(c, 1) != NULL))
+        return mri_op_fail(err, "sgd", "momentum is %g and its state is %s: give both or none",
+                           mr_attr_f(c, "momentum", 0), momentum ? "absent" : "given");
+    if (mr_attr_i(c, "nesterov", 0) && !momentum)
+        return mri_op_fail(err, "sgd", "nesterov needs momentum, which is 0");
+    return mri_infer(c, out, err, "sgd",
+                     "master:f32[N] momentum:f32[N] grad:f32[N] lr:f32[1] weight_decay:f32[1] "
+                     "grad_scale:f32[1] ok:f32[1] ->",
+                     NULL);
+}
+
+static mr_status sgd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    (void)out, (void)err;
+    float *master = in[0].data, *buf = mri_in(c, 1) ? in[1].data : NULL;
+    const float *grad = in[2].data;
+    float lr = *(const float *)in[3].data, wd = *(const float *)in[4].data;
+    float scale = *(const float *)in[5].data, mu = (float)mr_attr_f(c, "momentum", 0);
+    bool nesterov = mr_attr_i(c, "nesterov", 0) != 0;
+
+    if (*(const float *)in[6].data == 0)
+        return MR_OK;
+    for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++) {
+        float g = grad[i] * scale + wd * master[i];
+        if (buf) {
+            float b = buf[i] = mu * buf[i] + g;
+            g = nesterov ? g + mu * b : b;
+        }
+        master[i] = master[i] - lr * g;
+    }
+    return MR_OK;
+}
+
+static void sgd_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_cost(c, cost, (mri_in(c, 1) ? 9 : 5) * (double)mr_numel(c->in[0]), 1u << 0 | 1u << 1);
+}
+
+const mr_op_def mri_ops_optimizer_ops[] = {
+    { MRI_OP, .id = "sumsq", .flags = MR_OP_NO_VJP,
+      .doc = "acc += sum of x^2, summed in double", .sig = "x acc! ->", .shape = sumsq_shape,
+      .ref = sumsq_ref, .cost = sumsq_cost, .shard = "N, . -> | N:sum",
+      .cases = MRI_CASES("x=f32[23] acc=f32[1]pos") },
+    { MRI_OP, .id = "clip_scale", .flags = MR_OP_NO_VJP,
+      .doc = "norm = sqrt(sumsq), ok = finite(norm), grad_scale = min(1, max_norm / (norm + "
+             "1e-6)), or 1 without max_norm, or 0 if not ok; Pascanu et al. 2013",
+      .sig = "sumsq grad_scale! norm! ok! ->", .attrs = "max_norm:f=0", .shape = clip_shape,
+      .ref = clip_ref, .cost = clip_cost,
+      .cases = MRI_CASES("sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero",
+                         "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero "
+                         "@max_norm=0.1") },
+    { MRI_OP, .id = "adamw", .flags = MR_OP_NO_VJP,
+      .doc = "g = grad grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m/(1-b1^"
+             "step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w); ok = 0 changes nothing; "
+             "Loshchilov & Hutter 2019",
+      .sig = "master! exp_avg! exp_avg_sq! grad lr weight_decay step grad_scale ok ->",
+      .attrs = "beta1:f=0.9 beta2:f=0.95 eps:f=1e-8", .shape = adamw_shape, .ref = adamw_ref,
+      .cost = adamw_cost, .shard = "N, N, N, N, ., ., ., ., . -> | N:map",
+      .cases = MRI_CASES(
+          "master=f32[23] exp_avg=f32[23] exp_avg_sq=f32[23]pos grad=f32[23] lr=f32[1]pos "
+          "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]pos",
+          "master=f32[23] exp_avg=f32[23] exp_avg_sq=f32[23]pos grad=f32[23] lr=f32[1]pos "
+          "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]zero") },
+    { MRI_OP, .id = "sgd", .flags = MR_OP_NO_VJP,
+      .doc = "g = grad grad_scale + weight_decay w; b = momentum b + g; w -= lr b, or with "
+             "nesterov w -= lr (g + momentum b); PyTorch's form; ok = 0 changes nothing",
+      .sig = "master! momentum!? grad lr weight_decay grad_scale ok ->",
+      .attrs = "momentum:f=0 nesterov:i=0", .shape = sgd_shape, .ref = sgd_ref, .cost = sgd_cost,
+      .shard = "N, N, N, ., ., ., . -> | N:map",
+      .cases = MRI_CASES(
+          "master=f32[23] momentum=- grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+          "grad_scale=f32[1]pos ok=f32[1]pos",
+          "master=f32[23] momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+          "grad_scale=f32[1]pos ok=f32[1]pos @momentum=0.9",
+          "master=f32[23] momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+          "grad_scale=f32[1]pos ok=f32[1]pos @momentum=0.9 @nesterov=1",
+          "master=f32[23] momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+          "grad_scale=f32[1]pos ok=f32[1]zero @momentum=0.9") },
+    MRI_OPS_END
+};
