@@ -1,11 +1,193 @@
 /* SPDX-License-Identifier: Apache-2.0
- * main.c - the command line: picks the command, prints errors, chooses the exit code. */
-#include "core/base/base.h"
+ *
+ * main.c - the command line: a table of commands, a table of jobs, and who gets the call.
+ * A new command or job is one row here; help and suggestions print from the rows.
+ */
+#include "app.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const app_command commands[] = {
+    { "check", "PROFILE.ini|PLUGIN.so|KIND/NAME [--set section.key=value]...",
+      "a profile resolved, each value with its origin; or a plugin's conformance", cmd_check },
+    { "explain", "KIND/NAME|SECTION|SECTION.KEY|KEY|E0203|op NAME",
+      "what a plugin, a section, a key, an error or an op means", cmd_explain },
+    { NULL, NULL, NULL, NULL },
+};
+
+/* `[job] run = NAME` */
+static const struct job {
+    const char *name;
+    int (*run)(app *a, mri_config *c);
+} jobs[] = {
+    { NULL, NULL },
+};
+
+static const char synopsis[] = "usage: mrun PROFILE.ini [--set section.key=value]...\n"
+                               "       mrun COMMAND ARGUMENTS\n";
+static const char common_options[] =
+    "  --set section.key=value   override a value of the profile (repeatable, the last one wins)\n"
+    "  --plugin-path DIR[:DIR]   look for plugins here first\n"
+    "  --json                    data and errors as JSON\n"
+    "  -q, -v                    less talk, more talk\n"
+    "  --help, --version\n";
+
+#ifdef __clang__
+#define COMPILER __VERSION__ /* names itself */
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
+static void print_help(void)
+{
+    fputs(synopsis, stdout);
+    puts("\ncommands:");
+    for (const app_command *c = commands; c->name; c++)
+        printf("  %-12s %s\n  %-12s   %s\n", c->name, c->doc, "", c->args);
+    printf("\noptions:\n%s", common_options);
+    puts("\nexit: 0 ok, 1 run failed, 2 usage or profile, 3 environment, 130/143 interrupted");
+}
+
+static void print_version(void)
+{
+    printf("mrun %s\nplugin ABI %d.%d\ncompiler %s\n", MRI_VERSION, MR_ABI_MAJOR, MR_ABI_MINOR,
+           COMPILER);
+}
+
+static int run_job(app *a, mri_config *c)
+{
+    for (const struct job *j = jobs; j->name; j++)
+        if (!strcmp(j->name, c->job.run))
+            return j->run(a, c);
+    mr_err err = MR_ERR_INIT;
+    mr_fail(&err, MR_E_UNSUPPORTED, MR_BLAME_ENV, "job '%s' is not part of this build", c->job.run);
+    return app_fail(a, &err);
+}
+
+/* mrun PROFILE.ini: argv[0] is "mrun", the profile one of the rest */
+static int run_profile(app *a, int argc, char **argv)
+{
+    app_args args;
+    int rc = app_args_parse(a, argc, argv, NULL, NULL, &args);
+    if (rc)
+        return rc;
+    mri_config *c;
+    mr_err err = MR_ERR_INIT;
+    if (args.positional.n != 1) {
+        rc = app_usage(a, "mrun takes one profile, got %zu (the second is '%.60s')",
+                       args.positional.n, args.positional.n > 1 ? args.positional.v[1] : "");
+    } else if (mri_config_load(a->registry, args.positional.v[0], args.sets.v, args.sets.n, &c,
+                               &err)) {
+        rc = app_fail(a, &err);
+    } else {
+        rc = run_job(a, c);
+        mri_config_free(c);
+    }
+    app_args_free(&args);
+    return rc;
+}
+
+static int unknown_command(app *a, const char *word)
+{
+    MRI_VEC(const char *) words = { 0 };
+    for (const app_command *c = commands; c->name; c++)
+        MRI_PUSH(&words, c->name);
+    const char *near = mri_nearest(word, words.v, words.n);
+    int rc = near ? app_usage(a, "'%.60s' is no command and no file, did you mean '%s'?", word, near)
+                  : app_usage(a, "'%.60s' is no command and no file", word);
+    free(words.v);
+    return rc;
+}
+
+static bool names_profile(const char *word)
+{
+    size_t n = strlen(word);
+    return strchr(word, '/') || (n > 4 && !strcmp(word + n - 4, ".ini")) || !access(word, F_OK);
+}
+
+/* Options of `app` may stand anywhere; they are needed before the registry is made. */
+static const char *read_globals(app *a, int argc, char **argv, bool *help, bool *version)
+{
+    const char *paths = NULL;
+    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
+        if (!strcmp(argv[i], "--json"))
+            a->json = true;
+        else if (!strcmp(argv[i], "-q"))
+            a->quiet = true;
+        else if (!strcmp(argv[i], "-v"))
+            a->verbose++;
+        else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            *help = true;
+        else if (!strcmp(argv[i], "--version"))
+            *version = true;
+        else if (!strncmp(argv[i], "--plugin-path=", 14))
+            paths = argv[i] + 14;
+        else if (!strcmp(argv[i], "--plugin-path") && i + 1 < argc)
+            paths = argv[++i];
+        else if (!strcmp(argv[i], "--set"))
+            i++;
+    }
+    return paths;
+}
+
+/* The first word that is no option and no option's value: a command or a profile. */
+static int first_word(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--set") || !strcmp(argv[i], "--plugin-path"))
+            i++;
+        else if (argv[i][0] != '-')
+            return i;
+    }
+    return 0;
+}
+
+/* Moves the command's name to the front: `mrun -v check x` runs `check -v x`. */
+static int run_command(app *a, const app_command *c, int at, int argc, char **argv)
+{
+    char *name = argv[at];
+    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof *argv);
+    argv[1] = name;
+    return c->run(a, argc - 1, argv + 1);
+}
 
 int main(int argc, char **argv)
 {
-    (void)argc;
-    (void)argv;
-    puts("mrun " MRI_VERSION);
-    return 0;
+    const char *no_color = getenv("NO_COLOR");
+    bool help = false, version = false;
+    app a = { .color = isatty(STDERR_FILENO) && !(no_color && *no_color) };
+    const char *paths = read_globals(&a, argc, argv, &help, &version);
+    int at = first_word(argc, argv), rc;
+    const app_command *c = commands;
+    while (at && c->name && strcmp(c->name, argv[at]))
+        c++;
+    if (version) {
+        print_version();
+        return EXIT_OK;
+    }
+    if (help && at && c->name) {
+        printf("usage: mrun %s %s\n  %s\n\noptions:\n%s", c->name, c->args, c->doc, common_options);
+        return EXIT_OK;
+    }
+    if (help) {
+        print_help();
+        return EXIT_OK;
+    }
+    if (!at) {
+        fputs(synopsis, stderr);
+        return app_usage(&a, argc > 1 ? "no command and no profile among the arguments"
+                                      : "no command and no profile given");
+    }
+    a.registry = mri_registry_create(paths);
+    if (c->name)
+        rc = run_command(&a, c, at, argc, argv);
+    else if (names_profile(argv[at]))
+        rc = run_profile(&a, argc, argv);
+    else
+        rc = unknown_command(&a, argv[at]);
+    mri_registry_free(a.registry);
+    if (fflush(stdout) || ferror(stdout)) /* a full disk behind `mrun ... > file` */
+        return rc ? rc : EXIT_ENV;
+    return rc;
 }

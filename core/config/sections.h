@@ -21,11 +21,13 @@ typedef struct mri_cfg_job {
 } mri_cfg_job;
 
 typedef struct mri_cfg_mesh {
-    int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto */
+    int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto; 1 where no comm plugin is chosen */
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_train {
-    int64_t steps, seq, micro_batch, global_batch, eval_every, eval_steps, log_every;
+    int64_t steps, seq, micro_batch;
+    int64_t global_batch; /* left out: micro_batch x dp; 0 while dp is auto */
+    int64_t eval_every, eval_steps, log_every;
     int64_t rampup_start, rampup_increment, rampup_samples; /* Megatron's batch ramp-up */
     mr_list recompute;  /* region names, or "full", or empty */
     const char *loss;   /* per_token | per_micro_batch */
@@ -36,7 +38,7 @@ typedef struct mri_cfg_train {
 
 typedef struct mri_cfg_model {
     const char *hf; /* folder with config.json (and weights), or NULL */
-    mr_model_sizes sizes;
+    mr_model_sizes sizes; /* seed: run.seed where it is left out */
 } mri_cfg_model;
 
 typedef struct mri_cfg_precision {
@@ -101,6 +103,15 @@ typedef struct mri_kind {
     bool many; /* `plugin =` is a list (sinks) */
 } mri_kind;
 const mri_kind *mri_kinds(size_t *n);
+
+/* What a job needs of the profile; the plugins of kinds that it does not use are not loaded
+ * and their sections stay unread. */
+typedef struct mri_job_needs {
+    const char *name;
+    const char *needs, *takes; /* kinds, separated by blanks: a must; used if chosen */
+    const char *keys;          /* core keys without a default that the job must have */
+} mri_job_needs;
+const mri_job_needs *mri_jobs(size_t *n);
 
 struct mri_registry;
 /* The unit chosen for a kind and its filled config struct. */

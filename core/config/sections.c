@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * sections.c - the tables behind sections.h: core's own option rows, the kinds, the jobs. */
+#include "sections.h"
+#include <math.h>
+
+#define LEN(a) (uint32_t)(sizeof(a) / sizeof *(a))
+/* a number that also takes words; a list; neither has a macro in plugin.h */
+#define WORDS(kind, type, field, key, def, lo, hi, words, doc) \
+    { sizeof(mr_opt), type, 0, (uint32_t)offsetof(kind, field), key, def, doc, words, lo, hi, 0 }
+
+#define C mri_cfg_run
+static const mr_opt run_opts[] = {
+    MR_OPT(C, MR_T_PATH, dir, "dir", NULL, "folder of the run: log, checkpoints, resolved profile "
+           "(default: runs/PROFILE)"),
+    MR_OPT_RANGE(C, MR_T_INT, seed, "seed", "1", 0, 9007199254740992,
+                 "seed of everything random; equal seeds give equal runs"),
+    WORDS(C, MR_T_INT, threads, "threads", "auto", 1, 4096, "auto",
+          "CPU threads; auto: the cores that this process may use"),
+    MR_OPT(C, MR_T_BOOL, deterministic, "deterministic", "true",
+           "equal machine, binary, threads and ranks give equal bits"),
+    MR_OPT(C, MR_T_BOOL, fork, "fork", "false",
+           "start a new run from the weights of another profile's run in this folder"),
+};
+#undef C
+
+#define C mri_cfg_job
+static const mr_opt job_opts[] = {
+    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score",
+                  "what `mrun PROFILE.ini` does"),
+};
+#undef C
+
+#define C mri_cfg_mesh
+#define AXIS(field, doc) MR_OPT_RANGE(C, MR_T_INT, field, #field, "1", 1, 1048576, doc)
+static const mr_opt mesh_opts[] = {
+    WORDS(C, MR_T_INT, dp, "dp", "auto", 1, 1048576, "auto",
+          "data-parallel ranks; auto: what the other axes leave"),
+    AXIS(tp, "tensor-parallel ranks"),
+    AXIS(pp, "pipeline stages"),
+    AXIS(vpp, "virtual stages a pipeline rank holds"),
+    AXIS(cp, "context-parallel ranks"),
+    AXIS(ep, "expert-parallel ranks"),
+};
+#undef AXIS
+#undef C
+
+#define C mri_cfg_train
+#define COUNT(field, def, lo, hi, doc) MR_OPT_RANGE(C, MR_T_INT, field, #field, def, lo, hi, doc)
+static const mr_opt train_opts[] = {
+    COUNT(steps, NULL, 1, 1e12, "optimizer steps of the whole run"),
+    COUNT(seq, "128", 1, 16777216, "tokens a sequence"),
+    COUNT(micro_batch, "1", 1, 1048576, "sequences that one rank computes at a time"),
+    COUNT(global_batch, NULL, 1, 1073741824,
+          "sequences a step, over all ranks (default: micro_batch x dp)"),
+    COUNT(eval_every, "0", 0, 1e12, "steps between validations; 0: none"),
+    COUNT(eval_steps, "0", 0, 1e12, "batches a validation reads; 0: the whole validation set"),
+    COUNT(log_every, "1", 1, 1e12, "steps between log lines"),
+    COUNT(rampup_start, "0", 0, 1073741824, "batch ramp-up: the first global batch; 0: no ramp-up"),
+    COUNT(rampup_increment, "0", 0, 1073741824, "batch ramp-up: what each stage adds"),
+    COUNT(rampup_samples, "0", 0, 1e15, "batch ramp-up: sequences until the full global batch"),
+    WORDS(C, MR_T_LIST, recompute, "recompute", "none", 0, 0, "none|full",
+          "regions that backward computes again instead of keeping: core_attn,moe_act,mlp,..."),
+    MR_OPT_CHOICE(C, loss, "loss", "per_token", "per_token|per_micro_batch",
+                  "mean over the step's tokens, or mean of the micro-batches' means"),
+    MR_OPT(C, MR_T_BOOL, split_weight_gradient, "split_weight_gradient", "false",
+           "weight gradients as a phase of their own (zero-bubble schedules)"),
+    MR_OPT(C, MR_T_STR, sample_prompt, "sample_prompt", NULL,
+           "print a sample that goes on from this text at the end"),
+    COUNT(sample_tokens, "200", 1, 1048576, "length of that sample (tokens)"),
+};
+#undef COUNT
+#undef C
+
+#define C mri_cfg_model
+#define COUNT(field, hi, doc) MR_OPT_RANGE(C, MR_T_INT, sizes.field, #field, NULL, 1, hi, doc)
+static const mr_opt model_opts[] = {
+    MR_OPT(C, MR_T_PATH, hf, "hf", NULL,
+           "Hugging Face folder: config.json gives the sizes, *.safetensors the weights"),
+    COUNT(layers, 65536, "transformer layers"),
+    COUNT(hidden, 1048576, "width of the residual stream"),
+    COUNT(heads, 65536, "attention heads"),
+    COUNT(kv_heads, 65536, "key/value heads (default: heads)"),
+    COUNT(head_dim, 65536, "width of a head (default: hidden / heads)"),
+    COUNT(ffn_hidden, 16777216, "inner width of a dense feed-forward block"),
+    COUNT(vocab, 16777216, "vocabulary (default: the tokenizer's)"),
+    COUNT(max_positions, 1073741824, "longest sequence that the model is made for"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, sizes.norm_eps, "norm_eps", NULL, 0, 1,
+                 "epsilon of the norms (default: the family's)"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, sizes.rope_theta, "rope_theta", NULL, 1, 1e12,
+                 "base of the rotary frequencies (default: the family's)"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, sizes.init_std, "init_std", NULL, 0, 10,
+                 "standard deviation of the initial weights (default: the family's)"),
+    MR_OPT_RANGE(C, MR_T_INT, sizes.seed, "seed", NULL, 0, 9007199254740992,
+                 "seed of the initial weights (default: run.seed)"),
+};
+#undef COUNT
+#undef C
+
+#define C mri_cfg_precision
+static const mr_opt precision_opts[] = {
+    MR_OPT_CHOICE(C, recipe, "recipe", "fp32", "fp32|bf16|fp64",
+                  "what products compute in; master weights stay fp32 (fp64: all is fp64)"),
+};
+#undef C
+
+#define C mri_cfg_optimizer
+#define REAL(field, def, hi, doc) MR_OPT_RANGE(C, MR_T_FLOAT, field, #field, def, 0, hi, doc)
+#define COUNT(field, def, doc) MR_OPT_RANGE(C, MR_T_INT, field, #field, def, 0, 1e12, doc)
+static const mr_opt optimizer_opts[] = {
+    REAL(lr, "3e-4", 1e6, "peak learning rate"),
+    REAL(min_lr, "0", 1e6, "learning rate that the schedule ends at"),
+    REAL(init_lr, "0", 1e6, "learning rate that the warm-up starts from"),
+    REAL(weight_decay, "0.01", 1e6, "decoupled weight decay"),
+    REAL(clip_grad, "1.0", INFINITY, "largest global gradient norm; 0: no clipping"),
+    MR_OPT_CHOICE(C, schedule, "schedule", "cosine",
+                  "constant|linear|cosine|wsd|inverse-square-root",
+                  "how the learning rate falls after the warm-up"),
+    MR_OPT_CHOICE(C, wsd_decay, "wsd_decay", "exponential",
+                  "linear|cosine|exponential|minus_sqrt", "shape of the last part of wsd"),
+    COUNT(warmup, "0", "steps of linear warm-up"),
+    COUNT(decay_steps, "0", "step at which min_lr is reached; 0: train.steps"),
+    COUNT(wsd_steps, "0", "steps of the falling part of wsd"),
+    MR_OPT(C, MR_T_LIST, groups, "groups", NULL,
+           "parameter groups, PATTERN:lr_mult=X:decay_mult=X:frozen on parameter names"),
+    MR_OPT(C, MR_T_BOOL, decay_1d, "decay_1d", "false", "decay norms and biases too"),
+};
+#undef REAL
+#undef COUNT
+#undef C
+
+#define C mri_cfg_checkpoint
+static const mr_opt checkpoint_opts[] = {
+    MR_OPT(C, MR_T_PATH, dir, "dir", NULL,
+           "folder of the checkpoints (default: checkpoints in run.dir)"),
+    MR_OPT_RANGE(C, MR_T_INT, every, "every", "0", 0, 1e12, "steps between checkpoints; 0: none"),
+    MR_OPT_RANGE(C, MR_T_INT, keep, "keep", "3", 0, 1e6, "newest checkpoints to keep; 0: all"),
+    MR_OPT(C, MR_T_BOOL, save_at_end, "save_at_end", "true", "save after the last step"),
+};
+#undef C
+
+#define C mri_cfg_debug
+static const mr_opt debug_opts[] = {
+    MR_OPT_CHOICE(C, mode, "mode", "none", "none|step",
+                  "step: one op at a time, checked for NaN, Inf and guard bytes"),
+    MR_OPT(C, MR_T_BOOL, poison, "poison", "false", "fill saved buffers with NaN once they are dead"),
+};
+#undef C
+
+#define C mri_cfg_generate
+static const mr_opt generate_opts[] = {
+    MR_OPT(C, MR_T_STR, prompt, "prompt", NULL, "text to go on from"),
+    MR_OPT_RANGE(C, MR_T_INT, max_tokens, "max_tokens", "128", 1, 1073741824, "tokens to write"),
+    MR_OPT_RANGE(C, MR_T_INT, top_k, "top_k", "0", 0, 16777216, "likeliest tokens kept; 0: all"),
+    MR_OPT_RANGE(C, MR_T_INT, seed, "seed", "1", 0, 9007199254740992, "seed of the sampling"),
+    MR_OPT_RANGE(C, MR_T_INT, max_seq, "max_seq", "0", 0, 1073741824,
+                 "positions of the cache; 0: prompt and max_tokens together"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, temperature, "temperature", "1.0", 0, 1000,
+                 "0: always the likeliest token"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, top_p, "top_p", "1.0", 0, 1,
+                 "smallest set of tokens with this probability is kept; 1: all"),
+};
+#undef C
+
+#define C mri_cfg_score
+static const mr_opt score_opts[] = {
+    MR_OPT(C, MR_T_STR, text, "text", NULL, "one text to score"),
+    MR_OPT(C, MR_T_PATH, file, "file", NULL, "JSONL file of texts to score"),
+};
+#undef C
+
+#define SECTION(field, doc) \
+    { #field, doc, field##_opts, LEN(field##_opts), (uint32_t)offsetof(mri_config, field), \
+      (uint32_t)sizeof(((mri_config *)0)->field) }
+static const mri_section sections[] = {
+    SECTION(run, "where the run lives, and what makes it repeatable"),
+    SECTION(job, "what the profile does"),
+    SECTION(mesh, "how many ranks each kind of parallelism takes"),
+    SECTION(train, "steps, batches, validation, recompute"),
+    SECTION(model, "the model family and the sizes that all families share"),
+    SECTION(precision, "number formats"),
+    SECTION(optimizer, "the optimizer, its learning-rate schedule, parameter groups"),
+    SECTION(checkpoint, "when to save, what to keep"),
+    SECTION(debug, "slow modes that find faults"),
+    SECTION(generate, "the job generate"),
+    SECTION(score, "the job score"),
+};
+
+static const mri_kind kinds[] = {
+    { "backend", "cpu", "where kernels run", false },
+    { "comm", "none", "collectives between ranks", false },
+    { "model", NULL, "the model family", false },
+    { "optimizer", "adamw", "the update rule", false },
+    { "shard", "none", "how parameters and optimizer state are split over ranks", false },
+    { "graph", "none", "what is captured into device graphs", false },
+    { "data", "text", "where training tokens come from", false },
+    { "tokenizer", "bytes", "text to tokens and back", false },
+    { "sink", "console, jsonl", "where metrics go: one or more", true },
+};
+
+static const mri_job_needs jobs[] = {
+    { "train", "backend model optimizer data tokenizer", "comm shard graph sink", "train.steps" },
+    { "preprocess", "tokenizer", "data", "" },
+    { "generate", "backend model tokenizer", "comm shard graph", "" },
+    { "score", "backend model tokenizer", "comm shard graph", "" },
+};
+
+const mri_section *mri_sections(size_t *n)
+{
+    *n = LEN(sections);
+    return sections;
+}
+
+const mri_kind *mri_kinds(size_t *n)
+{
+    *n = LEN(kinds);
+    return kinds;
+}
+
+const mri_job_needs *mri_jobs(size_t *n)
+{
+    *n = LEN(jobs);
+    return jobs;
+}
