@@ -10,6 +10,7 @@
 #ifndef MRI_REGISTRY_H
 #define MRI_REGISTRY_H
 #include "core/base/base.h"
+#include "mrun/op.h"
 
 typedef struct mri_registry mri_registry;
 
@@ -31,7 +32,25 @@ mr_status mri_registry_find(mri_registry *r, const char *kind, const char *name,
 const mr_host *mri_registry_host(mri_registry *r);
 void mri_registry_offer(mri_registry *r, const char *ext_id, const void *service);
 
-/* One unit found by scanning. Status: "ok" "missing" "refused" "malformed" "crashed" "timeout". */
+/* Where mr_host.log() and .cancelled() go; NULL: nowhere, and never. [main], before find. */
+void mri_registry_set_log(mri_registry *r,
+                          void (*log)(void *user, uint32_t level, const char *unit, const char *msg),
+                          void *user);
+void mri_registry_set_cancelled(mri_registry *r, int32_t (*cancelled)(void *user), void *user);
+/* Units of kind "op" are handed to `hook` when their plugin is loaded (mri_op_register fits);
+ * ops that were loaded before the hook was set are handed over now. */
+typedef mr_status (*mri_op_hook)(const mr_op_def *op, mr_err *err);
+mr_status mri_registry_set_op_hook(mri_registry *r, mri_op_hook hook, mr_err *err);
+
+/* One unit found by scanning. Status words, with the error that stands behind each:
+ *   ok         loads here; without a scan: its note fits this mrun
+ *   missing    E0202, a library it needs is not there
+ *   refused    E0203 E0207, another ABI, a service we lack, or its open() said no
+ *   malformed  E0204, breaks the ABI's rules or is no plugin
+ *   crashed    E0205, by signal or exit() while it was loaded
+ *   timeout    E0206
+ *   unknown    has no note, and no scan was asked for
+ * A unit that an earlier folder also offers says so in `reason`: the earlier one wins. */
 typedef struct mri_listing {
     char *kind, *name, *version, *abi, *id, *path;
     char *status, *reason, *doc;
@@ -46,8 +65,16 @@ const char **mri_registry_names(mri_registry *r, const char *kind, size_t *n);
 
 /* Loads one file and checks it whole; `plugin` points into the library. */
 mr_status mri_plugin_load(mri_registry *r, const char *path, const mr_plugin **plugin, mr_err *err);
+/* Does a plugin of ABI major.built that needs at least major.needed run in ours? Before 1.0
+ * only with the same minor. The refusal names both versions and the remedy. */
+mr_status mri_abi_check(uint32_t our_major, uint32_t our_minor, uint32_t major, uint32_t built,
+                        uint32_t needed, const char *path, mr_err *err);
 /* The checks alone, on a descriptor in memory (for the size-truncation tests). */
 mr_status mri_plugin_validate(const mr_plugin *p, const char *path, mr_err *err);
+
+/* What loading the file in a child process gives, within limit_ms; the error says how it
+ * died. Returns how long it took in *ms (may be NULL). */
+mr_status mri_plugin_probe(mri_registry *r, const char *path, int limit_ms, int *ms, mr_err *err);
 
 /* i-th unit, walked by the unit's own size */
 const mr_unit *mri_plugin_unit(const mr_plugin *p, uint32_t i);
