@@ -45,7 +45,7 @@ static mr_status open_error(const mr_plugin *p, const char *path, mr_status st, 
               inner->detail);
     if (inner->hint[0])
         mr_hint(err, "%s", inner->hint);
-    if (err)
+    if (err && MR_HAS(err, native))
         err->native = inner->native;
     return MR_E_PLUGIN_OPEN;
 }

@@ -106,7 +106,7 @@ static mr_status elf_open(const char *path, elf *f, mr_err *err)
     if (f->fd < 0 || fstat(f->fd, &st)) {
         int e = errno;
         mr_fail(err, MR_E_PLUGIN_NOT_FOUND, MR_BLAME_USER, "cannot read %s: %s", path, strerror(e));
-        if (err)
+        if (err && MR_HAS(err, native))
             err->native = e;
         return MR_E_PLUGIN_NOT_FOUND;
     }
