@@ -282,14 +282,21 @@ static bool offers(mri_registry *r, const char *path, const char *kind, const ch
     return has;
 }
 
+char *mri_registry_searched(mri_registry *r)
+{
+    mri_str text = { 0 };
+    mri_search_walk(&r->search);
+    mri_search_print(&r->search, &text);
+    return mri_str_take(&text);
+}
+
 static mr_status not_found(mri_registry *r, const char *kind, const char *name, mr_err *err)
 {
-    mri_str tried = { 0 };
     size_t n;
+    char *searched = mri_registry_searched(r);
     mr_fail(err, MR_E_PLUGIN_NOT_FOUND, MR_BLAME_USER, "no plugin offers %s/%s", kind, name);
-    mri_search_print(&r->search, &tried);
-    mr_detail(err, "searched: %s", tried.s ? tried.s : "nowhere");
-    mri_str_free(&tried);
+    mr_detail(err, "searched: %s", searched);
+    free(searched);
     const char **names = mri_registry_names(r, kind, &n);
     const char *near = mri_nearest(name, names, n);
     if (near)

@@ -63,6 +63,9 @@ void mri_listing_free(mri_listing *list, size_t n);
 /* names of units of a kind, from notes, for did-you-mean; freed by the caller as one block */
 const char **mri_registry_names(mri_registry *r, const char *kind, size_t *n);
 
+/* every folder of the search path and what was found in it, a line each; the caller frees */
+char *mri_registry_searched(mri_registry *r);
+
 /* Loads one file and checks it whole; `plugin` points into the library. */
 mr_status mri_plugin_load(mri_registry *r, const char *path, const mr_plugin **plugin, mr_err *err);
 /* Does a plugin of ABI major.built that needs at least major.needed run in ours? Before 1.0

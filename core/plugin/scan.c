@@ -1,42 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * scan.c - looks at a library from a forked child, so that a plugin that crashes, hangs or
- * prints cannot hurt the one who asks. The child loads, checks and opens it, and reports
- * through a pipe as a row of NUL-ended strings.
+ * scan.c - looks at a library from a child process, so that a plugin that crashes, hangs or
+ * prints cannot hurt the one who asks. The child loads, checks and opens it, and reports as a
+ * row of NUL-ended strings: a tag, then the tag's fields.
  *
- * Invariants: the parent waits at most the limit, then kills the child's process group;
- * what arrives is untrusted (a plugin may have trampled on the child) and is bounded; the
- * child never returns and runs no exit handlers. Ask from the main thread: another thread
- * that is inside dlopen() while this one forks would leave its lock taken in the child.
+ * Invariant: what arrives is untrusted (a plugin may have trampled on the child): every field
+ * is bounded by the text's end, and a report without its end is a crash.
  */
+#include "child.h"
 #include "internal.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-enum { MAX_REPORT = 1 << 20 };
 
 /* ---- the child ------------------------------------------------------------------------ */
 
+typedef struct question {
+    const mr_host *host;
+    const char *path;
+} question;
+
 static void tell(int fd, const char *s)
 {
-    size_t n = s ? strlen(s) + 1 : 1;
-    for (const char *p = s ? s : ""; n;) {
-        ssize_t put = write(fd, p, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            _exit(0); /* nobody listens any more */
-        p += put;
-        n -= (size_t)put;
-    }
+    mri_child_tell(fd, s ? s : "", s ? strlen(s) + 1 : 1);
 }
 
 static void tell_stage(void *user, const char *what)
@@ -53,8 +39,11 @@ static void quiet_log(void *self, uint32_t level, const char *unit, const char *
     (void)msg;
 }
 
-static void report(int fd, const mr_host *host, const char *path)
+static void report(int fd, void *user)
 {
+    const question *ask = user;
+    const mr_host *host = ask->host;
+    const char *path = ask->path;
     mr_err err = MR_ERR_INIT;
     const mr_plugin *p = NULL;
     mr_host quiet = *host;
@@ -83,72 +72,7 @@ static void report(int fd, const mr_host *host, const char *path)
     tell(fd, "end");
 }
 
-__attribute__((noreturn)) static void child(int fd, const mr_host *host, const char *path)
-{
-    struct rlimit none = { 0, 0 };
-    sigset_t all;
-    setpgid(0, 0); /* so that the kill also reaches what the plugin started */
-    setrlimit(RLIMIT_CORE, &none);
-    for (int sig = 1; sig < 32; sig++)
-        signal(sig, SIG_DFL);
-    sigemptyset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    int null = open("/dev/null", O_RDWR);
-    for (int i = 0; i < 3 && null >= 0; i++)
-        dup2(null, i); /* what a plugin prints while it is listed is nobody's data */
-    report(fd, host, path);
-    _exit(0);
-}
-
 /* ---- the parent ----------------------------------------------------------------------- */
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Reads until the child closes its end; false when the time is up. */
-static bool listen_until(int fd, int64_t deadline, mri_str *out)
-{
-    char buf[4096];
-    mri_str_addn(out, "", 0);
-    for (;;) {
-        int64_t left = deadline - now_ms();
-        struct pollfd p = { fd, POLLIN, 0 };
-        int ready = left > 0 ? poll(&p, 1, (int)left) : 0;
-        if (ready < 0 && errno == EINTR)
-            continue;
-        if (ready <= 0)
-            return false;
-        ssize_t n = read(fd, buf, sizeof buf);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return true;
-        if (out->n < MAX_REPORT)
-            mri_str_addn(out, buf, (size_t)n);
-    }
-}
-
-/* The child closed its pipe (or a plugin did): it has the rest of its time to end. */
-static bool wait_until(pid_t pid, int64_t deadline, int *status)
-{
-    for (;;) {
-        pid_t got = waitpid(pid, status, WNOHANG);
-        if (got == pid)
-            return true;
-        if (got < 0 && errno != EINTR) {
-            *status = 0; /* somebody else reaps children here; the report says what it says */
-            return true;
-        }
-        if (now_ms() >= deadline)
-            return false;
-        nanosleep(&(struct timespec){ 0, 200000 }, NULL);
-    }
-}
 
 typedef struct cursor {
     const char *p, *end;
@@ -200,72 +124,50 @@ static bool parse(const mri_str *text, mri_scan *out, const char **stage, mr_err
     return false;
 }
 
-static void crashed(const char *path, int status, const char *stage, mr_err *err)
+static mr_status crashed(const char *path, const mri_child *c, const char *stage, mr_err *err)
 {
-    const char *who = mri_base_name(path);
-    if (WIFSIGNALED(status)) {
-        const char *name = sigabbrev_np(WTERMSIG(status));
-        mr_fail(err, MR_E_PLUGIN_CRASHED, MR_BLAME_PLUGIN, "%s crashed: SIG%s %s", who,
-                name ? name : "?", stage);
-    } else {
-        mr_fail(err, MR_E_PLUGIN_CRASHED, MR_BLAME_PLUGIN, "%s crashed: it called exit(%d) %s", who,
-                WEXITSTATUS(status), stage);
-    }
+    char *death = mri_child_death(c);
+    mr_fail(err, MR_E_PLUGIN_CRASHED, MR_BLAME_PLUGIN, "%s crashed: %s%s %s", mri_base_name(path),
+            WIFSIGNALED(c->status) ? "" : "it called ", death ? death : "exit(0)", stage);
     mr_detail(err, "file: %s", path);
     mr_hint(err, "under a debugger: mrun check --in-process %s", path);
+    free(death);
+    return MR_E_PLUGIN_CRASHED;
+}
+
+static mr_status stuck(const char *path, int limit_ms, const char *stage, mr_err *err)
+{
+    mr_fail(err, MR_E_PLUGIN_TIMEOUT, MR_BLAME_PLUGIN, "%s did not answer within %d ms: stuck %s",
+            mri_base_name(path), limit_ms, stage);
+    mr_detail(err, "file: %s", path);
+    mr_hint(err, "open() may not wait for devices or networks; move that into create()");
+    return MR_E_PLUGIN_TIMEOUT;
 }
 
 mr_status mri_scan_file(const mr_host *host, const char *path, int limit_ms, mri_scan *out,
                         mr_err *err)
 {
-    int pipe_fd[2], status = 0;
+    question ask = { host, path };
+    mri_child c;
     mr_err heard = MR_ERR_INIT;
-    memset(out, 0, sizeof *out);
-    if (pipe2(pipe_fd, O_CLOEXEC))
-        return mr_fail(err, MR_E_PLUGIN_LOAD, MR_BLAME_ENV, "no pipe to look at %s: %s", path,
-                       strerror(errno));
-    int64_t deadline = now_ms() + limit_ms;
-    pid_t pid = fork();
-    if (!pid) {
-        close(pipe_fd[0]);
-        child(pipe_fd[1], host, path);
-    }
-    int fork_error = errno;
-    close(pipe_fd[1]);
-    if (pid < 0) {
-        close(pipe_fd[0]);
-        return mr_fail(err, MR_E_PLUGIN_LOAD, MR_BLAME_ENV, "no process to look at %s: %s", path,
-                       strerror(fork_error));
-    }
-    mri_str text = { 0 };
     const char *stage = "before it was loaded";
-    bool in_time = listen_until(pipe_fd[0], deadline, &text) && wait_until(pid, deadline, &status);
-    close(pipe_fd[0]);
-    if (!in_time) {
-        /* the child may not have reached setpgid() yet: kill both */
-        kill(-pid, SIGKILL);
-        kill(pid, SIGKILL);
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-            ;
+    memset(out, 0, sizeof *out);
+    mr_status st = mri_child_run(report, &ask, limit_ms, true, &c, err);
+    if (st)
+        return st;
+    bool complete = parse(&c.text, out, &stage, &heard);
+    st = heard.code;
+    if (!c.in_time) {
+        st = stuck(path, limit_ms, stage, err);
+    } else if (!complete || (WIFSIGNALED(c.status) && !st)) {
+        st = crashed(path, &c, stage, err);
+    } else if (st) {
+        mr_fail(err, st, heard.blame, "%s", heard.what);
+        mr_detail(err, "%s", heard.detail);
+        mr_hint(err, "%s", heard.hint);
     }
-    bool complete = parse(&text, out, &stage, &heard);
-    if (!in_time) {
-        mr_fail(err, MR_E_PLUGIN_TIMEOUT, MR_BLAME_PLUGIN, "%s did not answer within %d ms: stuck %s",
-                mri_base_name(path), limit_ms, stage);
-        mr_detail(err, "file: %s", path);
-        mr_hint(err, "open() may not wait for devices or networks; move that into create()");
-        heard.code = MR_E_PLUGIN_TIMEOUT;
-    } else if (!complete || (WIFSIGNALED(status) && !heard.code)) {
-        crashed(path, status, stage, err);
-        heard.code = MR_E_PLUGIN_CRASHED;
-    } else if (heard.code && err) {
-        uint32_t size = err->size;
-        if (size >= sizeof heard)
-            *err = heard;
-        err->size = size;
-    }
-    mri_str_free(&text);
-    return heard.code;
+    mri_str_free(&c.text);
+    return st;
 }
 
 void mri_scan_free(mri_scan *s)
