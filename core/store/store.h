@@ -16,7 +16,7 @@
 /* ---- safetensors --------------------------------------------------------------------- */
 typedef struct mri_tensor { /* a named array in host memory */
     const char *name;
-    mr_type type;     /* dtype f32 f64 bf16 f16 i32 i64 u8 i8 f8e4m3 f8e5m2 */
+    mr_type type;     /* dtype f32 f64 bf16 f16 i32 i64 u8 i8 f8e4m3 f8e5m2 (dtype.h: all) */
     const void *data; /* borrowed */
 } mri_tensor;
 
@@ -63,13 +63,16 @@ mr_status mri_checkpoint_open_newest(const char *dir, mri_checkpoint **out, mr_e
 mr_status mri_checkpoint_open(const char *step_dir, mri_checkpoint **out, mr_err *err);
 const mri_checkpoint_meta *mri_checkpoint_info(const mri_checkpoint *c);
 const mri_safetensors *mri_checkpoint_group(const mri_checkpoint *c, const char *name); /* or NULL */
+const char *mri_checkpoint_group_name(const mri_checkpoint *c, size_t i); /* NULL past the last */
 void mri_checkpoint_close(mri_checkpoint *c);
+/* the steps in `dir`, newest first; a folder that does not exist has none. The caller frees. */
+mr_status mri_checkpoint_list(const char *dir, int64_t **steps, size_t *n, mr_err *err);
 
 /* Atomic small file: temporary name, fsync, rename, fsync of the folder. */
 mr_status mri_write_file_atomic(const char *path, const char *text, size_t n, mr_err *err);
 
-/* Fault injection for tests: called before every write, fsync and rename with a running
- * number; may kill the process. NULL in production. */
+/* Fault injection for tests: called before every create, write, fsync, rename, mkdir and
+ * unlink with a running number; may kill the process. NULL in production. */
 extern void (*mri_store_fault_hook)(const char *what, const char *path, uint64_t n);
 
 #endif

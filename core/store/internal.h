@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - what the files of core/store share beside store.h.
+ */
+#ifndef MRI_STORE_INTERNAL_H
+#define MRI_STORE_INTERNAL_H
+#include "core/base/json.h"
+#include "store.h"
+
+/* ---- map.c: a file, read-only, in memory ------------------------------------------------ */
+typedef struct mri_map {
+    const uint8_t *p; /* NULL for an empty file */
+    size_t n;
+} mri_map;
+mr_status mri_map_open(const char *path, mri_map *m, mr_err *err);
+void mri_map_close(mri_map *m);
+
+/* ---- safetensors.c: takes `m` over, also when it fails ---------------------------------- */
+mr_status mri_safetensors_from_map(const char *path, mri_map m, mri_safetensors **out, mr_err *err);
+mri_safetensors *mri_safetensors_empty(void);
+/* one more file into a set that is still being opened; mri_safetensors_seal() ends it */
+mr_status mri_safetensors_add(mri_safetensors *f, const char *path, mri_map m, mr_err *err);
+mr_status mri_safetensors_seal(mri_safetensors *f, const char *path, mr_err *err);
+
+/* ---- safetensors_write.c ---------------------------------------------------------------- */
+mr_status mri_safetensors_write_sum(const char *path, const mri_tensor *t, size_t n,
+                                    const char *const *metadata, uint64_t *bytes, uint64_t *sum,
+                                    mr_err *err);
+/* size of the file that would be written, 0 if it cannot be (the write says why) */
+uint64_t mri_safetensors_size(const mri_tensor *t, size_t n);
+
+/* ---- manifest.c: manifest.json ---------------------------------------------------------- */
+typedef struct mri_manifest_file {
+    char *group; /* "model"; NULL for a file that is no group */
+    char *file;  /* name within the folder                    */
+    uint64_t bytes, sum;
+} mri_manifest_file;
+
+typedef struct mri_manifest {
+    mri_checkpoint_meta meta; /* profile_text stays NULL; counters' keys are owned when read */
+    MRI_VEC(mri_manifest_file) files;
+} mri_manifest;
+
+#define MRI_MANIFEST "manifest.json"
+#define MRI_PROFILE_FILE "profile.resolved.ini"
+char *mri_manifest_text(const mri_manifest *m); /* the caller frees */
+mr_status mri_manifest_read(const char *path, mri_manifest *m, mr_err *err);
+void mri_manifest_free(mri_manifest *m); /* frees what a read made */
+
+/* ---- checkpoint_dir.c: the names in a checkpoint folder --------------------------------- */
+#define MRI_TMP_PREFIX ".tmp-"
+char *mri_checkpoint_name(int64_t step); /* "step-00000400"; the caller frees */
+/* Removes what dead savers left. A living one holds a lock on its folder. */
+void mri_checkpoint_sweep(const char *dir);
+/* opens and locks a folder for as long as the descriptor lives; -1: another holds it */
+int mri_checkpoint_lock(const char *tmp);
+
+#endif
