@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * attention.c - grouped-query attention as Llama 4 has it. Two kinds of layer alternate:
+ *   rope: interleaved rotary positions, then RMS norm of each head without a weight
+ *         (qk_norm), causal attention inside chunks of the sequence;
+ *   nope: no positions at all, causal attention over the whole sequence, queries scaled up
+ *         slowly with their position (attn_temperature) so that long contexts stay sharp.
+ */
+#include "llama4.h"
+#include <math.h>
+
+/* x [T, N*C] -> rotated and normalised by head */
+static mr_val rotate(const l4_model *m, const l4_block *b, mr_val x, mr_val positions)
+{
+    x = MR_OP(b->net, "rope", MR_IN(x, positions),
+              MR_AT(mr_ai("head_dim", m->head_dim),
+                    mr_afs("inv_freq", m->inv_freq, (uint32_t)(m->head_dim / 2)),
+                    mr_ai("interleaved", 1)));
+    return m->qk_norm ? l4_norm(m, b, x, 0, m->head_dim) : x;
+}
+
+/* q [T, H*C], k and v [T, G*C] -> o [T, H*C] */
+static mr_val core_attention(const l4_model *m, const l4_block *b, mr_val q, mr_val k, mr_val v,
+                             mr_val positions)
+{
+    const mr_attr at[] = {
+        mr_ai("heads", m->heads),
+        mr_ai("kv_heads", m->kv_heads),
+        mr_ai("head_dim", m->head_dim),
+        mr_af("scale", 1 / sqrt((double)m->head_dim)),
+        mr_ai("chunk", b->nope ? 0 : m->chunk),
+    };
+    const uint32_t n_at = sizeof at / sizeof *at;
+    mr_val out[2] = { 0, 0 }; /* o, lse */
+
+    l4_region(b, "core_attn");
+    if (b->decode) {
+        mr_type cache =
+            mr_type3("model", b->env->slots, b->env->max_seq, m->kv_heads * m->head_dim);
+        mr_val k_cache = b->net.b->state(b->net.p, "k_cache", &cache, MR_STATE_PER_SLOT);
+        mr_val v_cache = b->net.b->state(b->net.p, "v_cache", &cache, MR_STATE_PER_SLOT);
+        MR_OPN(b->net, "attention.cached", out, 1,
+               MR_IN(q, k, v, positions, l4_fed(b, "slot", "i32"), k_cache, v_cache), at, n_at);
+    } else {
+        MR_OPN(b->net, "attention", out, 2, MR_IN(q, k, v, l4_fed(b, "seq_start", "i32")), at,
+               n_at);
+    }
+    l4_end(b);
+    return out[0];
+}
+
+/* x [T, D] (normalised) -> [T, D], to be added to the residual stream */
+mr_val l4_attention(const l4_model *m, const l4_block *b, mr_val x)
+{
+    mr_net n = b->net;
+    int64_t D = m->hidden, Q = m->heads * m->head_dim, KV = m->kv_heads * m->head_dim;
+    bool scaled = b->nope && m->temperature;
+    mr_val positions = !b->nope || scaled || b->decode ? l4_fed(b, "positions", "i32") : 0;
+
+    mr_val q = MR_OP(n, "linear",
+                     MR_IN(x, l4_in_weight(m, n, "self_attn.q_proj.weight", Q, D),
+                           l4_bias(m, n, "self_attn.q_proj.bias", Q, "tp:0")),
+                     MR_NOAT);
+    mr_val k = MR_OP(n, "linear",
+                     MR_IN(x, l4_in_weight(m, n, "self_attn.k_proj.weight", KV, D),
+                           l4_bias(m, n, "self_attn.k_proj.bias", KV, "tp:0")),
+                     MR_NOAT);
+    mr_val v = MR_OP(n, "linear",
+                     MR_IN(x, l4_in_weight(m, n, "self_attn.v_proj.weight", KV, D),
+                           l4_bias(m, n, "self_attn.v_proj.bias", KV, "tp:0")),
+                     MR_NOAT);
+    if (!b->nope) {
+        q = rotate(m, b, q, positions);
+        k = rotate(m, b, k, positions);
+    }
+    if (scaled)
+        q = MR_OP(n, "attn_temperature", MR_IN(q, positions),
+                  MR_AT(mr_af("floor_scale", m->floor_scale), mr_af("attn_scale", m->attn_scale)));
+    mr_val o = core_attention(m, b, q, k, v, positions);
+    return MR_OP(n, "linear",
+                 MR_IN(o, l4_out_weight(m, n, "self_attn.o_proj.weight", D, Q),
+                       l4_bias(m, n, "self_attn.o_proj.bias", D, "-")),
+                 MR_NOAT);
+}
