@@ -14,11 +14,18 @@ transformers (at least 4.56.1: earlier ones route Llama 4 wrongly). Each folder 
     grad.NAME f32                              d loss / d NAME
 Without auxiliary losses: transformers does not add them.
 
+transformers' own code computes all of it, but in double: the fp32 weights are widened, and the
+casts to float inside the models are made casts to double. So what differs from the expectation
+is the rounding of the program under test alone. A gradient that is zero in exact arithmetic
+(a key bias without rotary positions) is noise near 1e-17 here: compare against the scale of all
+gradients, not its own.
+
 Weights are drawn wider than a real model's, so that attention is far from uniform and experts
 are far apart; a draw in which a token's k-th and next expert are close is thrown away, since
 rounding could then decide the route.
 """
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
@@ -89,7 +96,7 @@ def route_gap(model, k, run):
     gaps, hooks = [float("inf")], []
 
     def look(module, args, out):
-        top = torch.topk(out[1].float(), k + 1, dim=-1).values
+        top = torch.topk(out[1], k + 1, dim=-1).values
         gaps.append((top[..., k - 1] - top[..., k]).min().item())
 
     for name, module in model.named_modules():
@@ -108,21 +115,33 @@ def forward(model, sequences):
         out = model(input_ids=ids[None], use_cache=False).logits[0]
         logp = torch.log_softmax(out[:-1], dim=-1)
         nll.append(-logp[torch.arange(len(ids) - 1), ids[1:]])
-        nll.append(torch.zeros(1))
+        nll.append(torch.zeros(1, dtype=out.dtype))
         logits.append(out)
     return torch.cat(logits), torch.cat(nll)
+
+
+@contextlib.contextmanager
+def in_double(model):
+    to_float = torch.Tensor.float
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield model.double()
+    finally:
+        torch.Tensor.float = to_float
+        model.float()
 
 
 def expectation(model, lengths, seed, k):
     vocab = model.config.vocab_size
     g = torch.Generator().manual_seed(seed)
     sequences = [torch.randint(0, vocab, (n,), generator=g) for n in lengths]
-    gap, (logits, nll) = route_gap(model, k, lambda: forward(model, sequences))
-    counted = sum(lengths) - len(lengths)
-    loss = nll.sum() / counted
     model.zero_grad()
-    loss.backward()
-    grads = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    with in_double(model):
+        gap, (logits, nll) = route_gap(model, k, lambda: forward(model, sequences))
+        loss = nll.sum() / (sum(lengths) - len(lengths))
+        loss.backward()
+        assert logits.dtype == torch.float64
+        grads = {n: p.grad.numpy().astype(np.float32) for n, p in model.named_parameters()}
     starts = np.cumsum([0] + lengths[:-1])
     targets = [torch.cat([s[1:], torch.tensor([-1])]) for s in sequences]
     e = {
@@ -130,9 +149,9 @@ def expectation(model, lengths, seed, k):
         "positions": np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
         "seq_start": np.repeat(starts, lengths).astype(np.int32),
         "targets": torch.cat(targets).numpy().astype(np.int32),
-        "logits": logits.detach().numpy(),
-        "nll": nll.detach().numpy(),
-        "loss": loss.detach().reshape(1).numpy(),
+        "logits": logits.detach().numpy().astype(np.float32),
+        "nll": nll.detach().numpy().astype(np.float32),
+        "loss": loss.detach().reshape(1).numpy().astype(np.float32),
     }
     e["loss_weight"] = (e["targets"] >= 0).astype(np.float32)
     return e, grads, gap
