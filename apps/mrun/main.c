@@ -4,6 +4,8 @@
  * A new command or job is one row here; help and suggestions print from the rows.
  */
 #include "app.h"
+#include "core/base/json.h"
+#include "core/ops/catalogue.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +15,12 @@ static const app_command commands[] = {
       "a profile resolved, each value with its origin; or a plugin's conformance", cmd_check },
     { "explain", "KIND/NAME|SECTION|SECTION.KEY|KEY|E0203|op NAME",
       "what a plugin, a section, a key, an error or an op means", cmd_explain },
+    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT [--max-tokens N] [--temperature T]",
+      "text on stdout, from a run's newest checkpoint or a Hugging Face folder", cmd_generate },
+    { "plan", "PROFILE.ini [--print PASS]",
+      "memory, flops and schedule of a run, before it starts", cmd_plan },
+    { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--logits OUT]",
+      "log-probabilities, one JSON line a sequence", cmd_score },
     { NULL, NULL, NULL, NULL },
 };
 
@@ -21,6 +29,9 @@ static const struct job {
     const char *name;
     int (*run)(app *a, mri_config *c);
 } jobs[] = {
+    { "train", job_train },
+    { "generate", job_generate },
+    { "score", job_score },
     { NULL, NULL },
 };
 
@@ -180,6 +191,11 @@ int main(int argc, char **argv)
                                       : "no command and no profile given");
     }
     a.registry = mri_registry_create(paths);
+    mri_registry_offer(a.registry, MR_EXT_REF, &mri_ref_service);
+    mri_registry_offer(a.registry, MR_EXT_JSON, &mri_json_service);
+    mr_err hook_err = MR_ERR_INIT;
+    if (mri_registry_set_op_hook(a.registry, mri_op_register, &hook_err))
+        return app_fail(&a, &hook_err);
     if (c->name)
         rc = run_command(&a, c, at, argc, argv);
     else if (names_profile(argv[at]))

@@ -15,10 +15,8 @@ MRI_OP_FAMILY(swiglu)           /* swiglu, .bwd                                 
 MRI_OP_FAMILY(gelu)             /* gelu, .bwd                                   */
 MRI_OP_FAMILY(elementwise)      /* add, cast, store                             */
 MRI_OP_FAMILY(cross_entropy)    /* cross_entropy, .bwd                          */
-/* uncomment when route.c permute.c grouped_linear.c moe_losses.c optimizer_ops.c are in the tree:
-MRI_OP_FAMILY(route)
-MRI_OP_FAMILY(permute)
-MRI_OP_FAMILY(grouped_linear)
-MRI_OP_FAMILY(moe_losses)
-MRI_OP_FAMILY(optimizer_ops)
-*/
+MRI_OP_FAMILY(route)            /* route_topk, .bwd, route_plan                 */
+MRI_OP_FAMILY(permute)          /* permute, unpermute, permute.dprobs           */
+MRI_OP_FAMILY(grouped_linear)   /* grouped_linear, .dgrad, .wgrad               */
+MRI_OP_FAMILY(moe_losses)       /* moe_aux_loss, router_z_loss, .bwd            */
+MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */

@@ -197,9 +197,7 @@ mr_status mri_prog_node(mr_prog *p, const char *id, const mr_val *in, uint32_t n
     n.attr = copy_attrs(p, attr, n_attr);
     mr_call call = { sizeof call, n.n_in, n.n_out, n_attr, types, types + MRI_MAX_OPERANDS,
                      n.attr };
-    st = mri_op_check_call(def, &call, &p->err);
-    if (!st)
-        st = def->shape(&call, out_ptr, &p->err);
+    st = mri_op_check_call(def, &call, out_ptr, &p->err);
     if (st) {
         free(n.attr);
         return at_line(p, st, id, file, line);
