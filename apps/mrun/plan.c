@@ -74,6 +74,7 @@ static void print_schedule(const mri_session *s, mri_str *o)
 static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, mr_err *err)
 {
     mri_assembly *a = NULL;
+    mr_list consumed[64] = { 0 };
     mr_block_env env = { sizeof env, 0, "train",
                          s->config->train.micro_batch * s->config->train.seq, 0, 0 };
     mri_plan_options po = { .train = true,
@@ -83,9 +84,14 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
                             .stop_after = pass,
                             .host_fallback = true };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
+    if (!st && a->kinds.n > 64)
+        st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "the model has over 64 block kinds");
     bool steps = !strcmp(pass, "lower") || !strcmp(pass, "streams") || !strcmp(pass, "arena");
+    for (uint32_t k = 0; !st && k < a->kinds.n; k++)
+        consumed[k] = mri_assembly_consumed(a, k);
     for (size_t k = 0; !st && k < a->kinds.n; k++) {
         mri_plan *p = NULL;
+        po.consumed = &consumed[k];
         mr_prog *prog = a->kinds.v[k].prog;
         a->kinds.v[k].prog = NULL;
         st = mri_plan_compile(prog, &po, s->device.ops, s->device.dev, &p, err);
@@ -97,6 +103,8 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
             mri_prog_print(p->prog, o);
         mri_plan_free(p);
     }
+    for (size_t k = 0; k < 64; k++)
+        free((void *)(uintptr_t)consumed[k].v);
     mri_assembly_free(a);
     return st;
 }

@@ -87,6 +87,8 @@ typedef struct mri_plan_options {
     bool deterministic;
     bool stress;           /* no sharing of memory: every buffer its own (tests compare)  */
     const mr_list *recompute; /* region names, or "full" */
+    const mr_list *consumed;  /* train: outputs that later blocks read, so that gradients come
+                                 back through them (mri_assembly_consumed) */
     const char *stop_after; /* name of a pass: stop there, for printing; NULL: all        */
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
 } mri_plan_options;
@@ -102,7 +104,7 @@ void mri_plan_print(const mri_plan *p, mri_str *out); /* steps with addresses, m
 int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); /* -1: none */
 
 /* ---- the passes (each in its own file) ---- */
-mr_status mri_pass_vjp(mr_prog *p, mr_err *err);
+mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, mr_err *err);
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err);

@@ -3,8 +3,8 @@
  * vjp.c - reverse mode over one block. Walks the forward nodes backwards, asks each op's
  * vjp to emit its backward ops, and sums where a value was used more than once.
  *
- * Borders: the gradient of output y is the input "d:y", that of an input x the output
- * "d:x". Each loss is seeded with the scalar "loss_seed". A parameter's gradient goes
+ * Borders: the gradient of output y is the input "d:y" where a later block reads y, that of
+ * an input x the output "d:x". Each loss is seeded with the scalar "loss_seed". A parameter's gradient goes
  * straight into its main gradient (GRAD value), which B and W ops write in place, so that
  * accumulation over micro-batches costs no extra op.
  *
@@ -189,7 +189,15 @@ static void mark_w(mr_prog *p, size_t first)
     }
 }
 
-mr_status mri_pass_vjp(mr_prog *p, mr_err *err)
+static bool listed(const mr_list *l, const char *name)
+{
+    for (uint64_t i = 0; l && i < l->n; i++)
+        if (!strcmp(l->v[i], name))
+            return true;
+    return false;
+}
+
+mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, mr_err *err)
 {
     mr_status st = 0;
     size_t forward = p->nodes.n;
@@ -217,8 +225,7 @@ mr_status mri_pass_vjp(mr_prog *p, mr_err *err)
     }
     for (size_t i = 0; i < p->outputs.n; i++) {
         mr_val y = p->outputs.v[i].value;
-        if (mri_port_find(&p->losses, p->outputs.v[i].name) || !mri_val(p, y)->trainable ||
-            p->losses.n) /* a block with losses is the end of the chain: nothing flows in */
+        if (!mri_val(p, y)->trainable || !listed(consumed, p->outputs.v[i].name))
             continue;
         char name[128];
         snprintf(name, sizeof name, "d:%s", p->outputs.v[i].name);

@@ -98,6 +98,29 @@ char *mri_assembly_full_name(const mri_assembly *a, uint32_t i, const char *name
     return mri_format("%s%s", inst->prefix, name);
 }
 
+mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind)
+{
+    const mr_prog *p = a->kinds.v[kind].prog;
+    const char **names = mri_alloc((p->outputs.n + 1) * sizeof *names);
+    uint64_t n = 0;
+    for (size_t o = 0; o < p->outputs.n; o++) {
+        bool read = false;
+        for (uint32_t i = 1; i < a->instances.n; i++) {
+            const mr_prog *q = a->kinds.v[a->instances.v[i].kind].prog;
+            for (size_t v = 0; v < q->values.n && !read; v++) {
+                mri_edge e;
+                const mri_value *x = &q->values.v[v];
+                read = x->kind == MRI_INPUT && !mri_is_batch_input(x->name) &&
+                       mri_assembly_source(a, i, x->name, &e) &&
+                       a->instances.v[e.from].kind == kind && !strcmp(e.out, p->outputs.v[o].name);
+            }
+        }
+        if (read)
+            names[n++] = p->outputs.v[o].name;
+    }
+    return (mr_list){ names, n };
+}
+
 static bool same_type(const mr_type *a, const mr_type *b)
 {
     return a->rank == b->rank && !strcmp(a->dtype, b->dtype) &&

@@ -51,6 +51,9 @@ void mri_assembly_free(mri_assembly *a);
 
 /* the source of input `in` of instance i: default "y" of i-1 for "x" */
 bool mri_assembly_source(const mri_assembly *a, uint32_t i, const char *in, mri_edge *out);
+/* Outputs of a kind that some instance's consumer reads: names borrowed from the program, the
+ * list itself freed by the caller. */
+mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind);
 /* the full name of a parameter or state of instance i; the caller frees */
 char *mri_assembly_full_name(const mri_assembly *a, uint32_t i, const char *name);
 

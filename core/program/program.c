@@ -101,6 +101,15 @@ bool mri_region_within(const mr_prog *p, uint32_t region, const char *name)
 
 /* ---- adding nodes ---------------------------------------------------------------------- */
 
+/* The dtype that an op is asked for: "model" is the recipe's, and an fp64 program (gradient
+ * checking) has no f32 in it. */
+static const char *resolve_dtype(const mr_prog *p, const char *key, const char *value)
+{
+    if (strcmp(key, "dtype") && strcmp(key, "out_dtype"))
+        return value;
+    return !strcmp(value, "model") ? p->model_dtype : !strcmp(value, "f32") ? p->acc_dtype : value;
+}
+
 /* Copies attributes so that the node owns them: strings and arrays behind the row array. */
 static mr_attr *copy_attrs(mr_prog *p, const mr_attr *attr, uint32_t n)
 {
@@ -114,7 +123,7 @@ static mr_attr *copy_attrs(mr_prog *p, const mr_attr *attr, uint32_t n)
         a[i] = attr[i];
         a[i].key = mri_prog_string(p, attr[i].key);
         if (attr[i].type == MR_A_STR)
-            a[i].u.s = mri_prog_string(p, attr[i].u.s);
+            a[i].u.s = mri_prog_string(p, resolve_dtype(p, attr[i].key, attr[i].u.s));
         if (attr[i].type == MR_A_F64S) {
             memcpy(d, attr[i].u.fs, attr[i].n * sizeof *d);
             a[i].u.fs = d;

@@ -186,6 +186,42 @@ mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *er
     return accumulate(s, mri_global_batch(&s->config->train, s->done.samples), out, err);
 }
 
+/* One sequence from the first row on, each token predicting the next. */
+static void micro_sequence(micro *m, const int32_t *ids, int64_t n)
+{
+    micro_blank(m, 0);
+    for (int64_t i = 0; i < n; i++) {
+        m->tokens[i] = ids[i];
+        m->targets[i] = i + 1 < n ? ids[i + 1] : 0;
+        m->positions[i] = (int32_t)i;
+        m->seq_start[i] = 0;
+        m->weight[i] = i + 1 < n;
+    }
+}
+
+mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_result *out,
+                                   mr_err *err)
+{
+    mri_params *p = &s->params;
+    mr_status st = 0;
+    memset(out, 0, sizeof *out);
+    for (int64_t i = 0; i < s->train->opt.tokens; i++)
+        out->weight += b->loss_weight[i];
+    double weight = out->weight > 0 ? out->weight : 1;
+    MR_TRY(s->device.ops->fill(s->device.dev, s->device.stream, p->grads, 0,
+                               p->trainable * mr_dtype_bytes(p->acc_dtype), err));
+    MR_TRY(mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED, 1 / weight, err));
+    MR_TRY(mri_exec_upload(s->train, b, err));
+    MR_TRY(mri_exec_forward(s->train, err));
+    MR_TRY(mri_exec_backward(s->train, err));
+    MR_TRY(add_losses(s->train, out, err));
+    out->loss /= weight;
+    for (uint32_t k = 0; k < out->n_aux; k++)
+        out->aux[k] /= weight;
+out:
+    return st;
+}
+
 mr_status mri_session_train_step(mri_session *s, mri_step_result *out, mr_err *err)
 {
     const mri_cfg_optimizer *o = &s->config->optimizer;
@@ -256,14 +292,7 @@ mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float
                      (long long)m.t);
         goto out;
     }
-    micro_blank(&m, 0);
-    for (int64_t i = 0; i < n; i++) {
-        m.tokens[i] = ids[i];
-        m.targets[i] = i + 1 < n ? ids[i + 1] : 0;
-        m.positions[i] = (int32_t)i;
-        m.seq_start[i] = 0;
-        m.weight[i] = i + 1 < n;
-    }
+    micro_sequence(&m, ids, n);
     mri_batch b = micro_batch(&m, false);
     MR_TRY(mri_exec_upload(s->eval, &b, err));
     MR_TRY(mri_exec_forward(s->eval, err));

@@ -320,6 +320,32 @@ static mr_status make_frame(mri_exec *e, uint32_t i, const mri_params *params, m
     return st;
 }
 
+/* Which outputs are read is a question about all kinds, so it is asked before any compiles. */
+static mr_status compile_kinds(mri_exec *e, mr_err *err)
+{
+    mri_assembly *a = e->assembly;
+    mr_list *consumed = mri_alloc(a->kinds.n * sizeof *consumed);
+    mr_status st = 0;
+    for (uint32_t k = 0; k < a->kinds.n; k++)
+        consumed[k] = mri_assembly_consumed(a, k);
+    for (size_t k = 0; k < a->kinds.n && !st; k++) {
+        mri_plan *pl = NULL;
+        mri_plan_options opt = e->opt.plan;
+        mr_prog *prog = a->kinds.v[k].prog;
+        opt.consumed = &consumed[k];
+        a->kinds.v[k].prog = NULL;
+        st = mri_plan_compile(prog, &opt, e->device->ops, e->device->dev, &pl, err);
+        if (!st) {
+            a->kinds.v[k].prog = pl->prog; /* shared view; the plan owns it */
+            MRI_PUSH(&e->plans, pl);
+        }
+    }
+    for (uint32_t k = 0; k < a->kinds.n; k++)
+        free((void *)(uintptr_t)consumed[k].v);
+    free(consumed);
+    return st;
+}
+
 mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *params,
                           mri_scalars *scalars, const mri_exec_options *opt, mri_exec **out,
                           mr_err *err)
@@ -330,14 +356,7 @@ mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *para
     e->assembly = a;
     e->opt = *opt;
     e->opt.plan.host_fallback |= d->host_memory;
-    for (size_t k = 0; k < a->kinds.n; k++) {
-        mri_plan *pl = NULL;
-        mr_prog *prog = a->kinds.v[k].prog;
-        a->kinds.v[k].prog = NULL;
-        MR_TRY(mri_plan_compile(prog, &e->opt.plan, d->ops, d->dev, &pl, err));
-        a->kinds.v[k].prog = pl->prog; /* shared view; the plan owns it */
-        MRI_PUSH(&e->plans, pl);
-    }
+    MR_TRY(compile_kinds(e, err));
     for (uint32_t i = 0; i < a->instances.n; i++)
         MR_TRY(make_frame(e, i, params, scalars, err));
     MR_TRY(check_gradients(e, err));

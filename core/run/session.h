@@ -84,6 +84,10 @@ typedef struct mri_step_result {
 mr_status mri_session_train_step(mri_session *s, mri_step_result *out, mr_err *err);
 /* Runs forward and backward of the coming step's batch, without update or progress. */
 mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *err);
+/* Forward and backward of one batch of exactly the train exec's tokens: the gradients of its
+ * weighted mean loss (and of the model's auxiliary losses) in the main gradients, zeroed first. */
+mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_result *out,
+                                   mr_err *err);
 /* mean nll over one data set (steps > 0: only so many micro-batches), and its bits per byte */
 mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, double *nll,
                                double *bits_per_byte, mr_err *err);

@@ -24,7 +24,8 @@ typedef uint32_t mr_val;        /* a value of one program; 0 means none         
 
 /* ---- types -------------------------------------------------------------------------
  * dtype: "f32" "f64" "bf16" "i32" "i64" "u8" ...; "model" stands for the dtype that the
- * profile's precision recipe gives to weights and activations, resolved on entry.
+ * profile's precision recipe gives to weights and activations, resolved on entry (also in the
+ * attributes dtype and out_dtype; under recipe fp64 an op asked for "f32" there gives f64).
  * dims are upper bounds; ragged values (routed rows) have their counts in a separate
  * operand, on the device. Companions (scales, offsets) of quantised types are parts. */
 typedef struct mr_part {
