@@ -21,7 +21,8 @@ static mr_status check_start(mr_err *err, const char *op, int64_t t, int64_t s)
 {
     if (s >= 0 && s <= t)
         return 0;
-    return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN, "%s: seq_start[%lld] is %lld, must be in 0..%lld",
+    return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                   "%s: seq_start[%lld] is %lld, must be in 0..%lld",
                    op, (long long)t, (long long)s, (long long)t);
 }
 

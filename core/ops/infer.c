@@ -172,7 +172,8 @@ static bool dims_fit(infer *f, const spec_operand *o, const mr_type *t)
         f->has_lead = true;
         f->lead_rank = lead;
         memcpy(f->lead, t->dim, lead * sizeof *f->lead);
-    } else if (o->lead && (lead != f->lead_rank || memcmp(f->lead, t->dim, lead * sizeof *f->lead))) {
+    } else if (o->lead && (lead != f->lead_rank ||
+                           memcmp(f->lead, t->dim, lead * sizeof *f->lead))) {
         return false;
     }
     for (uint32_t i = 0; i < o->n; i++) {

@@ -6,7 +6,8 @@
  */
 #include "core/ops/common.h"
 
-/* out_dtype, if given, instead of the first operand's */
+/* out_dtype, if given, instead of the first operand's. It is there to spare a rounding, so f32
+ * asked of an f64 product stays f64: programs that are checked in f64 keep their digits. */
 static mr_status set_out_dtype(const mr_call *c, mr_type *const *out, mr_err *err, const char *op)
 {
     const char *want = mr_attr_s(c, "out_dtype", NULL), *own = mri_dtype_name(want);
@@ -14,7 +15,7 @@ static mr_status set_out_dtype(const mr_call *c, mr_type *const *out, mr_err *er
         return 0;
     if (!own || (strcmp(own, "f32") && strcmp(own, "bf16") && strcmp(own, "f64")))
         return mri_op_fail(err, op, "out_dtype is \"%s\", must be f32, bf16 or f64", want);
-    if (c->n_out)
+    if (c->n_out && !(mr_is(c->in[0], "f64") && !strcmp(own, "f32")))
         out[0]->dtype = own;
     return 0;
 }
@@ -99,7 +100,7 @@ static void dgrad_cost(const mr_call *c, mr_cost *cost)
 
 static mr_status wgrad_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
-    return mri_infer(c, out, err, "linear.wgrad", "dy:F[..,O] x:G[..,I] dw:S[O,I] ->", NULL);
+    return mri_infer(c, out, err, "linear.wgrad", "dy:G[..,O] x:F[..,I] dw:S[O,I] ->", NULL);
 }
 
 static mr_status wgrad_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)

@@ -16,8 +16,9 @@ static mr_status rope_shape(const mr_call *c, mr_type *const *out, mr_err *err)
         return mri_op_fail(err, "rope", "head_dim is %lld, must divide the width of x, %lld",
                            (long long)C, (long long)D);
     if (2 * (int64_t)freq->n > C)
-        return mri_op_fail(err, "rope", "inv_freq has %u values, a head of %lld has only %lld pairs",
-                           freq->n, (long long)C, (long long)(C / 2));
+        return mri_op_fail(err, "rope",
+                           "inv_freq has %u values, a head of %lld has only %lld pairs", freq->n,
+                           (long long)C, (long long)(C / 2));
     return mri_infer(c, out, err, "rope", "x:F[T,D] positions:i32[T] -> y:F[T,D]", NULL);
 }
 
