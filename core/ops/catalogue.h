@@ -74,7 +74,8 @@ mr_status mri_shard_parse(const char *rule, mri_shard *out, mr_err *err); /* NUL
 int mri_shard_at(const mri_shard *s, bool out, uint32_t operand, uint32_t dim, uint32_t rank);
 
 /* ---- sample cases (case.c) -------------------------------------------------------------- */
-/* One sample case made concrete: types and filled host buffers. */
+/* One sample case made concrete: types and filled host buffers. `call` points into the case
+ * itself, so a case stays where it was made. */
 typedef struct mri_case {
     mr_call call;
     mr_type in_type[MRI_MAX_OPERANDS], out_type[MRI_MAX_OPERANDS];

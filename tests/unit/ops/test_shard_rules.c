@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Every axis that a sharding rule declares can be split in two: the reference loops, run on
- * each half, give the halves of the whole (operands that have the axis) or its partial sums
+ * Every axis that a sharding rule declares can be split in two, evenly or not: the reference
+ * loops, run on each part, give the parts of the whole (operands that have the axis) or its partial sums
  * (mode sum, operands that lack it), or the whole again (mode map). */
 #include "core/ops/record.h"
 #include <criterion/criterion.h>
@@ -33,21 +33,30 @@ static operand_data alloc_operand(const mr_type *t)
     return o;
 }
 
-/* Copies part `p` of `whole`, halved along `dim` (-1: all of it), out of or into place. */
+/* Elements of part `p` of a dim of n: halves, the second one larger if n is odd. */
+static int64_t part_len(int64_t n, int p)
+{
+    return p ? n - n / 2 : n / 2;
+}
+
+/* Copies part `p` of `whole`, split along `dim` (-1: all of it), out of or into place. */
 static void move_part(const mr_type *whole, void *w, int dim, int p, void *part, bool out_of)
 {
-    int64_t outer = 1, inner = 1, n = dim < 0 ? 1 : whole->dim[dim];
+    size_t outer = 1, inner = elem(whole), n = 1, len = 1;
     for (int d = 0; d < (int)whole->rank; d++) {
         if (d < dim)
-            outer *= whole->dim[d];
+            outer *= (size_t)whole->dim[d];
         if (d > dim)
-            inner *= whole->dim[d];
+            inner *= (size_t)whole->dim[d];
     }
-    size_t run = (size_t)(dim < 0 ? inner : n / 2 * inner) * elem(whole);
-    size_t stride = dim < 0 ? run : 2 * run, from = dim < 0 ? 0 : (size_t)p * run;
-    for (int64_t o = 0; o < (dim < 0 ? 1 : outer); o++) {
-        char *a = (char *)w + (size_t)o * stride + from, *b = (char *)part + (size_t)o * run;
-        memcpy(out_of ? b : a, out_of ? a : b, run);
+    if (dim >= 0) {
+        n = (size_t)whole->dim[dim];
+        len = (size_t)part_len(whole->dim[dim], p);
+    }
+    for (size_t o = 0; o < outer; o++) {
+        char *a = (char *)w + (o * n + (p > 0 ? n - len : 0)) * inner;
+        char *b = (char *)part + o * len * inner;
+        memcpy(out_of ? b : a, out_of ? a : b, len * inner);
     }
 }
 
@@ -89,6 +98,11 @@ static bool agree(const operand_data *whole, const operand_data part[2], int dim
     bool ok = true;
     if (dim >= 0) {
         operand_data joined = alloc_operand(&whole->type);
+        for (int p = 0; p < 2; p++)
+            if (part[p].type.dim[dim] != part_len(whole->type.dim[dim], p)) {
+                free(joined.buf.data);
+                return false;
+            }
         for (int p = 0; p < 2; p++)
             move_part(&whole->type, joined.buf.data, dim, p, part[p].buf.data, false);
         for (int64_t i = 0; i < n; i++)
@@ -132,10 +146,10 @@ static bool take_inputs(const use *u, const mri_shard *rule, int axis, int p, op
             continue;
         int dim = p < 0 ? -1 : axis_dim(rule, false, i, t, axis);
         mr_type half = *t;
-        if (dim >= 0 && half.dim[dim] % 2)
-            return false;
         if (dim >= 0)
-            half.dim[dim] /= 2;
+            half.dim[dim] = part_len(t->dim[dim], p);
+        if (dim >= 0 && !half.dim[dim])
+            return false;
         in[i] = alloc_operand(&half);
         move_part(t, u->in[i].data, dim, p, in[i].buf.data, true);
     }
@@ -209,7 +223,8 @@ static int split(const use *u, const mri_shard *rule, int axis)
     for (uint32_t i = 0; i < u->call->n_out; i++) {
         const operand_data part[2] = { out[0][i], out[1][i] };
         int dim = axis_dim(rule, true, i, &out[2][i].type, axis);
-        if (dim >= 0 && out[2][i].type.dim[dim] % 2) { /* a norm's one group, say */
+        if (dim >= 0 && out[0][i].type.dim[dim] + out[1][i].type.dim[dim] !=
+                            out[2][i].type.dim[dim]) { /* a norm's one group, say */
             verdict = NOT_SPLIT;
             goto out;
         }
