@@ -128,14 +128,15 @@ static int unknown_option(app *a, const char *command, const char *name, const c
     for (; flags && *flags; flags++)
         MRI_PUSH(&words, *flags);
     const char *near = mri_nearest(name, words.v, words.n);
-    int rc = near ? app_usage(a, "%s: unknown option '%.60s', did you mean '%s'?", command, name, near)
+    int rc = near ? app_usage(a, "%s: unknown option '%.60s', did you mean '%s'?", command, name,
+                              near)
                   : app_usage(a, "%s: unknown option '%.60s'", command, name);
     free(words.v);
     return rc;
 }
 
-int app_args_parse(app *a, int argc, char **argv, const char *const *takes, const char *const *flags,
-                   app_args *out)
+int app_args_parse(app *a, int argc, char **argv, const char *const *takes,
+                   const char *const *flags, app_args *out)
 {
     bool options = true, is_common;
     memset(out, 0, sizeof *out);

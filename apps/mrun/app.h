@@ -24,20 +24,22 @@ typedef struct app_command {
 
 /* Prints the error (what, detail, hint, its number) on stderr; returns the exit code. */
 int app_fail(app *a, const mr_err *err);
-MR_PRINTF(2, 3) int app_usage(app *a, const char *fmt, ...); /* prints, returns EXIT_USAGE */
+/* prints, returns EXIT_USAGE */
+MR_PRINTF(2, 3) int app_usage(app *a, const char *fmt, ...);
 
-/* Splits argv into a positional list and repeated --set values (and --plugin-path, --json, -q, -v). */
+/* Splits argv into a positional list and repeated --set values (--plugin-path, --json, -q and
+ * -v were read by main before). */
 typedef struct app_args {
     MRI_VEC(const char *) positional, sets;
     MRI_VEC(const char *) names, values; /* other --name value pairs, as given in `takes` */
 } app_args;
 /* takes: NULL-ended names of options with a value ("--prompt"); flags: without ("--long"). */
-int app_args_parse(app *a, int argc, char **argv, const char *const *takes, const char *const *flags,
-                   app_args *out);
+int app_args_parse(app *a, int argc, char **argv, const char *const *takes,
+                   const char *const *flags, app_args *out);
 const char *app_arg(const app_args *args, const char *name); /* NULL: not given; "" for a flag */
 void app_args_free(app_args *args);
 
-int cmd_check(app *a, int argc, char **argv);    /* check.c: a profile, a plugin file, or KIND/NAME */
+int cmd_check(app *a, int argc, char **argv);    /* check.c: a profile, a plugin, KIND/NAME */
 int cmd_explain(app *a, int argc, char **argv);  /* explain.c */
 int cmd_plugins(app *a, int argc, char **argv);  /* plugins.c */
 int cmd_new(app *a, int argc, char **argv);      /* new.c */

@@ -179,7 +179,8 @@ static bool explain_plugin_key(app *a, const char *key)
         for (size_t j = 0; j < n_names; j++) {
             const mr_unit *u;
             const mr_opt *o;
-            if (mri_registry_find(a->registry, k[i].name, names[j], &u, NULL) ||
+            mr_err ignored = MR_ERR_INIT; /* one that cannot load has no say here */
+            if (mri_registry_find(a->registry, k[i].name, names[j], &u, &ignored) ||
                 !(o = row_find(u->opts, u->n_opts, key)))
                 continue;
             char *section = mri_format("%s.%s", k[i].name, u->name);
@@ -341,7 +342,8 @@ static int write_errors(app *a, const char *dir)
             bad |= fclose(f) != 0;
         mr_err err = MR_ERR_INIT;
         if (bad)
-            mr_fail(&err, MR_E_STORE_IO, MR_BLAME_ENV, "cannot write %s: %s", path, strerror(errno));
+            mr_fail(&err, MR_E_STORE_IO, MR_BLAME_ENV, "cannot write %s: %s", path,
+                    strerror(errno));
         mri_str_free(&page);
         free(path);
         if (bad)

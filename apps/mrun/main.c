@@ -109,7 +109,8 @@ static int unknown_command(app *a, const char *word)
     for (const app_command *c = commands; c->name; c++)
         MRI_PUSH(&words, c->name);
     const char *near = mri_nearest(word, words.v, words.n);
-    int rc = near ? app_usage(a, "'%.60s' is no command and no file, did you mean '%s'?", word, near)
+    int rc = near ? app_usage(a, "'%.60s' is no command and no file, did you mean '%s'?", word,
+                              near)
                   : app_usage(a, "'%.60s' is no command and no file", word);
     free(words.v);
     return rc;

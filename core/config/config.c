@@ -128,17 +128,17 @@ static mr_status not_found(loader *l, const mri_kind *k, const mri_entry *e, con
 }
 
 /* A name with '/' is a file, found from the profile that names it. */
-static char *plugin_path(const mri_entry *e, const char *name)
+static char *plugin_name(const mri_entry *e, const char *name)
 {
     if (!strchr(name, '/'))
         return mri_strdup(name);
-    static const mr_opt row = { sizeof(mr_opt), MR_T_PATH, 0, 0, "plugin", NULL, "-", NULL, 0, 0,
-                                NULL };
-    const char *file = e ? e->origin.file : NULL, *slash = file ? strrchr(file, '/') : NULL;
-    char *dir = slash ? mri_strndup(file, (size_t)(slash - file + 1)) : NULL, *path = NULL;
-    mr_status st = mri_option_parse(&row, name, dir, &path, NULL);
+    char *dir = e ? mri_origin_dir(&e->origin) : NULL, *why;
+    char *path = mri_path_resolve(name, dir, &why);
     free(dir);
-    return st ? mri_strdup(name) : path;
+    if (path)
+        return path;
+    free(why);
+    return mri_strdup(name); /* the registry says what is wrong with it */
 }
 
 static mr_status choose(loader *l, const mri_kind *k, const char *name)
@@ -146,9 +146,9 @@ static mr_status choose(loader *l, const mri_kind *k, const char *name)
     const mri_entry *e = mri_profile_get(l->p, k->name, "plugin");
     const mr_unit *u = NULL;
     mr_err inner = MR_ERR_INIT;
-    char *path = plugin_path(e, name);
-    mr_status st = mri_registry_find(l->reg, k->name, path, &u, &inner);
-    free(path);
+    char *full = plugin_name(e, name);
+    mr_status st = mri_registry_find(l->reg, k->name, full, &u, &inner);
+    free(full);
     if (st)
         return not_found(l, k, e, name, st, &inner);
     for (size_t i = 0; i < l->w->choices.n; i++)
@@ -256,7 +256,8 @@ static mr_status check_mesh(loader *l)
     const struct {
         const char *name;
         int64_t n;
-    } axis[] = { { "dp", m->dp }, { "tp", m->tp }, { "pp", m->pp }, { "cp", m->cp }, { "ep", m->ep } };
+    } axis[] = { { "dp", m->dp }, { "tp", m->tp }, { "pp", m->pp }, { "cp", m->cp },
+                 { "ep", m->ep } };
     bool alone = !mri_config_choice(&l->w->c, "comm", 0);
     for (size_t i = 0; alone && i < sizeof axis / sizeof *axis; i++)
         if (axis[i].n > 1)

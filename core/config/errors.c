@@ -7,7 +7,7 @@
     static const char title_##name[] = title; \
     static const char page_##name[] = text;
 
-/* ---- 1xx: the profile and the command line --------------------------------------------- */
+/* ---- 1xx: the profile and the command line --------------------------------------- */
 
 PAGE(PROFILE_SYNTAX, "A line of a profile cannot be read",
 "A profile line is [section], key = value, or a comment. This one is none of them.\n"
@@ -15,7 +15,8 @@ PAGE(PROFILE_SYNTAX, "A line of a profile cannot be read",
 "with its line, up to 65536 bytes); a key before the first section; an unclosed quote; a\n"
 "binary or UTF-16 file.\n"
 "What to do: look at the carets under the line. A value that holds ';' or outer blanks goes\n"
-"in double quotes: prompt = \"one; two \". Control characters are written \\n, \\t or \\xHH there.\n")
+"in double quotes: prompt = \"one; two \". Control characters are written \\n, \\t or \\xHH\n"
+"there.\n")
 PAGE(PROFILE_KEY, "A key or a section that nobody knows",
 "Every key of a profile must be read by somebody: by core, or by a plugin that the profile\n"
 "chooses. A key that nobody reads would be a setting that silently does nothing.\n"
@@ -63,7 +64,7 @@ PAGE(USAGE, "The command line cannot be understood",
 "--set backend.cuda.arena=80% sets arena in [backend.cuda]).\n"
 "What to do: `mrun --help` lists the commands, `mrun COMMAND --help` its arguments.\n")
 
-/* ---- 2xx: plugins -------------------------------------------------------------------------- */
+/* ---- 2xx: plugins ---------------------------------------------------------------- */
 
 PAGE(PLUGIN_NOT_FOUND, "No plugin of this name was found",
 "The profile chooses a plugin, and no file on the search path offers it. mrun never takes\n"
@@ -114,7 +115,7 @@ PAGE(PLUGIN_CONFORMANCE, "A plugin failed its conformance tests",
 "leaked file descriptors or threads; a result that changes between two equal runs.\n"
 "What to do: run the one test with `mrun check PLUGIN -t NAME`; --list prints all names.\n")
 
-/* ---- 3xx: data ------------------------------------------------------------------------------ */
+/* ---- 3xx: data ------------------------------------------------------------------- */
 
 PAGE(DATA_OPEN, "A data file cannot be opened",
 "Usual causes: a wrong path (paths are relative to the profile that holds them); no\n"
@@ -137,7 +138,7 @@ PAGE(TOKENIZER, "The tokenizer cannot handle this",
 "What to do: use the tokenizer that the data and the model were made with; leave [model] vocab\n"
 "out to take the tokenizer's.\n")
 
-/* ---- 4xx: models, programs, plans ------------------------------------------------------------ */
+/* ---- 4xx: models, programs, plans ------------------------------------------------ */
 
 PAGE(MODEL_CONFIG, "The model's sizes contradict each other",
 "Usual causes: heads that kv_heads does not divide; an odd head width with rotary positions;\n"
@@ -151,8 +152,8 @@ PAGE(PROGRAM, "A model plugin described something that cannot be built",
 "What to do: the message gives op, block and source line. `mrun explain op NAME` prints the\n"
 "operands. If the plugin is not yours, report it to its author.\n")
 PAGE(OP_UNKNOWN, "An op that the catalogue does not have",
-"Usual causes: a misspelt op id in a model or optimizer plugin; an op that another plugin brings\n"
-"and that is not loaded; a plugin for a newer mrun.\n"
+"Usual causes: a misspelt op id in a model or optimizer plugin; an op that another plugin\n"
+"brings and that is not loaded; a plugin for a newer mrun.\n"
 "What to do: `mrun explain op` lists the ops; load the plugin that has it, or update mrun.\n")
 PAGE(OP_SHAPE, "The shapes of an op's operands do not fit",
 "The op's shape rule refused its operands; the message shows their types.\n"
@@ -166,104 +167,106 @@ PAGE(PLAN_VERIFY, "A compiled plan failed its own check",
 "What to do: keep the profile and the output of `mrun plan PROFILE.ini --print all`, and report\n"
 "both. Until then [train] recompute = none or another backend may avoid the pass.\n")
 PAGE(NO_GRADIENT, "An op on the way to the loss has no gradient",
-"Usual causes: a plugin's op with reference loops only (it runs, but it cannot train); a loss that\n"
-"passes through integers or through a state.\n"
+"Usual causes: a plugin's op with reference loops only (it runs, but it cannot train); a\n"
+"loss that passes through integers or through a state.\n"
 "What to do: give the op a vjp, or freeze what lies before it with an optimizer group\n"
 "PATTERN:frozen.\n")
 
-/* ---- 5xx: the run ------------------------------------------------------------------------------ */
+/* ---- 5xx: the run ---------------------------------------------------------------- */
 
 PAGE(NOMEM, "There is not enough memory",
-"The need is known before the start; the message gives it, what is free, and the largest buffers\n"
-"by region.\n"
-"What to do, cheapest first: lower [train] micro_batch (global_batch keeps the result the same);\n"
-"set recompute = core_attn,moe_act,layernorm or full; lower seq; use bf16; split over more ranks.\n"
-"`mrun plan PROFILE.ini --set ...` shows the effect without running.\n")
+"The need is known before the start; the message gives it, what is free, and the largest\n"
+"buffers by region.\n"
+"What to do, cheapest first: lower [train] micro_batch (global_batch keeps the result the\n"
+"same); set recompute = core_attn,moe_act,layernorm or full; lower seq; use bf16; split over\n"
+"more ranks. `mrun plan PROFILE.ini --set ...` shows the effect without running.\n")
 PAGE(NONFINITE, "The loss or a gradient became NaN or infinite",
 "The step was not applied: parameters and optimizer state are those of the step before, and the\n"
 "last checkpoint is untouched.\n"
 "Usual causes: a learning rate that is too high or a warm-up that is too short; no gradient\n"
 "clipping; broken data; a fault of a kernel or of the machine.\n"
-"What to do: --set debug.mode=step finds the op and the layer that made it first. Then lower lr,\n"
-"set clip_grad = 1.0, or lengthen the warm-up.\n")
+"What to do: --set debug.mode=step finds the op and the layer that made it first. Then lower\n"
+"lr, set clip_grad = 1.0, or lengthen the warm-up.\n")
 PAGE(CANCELLED, "The work was interrupted",
 "A signal or a sibling's failure asked for the stop.\n"
 "SIGINT once and SIGTERM finish the step and save a checkpoint; SIGINT twice stops at once.\n"
 "What to do: the same command again resumes from the newest checkpoint.\n")
 PAGE(RUN_MISMATCH, "The run folder belongs to a different profile",
-"A folder holds one run. Its profile.resolved.ini differs from this profile in the keys that the\n"
-"message lists, so that going on would mix two runs.\n"
-"What to do: change run.dir to start a new run; undo the change to go on; or start a new run from\n"
-"the old one's weights with --set run.fork=true.\n")
+"A folder holds one run. Its profile.resolved.ini differs from this profile in the keys that\n"
+"the message lists, so that going on would mix two runs.\n"
+"What to do: change run.dir to start a new run; undo the change to go on; or start a new run\n"
+"from the old one's weights with --set run.fork=true.\n")
 PAGE(GUARD, "A kernel wrote outside its buffer",
 "In debug mode every buffer is framed by guard bytes, and these changed. This is an error in a\n"
 "backend or in a plugin's op.\n"
 "What to do: the message names op, operand and layer. `mrun check backend/NAME` repeats the op\n"
-"alone; report it to the author. The same profile on backend ref shows whether the rest is sound.\n")
+"alone; report it to the author. The same profile on backend ref shows whether the rest is\n"
+"sound.\n")
 PAGE(DIVERGED, "Two runs that should agree do not",
 "`mrun diff` or a rerun compared two executions step by step; the message names the first value\n"
 "that differs and by how much.\n"
-"Usual causes: a kernel that is wrong or depends on timing; a broken machine; profiles that differ\n"
-"in more than the backend.\n"
+"Usual causes: a kernel that is wrong or depends on timing; a broken machine; profiles that\n"
+"differ in more than the backend.\n"
 "What to do: compare under [run] deterministic = true and fp32; `mrun check backend/NAME` tests\n"
 "the op that the message names.\n")
 
-/* ---- 6xx: files -------------------------------------------------------------------------------- */
+/* ---- 6xx: files ------------------------------------------------------------------ */
 
 PAGE(STORE_IO, "Reading or writing a file failed",
 "The operating system refused; the message carries its reason.\n"
 "Usual causes: no permission; a folder that does not exist; a disk or network file system that\n"
 "reports an error.\n"
-"What to do: check the path in the message. A checkpoint that was being written is not used: the\n"
-"one before stays valid.\n")
+"What to do: check the path in the message. A checkpoint that was being written is not used:\n"
+"the one before stays valid.\n")
 PAGE(STORE_FORMAT, "A checkpoint or weight file is malformed",
 "Its header, a size or an offset contradicts the file.\n"
-"Usual causes: a download or copy that was cut short; a Git LFS pointer instead of the weights (a\n"
-"text file of about 130 bytes); a file of another format.\n"
+"Usual causes: a download or copy that was cut short; a Git LFS pointer instead of the\n"
+"weights (a text file of about 130 bytes); a file of another format.\n"
 "What to do: fetch the file again; `mrun inspect FOLDER` shows what can be read.\n")
 PAGE(STORE_CHECKSUM, "A file's content does not match its checksum",
 "The bytes changed after they were written.\n"
 "Usual causes: a failing disk or memory; a file that was edited; an interrupted copy.\n"
-"What to do: use an older checkpoint (they stand side by side in the checkpoint folder), or copy\n"
-"the file again from where it is whole. Then test the disk.\n")
+"What to do: use an older checkpoint (they stand side by side in the checkpoint folder), or\n"
+"copy the file again from where it is whole. Then test the disk.\n")
 PAGE(STORE_MISSING, "A tensor or a file that is needed is not there",
-"Usual causes: weights of another model family or size; a folder with some of its shards only; a\n"
-"checkpoint without optimizer state where training wants to resume.\n"
+"Usual causes: weights of another model family or size; a folder with some of its shards\n"
+"only; a checkpoint without optimizer state where training wants to resume.\n"
 "What to do: `mrun inspect FOLDER` lists what is there; compare with the names in the message.\n")
 PAGE(STORE_FULL, "The disk is full",
 "A checkpoint did not fit. It was removed again; the ones before are untouched.\n"
 "What to do: free space or lower [checkpoint] keep, then run the same command again: it resumes\n"
 "from the newest checkpoint.\n")
 
-/* ---- 7xx..9xx: devices, ranks, faults ----------------------------------------------------------- */
+/* ---- 7xx..9xx: devices, ranks, faults -------------------------------------------- */
 
 PAGE(UNSUPPORTED, "The backend cannot do this",
-"No kernel of the chosen backend takes this op with these types, and it cannot be lowered to ops\n"
-"that do.\n"
-"Usual causes: a number format that the device lacks; an op of a plugin that has kernels for another\n"
-"backend only.\n"
-"What to do: choose another [precision] recipe or backend; `mrun plan PROFILE.ini` lists which ops\n"
-"the backend takes.\n")
+"No kernel of the chosen backend takes this op with these types, and it cannot be lowered to\n"
+"ops that do.\n"
+"Usual causes: a number format that the device lacks; an op of a plugin that has kernels for\n"
+"another backend only.\n"
+"What to do: choose another [precision] recipe or backend; `mrun plan PROFILE.ini` lists\n"
+"which ops the backend takes.\n")
 PAGE(DEVICE, "The device failed",
 "The driver reported an error; the message carries its number and text.\n"
-"Usual causes: no device or driver; a device in use by others; a kernel that ran out of bounds; a\n"
-"hardware fault (look for Xid lines in the kernel log).\n"
-"What to do: run again with --set debug.mode=step, which names the kernel. The last checkpoint is\n"
-"valid, and the same command resumes from it.\n")
+"Usual causes: no device or driver; a device in use by others; a kernel that ran out of\n"
+"bounds; a hardware fault (look for Xid lines in the kernel log).\n"
+"What to do: run again with --set debug.mode=step, which names the kernel. The last\n"
+"checkpoint is valid, and the same command resumes from it.\n")
 PAGE(COMM, "Communication between ranks failed",
 "Usual causes: a rank that died (its own log has the first error); ranks started with different\n"
 "profiles; a launcher that set no rank or world size; a network that is down.\n"
-"What to do: look for the rank that failed first. After that is mended, the same command resumes.\n")
+"What to do: look for the rank that failed first. After that is mended, the same command\n"
+"resumes.\n")
 PAGE(ARG, "A function was called with an argument that it does not take",
 "A caller, mostly a plugin, broke the contract of a host function.\n"
 "What to do: if the plugin is yours, read the function's comment in the header; else report the\n"
 "message to the plugin's author, with `mrun --version`.\n")
 PAGE(INTERNAL, "mrun found itself in a state that should not exist",
 "This is an error in mrun, not in the profile.\n"
-"What to do: keep the profile (`mrun check PROFILE.ini` prints it whole), the message and the output\n"
-"of `mrun --version`, and report them. The last checkpoint is valid.\n")
+"What to do: keep the profile (`mrun check PROFILE.ini` prints it whole), the message and\n"
+"the output of `mrun --version`, and report them. The last checkpoint is valid.\n")
 
-/* ---- the table ----------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------- */
 
 static const mri_error_info table[] = {
 #define ROW(name, number) { number, #name, title_##name, page_##name },
@@ -295,11 +298,13 @@ const char *mri_error_page(int number)
 void mri_error_markdown(const mri_error_info *e, mri_str *out)
 {
     mri_str_fmt(out, "<!-- SPDX-License-Identifier: Apache-2.0\n"
-                     "     Written by `mrun explain --write-errors`; edit core/config/errors.c. -->\n"
+                     "     Written by `mrun explain --write-errors`; edit "
+                     "core/config/errors.c. -->\n"
                      "# E%04d %s\n\n**%s.**\n\n", e->number, e->name, e->title);
     for (const char *line = e->text; *line;) {
         size_t n = strcspn(line, "\n") + 1;
-        if (line != e->text && (!strncmp(line, "Usual causes:", 13) || !strncmp(line, "What to do", 10)))
+        bool start = !strncmp(line, "Usual causes:", 13) || !strncmp(line, "What to do", 10);
+        if (start && line != e->text)
             mri_str_add(out, "\n");
         mri_str_addn(out, line, n);
         line += n;

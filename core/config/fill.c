@@ -174,13 +174,12 @@ static mr_status fill_row(mri_profile *p, const mri_known *k, const mr_opt *row,
     s->row = row;
 
     mr_err inner = MR_ERR_INIT;
-    const char *file = s->e.origin.file, *slash = file ? strrchr(file, '/') : NULL;
-    char *dir = slash ? mri_strndup(file, (size_t)(slash - file + 1)) : NULL;
+    char *dir = mri_origin_dir(&s->e.origin);
     st = mri_option_parse(row, s->e.value, dir, config, &inner);
     free(dir);
     if (st) {
-        mri_place_fail(err, st, &s->e.origin, mri_place_value(&s->e.origin), inner.detail, "[%s] %s",
-                       k->name, inner.what);
+        mri_place_fail(err, st, &s->e.origin, mri_place_value(&s->e.origin), inner.detail,
+                       "[%s] %s", k->name, inner.what);
         hint_explain(err, k->name, o.key);
         return st;
     }

@@ -14,6 +14,12 @@ bool mri_opt_has_word(const char *choices, const char *word, size_t n, uint32_t 
 size_t mri_opt_storage(uint32_t type); /* bytes at the offset; 0: no such type */
 bool mri_opt_owns(uint32_t type);      /* is a parsed value one malloc'ed block?  */
 
+/* A path made absolute: relative to base_dir (NULL: the working folder), "~/" and ${ENV}
+ * expanded. NULL: `why` says why not. The caller frees either. */
+char *mri_path_resolve(const char *text, const char *base_dir, char **why);
+/* The folder of an origin's file, for base_dir; NULL: none. The caller frees. */
+char *mri_origin_dir(const mri_origin *o);
+
 /* "int 1..64|auto" */
 void mri_opt_type_text(const mr_opt *o, mri_str *out);
 

@@ -142,7 +142,8 @@ static const mr_opt checkpoint_opts[] = {
 static const mr_opt debug_opts[] = {
     MR_OPT_CHOICE(C, mode, "mode", "none", "none|step",
                   "step: one op at a time, checked for NaN, Inf and guard bytes"),
-    MR_OPT(C, MR_T_BOOL, poison, "poison", "false", "fill saved buffers with NaN once they are dead"),
+    MR_OPT(C, MR_T_BOOL, poison, "poison", "false",
+           "fill saved buffers with NaN once they are dead"),
 };
 #undef C
 
@@ -199,7 +200,7 @@ static const mri_kind kinds[] = {
 
 static const mri_job_needs jobs[] = {
     { "train", "backend model optimizer data tokenizer", "comm shard graph sink", "train.steps" },
-    { "preprocess", "tokenizer", "data", "" },
+    { "preprocess", "tokenizer", "", "" },
     { "generate", "backend model tokenizer", "comm shard graph", "" },
     { "score", "backend model tokenizer", "comm shard graph", "" },
 };

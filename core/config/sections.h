@@ -47,7 +47,8 @@ typedef struct mri_cfg_precision {
 
 typedef struct mri_cfg_optimizer {
     double lr, min_lr, init_lr, weight_decay, clip_grad;
-    const char *schedule, *wsd_decay; /* constant|linear|cosine|wsd|inverse-square-root; linear|cosine|exponential|minus_sqrt */
+    const char *schedule;  /* constant|linear|cosine|wsd|inverse-square-root */
+    const char *wsd_decay; /* linear|cosine|exponential|minus_sqrt           */
     int64_t warmup, decay_steps, wsd_steps; /* in steps; decay_steps 0: train.steps */
     mr_list groups; /* "PATTERN:lr_mult=0.1:decay_mult=0:frozen" glob on parameter names */
     int32_t decay_1d; /* decay norms and biases too */

@@ -4,13 +4,11 @@
  * Invariant: a number is taken whole or refused with the place where it stopped making
  * sense; nothing is rounded silently except a SIZE with a fraction of a unit. */
 #include "option.h"
-#include <limits.h>
 #include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 /* mantissa x 10^scale; 19 digits fit a uint64_t */
 typedef struct decimal {
@@ -311,77 +309,15 @@ static mr_status parse_list(const text_value *t, void *at)
     return 0;
 }
 
-/* ${NAME} and a leading ~/; everything else stays */
-static mr_status expand(const text_value *t, mri_str *out)
-{
-    const char *s = t->s;
-    if (s[0] == '~' && (s[1] == '/' || !s[1])) {
-        const char *home = getenv("HOME");
-        if (!home || !*home)
-            return refuse(t, "'~' needs the environment variable HOME, which is not set");
-        mri_str_add(out, home);
-        s++;
-    }
-    while (*s) {
-        if (s[0] != '$' || s[1] != '{') {
-            mri_str_addn(out, s++, 1);
-            continue;
-        }
-        const char *end = strchr(s, '}');
-        if (!end)
-            return refuse(t, "'${' has no '}'");
-        char *name = mri_strndup(s + 2, (size_t)(end - s - 2));
-        const char *value = getenv(name);
-        mr_status st = value ? 0 : refuse(t, "the environment variable %.60s is not set", name);
-        free(name);
-        if (st)
-            return st;
-        mri_str_add(out, value);
-        s = end + 1;
-    }
-    return 0;
-}
-
-static char *absolute_folder(const char *dir)
-{
-    char *real = realpath(dir && *dir ? dir : ".", NULL);
-    if (real || !dir)
-        return real ? real : mri_strdup("/");
-    return mri_strdup(dir);
-}
-
 static mr_status parse_path(const text_value *t, const char *base_dir, void *at)
 {
-    mri_str p = { 0 }, whole = { 0 };
-    mr_status st = expand(t, &p);
-    if (st || !p.n) {
-        mri_str_free(&p);
-        return st ? st : refuse(t, "the path is empty once expanded");
+    char *why, *path = mri_path_resolve(t->s, base_dir, &why);
+    if (!path) {
+        mr_status st = refuse(t, "%s", why);
+        free(why);
+        return st;
     }
-    const char *rest = p.s;
-    if (*rest != '/') { /* the real folder has no links, so "../" may be taken from its text */
-        char *dir = absolute_folder(base_dir);
-        for (;;) {
-            size_t step = !strncmp(rest, "./", 2) ? 2 : !strncmp(rest, "../", 3) ? 3 : 0;
-            step = !strcmp(rest, ".") ? 1 : !strcmp(rest, "..") ? 2 : step;
-            if (!step)
-                break;
-            char *slash = strrchr(dir, '/');
-            if (!strncmp(rest, "..", 2) && slash)
-                slash[slash == dir] = 0;
-            rest += step;
-            while (*rest == '/')
-                rest++;
-        }
-        mri_str_add(&whole, dir);
-        if (*rest && dir[strlen(dir) - 1] != '/')
-            mri_str_add(&whole, "/");
-        free(dir);
-    }
-    mri_str_add(&whole, rest);
-    char *path = mri_str_take(&whole);
     memcpy(at, &path, sizeof path);
-    mri_str_free(&p);
     return 0;
 }
 
