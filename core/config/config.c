@@ -108,12 +108,13 @@ static mr_status fill_core(loader *l, const char *path)
 static mr_status not_found(loader *l, const mri_kind *k, const mri_entry *e, const char *name,
                            mr_status st, const mr_err *inner)
 {
-    char *place = e && e->origin.file ? mri_place_text(&e->origin) : NULL;
-    mr_fail(l->err, st, inner->blame, "%s%s[%s] plugin = %s : %s", place ? place : "",
-            place ? ": " : "", k->name, name, inner->what);
-    free(place);
-    if (l->err)
+    mri_origin none = { NULL, 0, "default", NULL };
+    mri_place_fail(l->err, st, e ? &e->origin : &none, (mri_span){ 0, 0 }, NULL,
+                   "[%s] plugin = %s : %s", k->name, name, inner->what);
+    if (l->err) {
+        l->err->blame = inner->blame;
         l->err->native = inner->native;
+    }
     mr_detail(l->err, "%s", inner->detail);
     mr_hint(l->err, "%s", inner->hint);
     if (st != MR_E_PLUGIN_NOT_FOUND)
