@@ -134,22 +134,40 @@ static void print_listing(app *a, const char *kind, const char *name)
     mri_listing_free(list, n);
 }
 
-/* KIND/NAME, KIND.NAME and KIND.NAME.KEY. *known: the kind exists, so `err` is the answer. */
-static bool explain_plugin(app *a, const char *what, bool *known, mr_err *err)
+/* Is KIND.NAME the key NAME of core's section KIND? Then it is no plugin. */
+static bool is_core_key(const char *section, const char *key)
+{
+    const mri_section *s = find_section(section);
+    return !strcmp(key, "plugin") || (s && row_find(s->opts, s->n_opts, key));
+}
+
+static void no_option(const mr_unit *u, const char *key, mr_err *err)
+{
+    MRI_VEC(const char *) keys = { 0 };
+    const mr_opt *o;
+    for (uint32_t i = 0; (o = mri_opt_row(u->opts, u->n_opts, i)); i++)
+        MRI_PUSH(&keys, o->key);
+    const char *near = mri_nearest(key, keys.v, keys.n);
+    mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "%s/%s has no option '%.60s'", u->kind, u->name, key);
+    if (near)
+        mr_detail(err, "did you mean '%s'?", near);
+    mr_hint(err, "run: mrun explain %s/%s", u->kind, u->name);
+    free(keys.v);
+}
+
+/* KIND/NAME, KIND.NAME, either with .KEY. `err` is set if it looks like one and cannot load. */
+static bool explain_plugin(app *a, const char *what, mr_err *err)
 {
     size_t len = strcspn(what, "/.");
     char *kind = mri_strndup(what, len), *name = mri_strdup(what[len] ? what + len + 1 : "");
-    char *key = strchr(name, '.');
-    const mr_unit *u = NULL;
-    bool done = false, is_file = strchr(name, '/') != NULL;
-    if (key && !is_file)
+    char *key = strchr(name, '/') ? NULL : strchr(name, '.'); /* with '/', a file's name */
+    if (key)
         *key++ = 0;
-    else
-        key = NULL;
-    *known = *name && (find_kind(kind) || !strcmp(kind, "op")) &&
-             (what[len] == '/' || !find_section(kind) ||
-              !row_find(find_section(kind)->opts, find_section(kind)->n_opts, name));
-    if (*known && strcmp(name, "none") && !mri_registry_find(a->registry, kind, name, &u, err)) {
+    bool is_kind = find_kind(kind) || !strcmp(kind, "op");
+    bool is_key = what[len] == '.' && !key && is_core_key(kind, name);
+    const mr_unit *u = NULL;
+    bool done = false;
+    if (*name && is_kind && !is_key && !mri_registry_find(a->registry, kind, name, &u, err)) {
         const mr_opt *o = key ? row_find(u->opts, u->n_opts, key) : NULL;
         char *section = mri_format("%s.%s", kind, u->name);
         if (o) {
@@ -160,6 +178,8 @@ static bool explain_plugin(app *a, const char *what, bool *known, mr_err *err)
             print_rows(section, u->opts, u->n_opts);
         }
         done = o || !key;
+        if (!done)
+            no_option(u, key, err);
         free(section);
     }
     free(kind);
@@ -285,7 +305,7 @@ static void add_topics(app *a, words *w)
 }
 
 /* The words at the smallest distance, when that is small; then those that contain the word. */
-static int no_such_topic(app *a, const char *what)
+static int no_such_topic(app *a, const char *what, const mr_err *not_found)
 {
     words w = { 0 };
     add_topics(a, &w);
@@ -303,7 +323,8 @@ static int no_such_topic(app *a, const char *what)
             mri_str_fmt(&near, "%s%s", shown++ ? ", " : "", w.v[i]);
     }
     int rc = near.n ? app_usage(a, "nothing is called '%.60s'; close: %s", what, near.s)
-                    : app_usage(a, "nothing is called '%.60s'", what);
+             : not_found->code ? app_fail(a, not_found) /* it has the form of a plugin's name */
+                               : app_usage(a, "nothing is called '%.60s'", what);
     mri_str_free(&near);
     words_free(&w);
     return rc;
@@ -355,13 +376,12 @@ static int write_errors(app *a, const char *dir)
 static int explain(app *a, const char *what)
 {
     mr_err err = MR_ERR_INIT;
-    bool known = false;
-    if (explain_error(what) || explain_section(a, what) || explain_plugin(a, what, &known, &err) ||
+    if (explain_error(what) || explain_section(a, what) || explain_plugin(a, what, &err) ||
         explain_key(a, what) || explain_plugin_key(a, what))
         return EXIT_OK;
-    if (known && err.code && err.code != MR_E_PLUGIN_NOT_FOUND)
+    if (err.code && err.code != MR_E_PLUGIN_NOT_FOUND)
         return app_fail(a, &err); /* it is there and cannot load: that is the answer */
-    return no_such_topic(a, what);
+    return no_such_topic(a, what, &err);
 }
 
 int cmd_explain(app *a, int argc, char **argv)

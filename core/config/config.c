@@ -317,20 +317,20 @@ static mr_status check_optimizer(loader *l)
     return 0;
 }
 
-static mr_status check_keys(loader *l)
+static mr_status check_key(loader *l)
 {
-    const char *dot = strchr(l->job->keys, '.');
-    if (!dot || mri_profile_get(l->p, "train", dot + 1))
+    const mri_job_needs *j = l->job;
+    if (!j->key || mri_profile_get(l->p, j->section, j->key))
         return 0;
     mr_fail(l->err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
-            "[train] %s is not set, and job '%s' needs it", dot + 1, l->job->name);
-    mr_hint(l->err, "run: mrun explain %s", l->job->keys);
+            "[%s] %s is not set, and job '%s' needs it", j->section, j->key, j->name);
+    mr_hint(l->err, "run: mrun explain %s.%s", j->section, j->key);
     return MR_E_PROFILE_MISSING;
 }
 
 static mr_status cross_check(loader *l)
 {
-    mr_status st = check_keys(l);
+    mr_status st = check_key(l);
     if (!st)
         st = check_mesh(l);
     if (!st && !strcmp(l->job->name, "train")) {

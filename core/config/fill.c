@@ -150,7 +150,7 @@ static mr_status find_value(mri_profile *p, const mri_known *k, const mr_opt *o,
         hint_explain(err, k->name, o->key);
         return MR_E_PROFILE_DUPLICATE;
     }
-    old->e.key = mri_profile_own(p, mri_strdup(o->key));
+    mri_profile_rename(p, old, o->key);
     old->old_spelling = true;
     *out = old;
     return 0;

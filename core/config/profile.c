@@ -34,11 +34,17 @@ void mri_profile_free(mri_profile *p)
     free(p);
 }
 
+static uint64_t name_hash(const char *section, const char *key)
+{
+    return mri_hash_str(mri_hash_str(0, section), key);
+}
+
 mri_slot *mri_profile_find(const mri_profile *p, const char *section, const char *key)
 {
+    uint64_t hash = name_hash(section, key);
     for (size_t i = 0; i < p->slots.n; i++) {
         mri_slot *s = p->slots.v[i];
-        if (!strcmp(s->e.key, key) && !strcmp(s->e.section, section))
+        if (s->hash == hash && !strcmp(s->e.key, key) && !strcmp(s->e.section, section))
             return s;
     }
     return NULL;
@@ -79,10 +85,16 @@ mri_slot *mri_profile_put(mri_profile *p, const char *section, const char *key)
     if (!s) {
         s = mri_alloc(sizeof *s);
         s->e.section = mri_profile_add_section(p, section, NULL)->name;
-        s->e.key = mri_profile_own(p, mri_strdup(key));
+        mri_profile_rename(p, s, key);
         MRI_PUSH(&p->slots, s);
     }
     return s;
+}
+
+void mri_profile_rename(mri_profile *p, mri_slot *s, const char *key)
+{
+    s->e.key = mri_profile_own(p, mri_strdup(key));
+    s->hash = name_hash(s->e.section, s->e.key);
 }
 
 static void write_slot(mri_profile *p, mri_slot *s, const char *value, const mri_origin *o)

@@ -199,10 +199,11 @@ static const mri_kind kinds[] = {
 };
 
 static const mri_job_needs jobs[] = {
-    { "train", "backend model optimizer data tokenizer", "comm shard graph sink", "train.steps" },
-    { "preprocess", "tokenizer", "", "" },
-    { "generate", "backend model tokenizer", "comm shard graph", "" },
-    { "score", "backend model tokenizer", "comm shard graph", "" },
+    { "train", "backend model optimizer data tokenizer", "comm shard graph sink", "train",
+      "steps" },
+    { "preprocess", "tokenizer", "", NULL, NULL },
+    { "generate", "backend model tokenizer", "comm shard graph", NULL, NULL },
+    { "score", "backend model tokenizer", "comm shard graph", NULL, NULL },
 };
 
 const mri_section *mri_sections(size_t *n)

@@ -110,7 +110,7 @@ const mri_kind *mri_kinds(size_t *n);
 typedef struct mri_job_needs {
     const char *name;
     const char *needs, *takes; /* kinds, separated by blanks: a must; used if chosen */
-    const char *keys;          /* core keys without a default that the job must have */
+    const char *section, *key; /* a key without a default that the job must have, or NULL */
 } mri_job_needs;
 const mri_job_needs *mri_jobs(size_t *n);
 

@@ -11,6 +11,7 @@
 
 typedef struct mri_slot {
     mri_entry e;
+    uint64_t hash;     /* of section and key */
     uint32_t load;     /* which reading of which file wrote it: duplicates are per reading */
     const mr_opt *row; /* the row that typed it, once filled                               */
     bool old_spelling;
@@ -37,6 +38,7 @@ struct mri_profile {
 
 void *mri_profile_own(mri_profile *p, void *block); /* returns it */
 mri_slot *mri_profile_find(const mri_profile *p, const char *section, const char *key);
+void mri_profile_rename(mri_profile *p, mri_slot *s, const char *key);
 mri_known *mri_profile_known(const mri_profile *p, const char *section);
 mri_known *mri_profile_add_section(mri_profile *p, const char *section, const mri_origin *o);
 /* A new slot, or the one that exists; the caller sets the value and the origin. */
