@@ -68,6 +68,16 @@ typedef struct mr_backend_ops {
     const void *(*ext)(void *dev, const char *id); /* "mrun.native_stream/1" ... or NULL */
 } mr_backend_ops;
 
+/* Extension "mrun.probe/1" of a device: its limits, measured when asked for, within a second
+ * each. A function answers 0 where the limit is unknown. All calls [instance], no run() beside. */
+typedef struct mr_probe {
+    uint32_t size, pad;
+    double (*flops_f32)(void *dev);  /* of large products, multiply and add count as two */
+    double (*flops_bf16)(void *dev);
+    double (*read_bytes_per_s)(void *dev); /* of memory far larger than the caches      */
+} mr_probe;
+#define MR_EXT_PROBE "mrun.probe/1"
+
 #ifdef __cplusplus
 }
 #endif
