@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attn.c - see attn.h. The online softmax of Milakov & Gimelshein 2018 over tiles of keys, as
+ * in FlashAttention (Dao et al. 2022): S x S is never stored. The heads of a group are rows of
+ * one matrix, so each tile of keys is packed once for all of them. */
+#include "attn.h"
+
+mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const mr_type *kt,
+                     const mr_type *vt, mr_err *err)
+{
+    k->tokens = mr_rows(q);
+    k->heads = mr_attr_i(c, "heads", 1);
+    k->kv = mr_attr_i(c, "kv_heads", k->heads);
+    if (k->heads < 1 || k->kv < 1 || k->heads % k->kv || mr_last(q) % k->heads ||
+        mr_last(vt) % k->kv || mr_last(kt) != mr_last(q) / k->heads * k->kv)
+        return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER,
+                       "attention of %lld heads on %lld kv heads does not fit rows of %lld, %lld "
+                       "and %lld values", (long long)k->heads, (long long)k->kv,
+                       (long long)mr_last(q), (long long)mr_last(kt), (long long)mr_last(vt));
+    k->group = k->heads / k->kv;
+    k->c = mr_last(q) / k->heads;
+    k->cv = mr_last(vt) / k->kv;
+    k->cp = (k->c + W - 1) / W * W;
+    k->cvp = (k->cv + W - 1) / W * W;
+    k->queries = 96 / k->group > 8 ? 96 / k->group : 8;
+    k->chunk = mr_attr_i(c, "chunk", 0);
+    k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)k->c));
+    return MR_OK;
+}
+
+uint64_t attn_tile_room(const struct attn *k)
+{
+    int64_t m = k->queries * k->group;
+    return cpu_round((uint64_t)(m * (k->cp + KEYS + k->cvp + 2) + KEYS * (k->cp + k->cvp)) * 4);
+}
+
+/* One row of scores to weights, in place; returns what the row's earlier sums are scaled by. */
+INLINE float soften(float *s, int64_t j0, int64_t lo, int64_t hi, float *max, float *sum)
+{
+    const vi lane = viota();
+    int whole = lo <= j0 && hi >= j0 + KEYS;
+    vf top = vset(-INFINITY);
+    for (int64_t j = 0; j < KEYS; j += W) {
+        vf v = vload(s + j);
+        if (!whole) {
+            vi at = lane + (int32_t)(j0 + j);
+            v = vsel((vi)(at >= (int32_t)lo) & (vi)(at < (int32_t)hi), v, vset(-INFINITY));
+            vstore(s + j, v);
+        }
+        top = vmax(v, top);
+    }
+    float m = vhmax(top), old = *max;
+    m = m > old ? m : old;
+    if (m == -INFINITY) { /* sees no key so far */
+        memset(s, 0, KEYS * 4);
+        return 1;
+    }
+    vf total = { 0 };
+    for (int64_t j = 0; j < KEYS; j += W) {
+        vf e = vexp(vload(s + j) - m);
+        vstore(s + j, e);
+        total += e;
+    }
+    float fix = old == m ? 1 : expf(old - m);
+    *sum = *sum * fix + vsum(total);
+    *max = m;
+    return fix;
+}
+
+void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
+{
+    int64_t m = t->n * k->group, kc = k->kv * k->c, vc = k->kv * k->cv;
+    float *q = room, *s = q + m * k->cp, *o = s + m * KEYS, *max = o + m * k->cvp, *sum = max + m;
+    float *kt = sum + m, *v = kt + KEYS * k->cp;
+    int64_t first = INT64_MAX, end = 0;
+    for (int64_t i = 0; i < t->n; i++) {
+        first = t->lo[i] < first ? t->lo[i] : first;
+        end = t->hi[i] > end ? t->hi[i] : end;
+    }
+    for (int64_t r = 0; r < m; r++) {
+        int64_t h = r / t->n, i = r % t->n;
+        to_f32(q + r * k->cp, t->q, (i * k->heads + h) * k->c, k->c, k->cp);
+        for (int64_t j = 0; j < k->cp; j += W)
+            vstore(q + r * k->cp + j, vload(q + r * k->cp + j) * k->scale);
+        max[r] = -INFINITY;
+        sum[r] = 0;
+    }
+    memset(o, 0, (size_t)(m * k->cvp) * 4);
+
+    for (int64_t j0 = first; j0 < end; j0 += KEYS) {
+        int64_t n = end - j0 < KEYS ? end - j0 : KEYS;
+        if (n < KEYS)
+            memset(kt, 0, (size_t)(KEYS * k->c) * 4);
+        mm_transpose(kt, KEYS, arr_at(t->k, j0 * kc), kc, n, k->c);
+        for (int64_t j = 0; j < n; j++)
+            to_f32(v + j * k->cvp, t->v, (j0 + j) * vc, k->cv, k->cvp);
+        mm(m, KEYS, k->c, q, k->cp, 1, kt, KEYS, s, KEYS, 0);
+        for (int64_t r = 0; r < m; r++) {
+            int64_t i = r % t->n;
+            float fix = soften(s + r * KEYS, j0, t->lo[i], t->hi[i], max + r, sum + r);
+            if (fix != 1)
+                for (int64_t j = 0; j < k->cvp; j += W)
+                    vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * fix);
+        }
+        mm(m, k->cvp, n, s, KEYS, 1, v, k->cvp, o, k->cvp, 1);
+    }
+
+    for (int64_t r = 0; r < m; r++) {
+        int64_t h = r / t->n, i = r % t->n;
+        float scale = sum[r] > 0 ? 1 / sum[r] : 0;
+        if (sum[r] != sum[r])
+            scale = sum[r]; /* NaN is passed on */
+        for (int64_t j = 0; j < k->cvp; j += W)
+            vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * scale);
+        from_f32(t->o, (i * k->heads + h) * k->cv, o + r * k->cvp, k->cv);
+        if (t->lse)
+            t->lse[i * k->heads + h] = max[r] + logf(sum[r]);
+    }
+}

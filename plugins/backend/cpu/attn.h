@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * attn.h - one tile of attention: some query rows of all heads that share a kv head, against
+ * the keys that they see. `attention` and `attention.cached` differ only in where keys lie.
+ */
+#ifndef MRUN_CPU_ATTN_H
+#define MRUN_CPU_ATTN_H
+#include "mm.h"
+
+enum { KEYS = 64 }; /* keys of a tile: a multiple of every W */
+
+struct attn {
+    struct kernel base;
+    int64_t tokens, heads, kv, group; /* T, H, G, H/G */
+    int64_t c, cv, cp, cvp;           /* widths of q and k, of v; rounded up to W */
+    int64_t queries;                  /* query rows of a tile */
+    int64_t chunk, slots, positions;  /* slots, positions: of a cache, B and S */
+    float scale;
+    uint64_t room;                    /* bytes of a part's scratch */
+};
+
+/* What a tile reads and writes; all at the kv head in question. */
+struct attn_tile {
+    int64_t n;            /* query rows, at most `queries` */
+    arr q, o;             /* first row, first head of the group; rows are H c and H cv apart */
+    arr k, v;             /* key 0; keys are G c and G cv apart */
+    const int32_t *lo, *hi; /* row i sees keys lo[i] <= j < hi[i] */
+    float *lse;           /* first row, first head; H apart; or NULL */
+};
+
+#define attn_tile_run ISA_NAME(cpu_attn_tile_run)
+void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room);
+#define attn_tile_room ISA_NAME(cpu_attn_tile_room)
+uint64_t attn_tile_room(const struct attn *k);
+#define attn_shape ISA_NAME(cpu_attn_shape)
+/* reads heads, kv_heads, head_dim, scale, chunk; q, k and v are the operands' types */
+mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const mr_type *kt,
+                     const mr_type *vt, mr_err *err);
+
+/* the first key that token t may see, s being the first of its sequence */
+INLINE int32_t attn_first(const struct attn *k, int32_t s, int32_t t)
+{
+    return k->chunk > 0 ? (int32_t)(s + (t - s) / k->chunk * k->chunk) : s;
+}
+
+#endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * linear.c - linear and its two gradients. f32 goes to the library; bf16 operands are
+ * converted while they are packed for this plugin's own kernel. Weight gradients add to
+ * their f32 accumulator in place.
+ */
+#include "gemm.h"
+#include "mm.h"
+
+enum { K_BLOCK = 1024 }; /* rows of a weight gradient that are summed at a time */
+
+struct linear {
+    struct kernel base;
+    int64_t rows, in, out; /* T, I, O */
+    int has_bias, library;
+    uint64_t room;
+};
+
+#define SELF const struct linear *k = (const struct linear *)base
+#define NO_BIAS ((arr){ 0 })
+
+/* C[M,N] over the threads: by columns if there are enough of them, else by rows. */
+static void product(const struct linear *k, int64_t M, int64_t N, int64_t K, struct mat A,
+                    struct mat B, arr C, int acc, arr bias, void *ws)
+{
+    int parts = cpu_parts(&k->base, M * N * K, 32768), by_columns = N >= (int64_t)parts * 4 * W;
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (int p = 0; p < parts; p++) {
+        void *room = (char *)ws + (uint64_t)p * k->room;
+        int64_t lo, hi;
+        cpu_range(by_columns ? N : M, by_columns ? 2 * W : 1, p, parts, &lo, &hi);
+        if (lo == hi)
+            continue;
+        if (by_columns)
+            mm_packed(M, hi - lo, K, A, mat_at(B, 0, lo), arr_at(C, lo), N, acc,
+                      bias.p ? arr_at(bias, lo) : bias, room);
+        else
+            mm_packed(hi - lo, N, K, mat_at(A, lo, 0), B, arr_at(C, lo * N), N, acc, bias, room);
+    }
+}
+
+static void fill_bias(const struct linear *k, float *y, arr bias)
+{
+    int parts = cpu_parts(&k->base, k->rows * k->out, 32768);
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (int p = 0; p < parts; p++) {
+        int64_t lo, hi;
+        cpu_range(k->rows, 1, p, parts, &lo, &hi);
+        for (int64_t t = lo; t < hi; t++)
+            to_f32(y + t * k->out, bias, 0, k->out, k->out);
+    }
+}
+
+static mr_status linear_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
+                            void *ws, mr_err *err)
+{
+    SELF;
+    arr x = in_arr(base, in, 0), w = in_arr(base, in, 1), y = out_arr(base, out, 0);
+    arr bias = k->has_bias ? in_arr(base, in, 2) : NO_BIAS;
+    if (k->library) {
+        if (k->has_bias)
+            fill_bias(k, y.p, bias);
+        return cpu_sgemm(0, 1, k->rows, k->out, k->in, x.p, k->in, w.p, k->in,
+                         k->has_bias ? 1.0f : 0.0f, y.p, k->out, err);
+    }
+    product(k, k->rows, k->out, k->in, (struct mat){ x, k->in, 1 }, (struct mat){ w, 1, k->in }, y,
+            0, bias, ws);
+    return MR_OK;
+}
+
+static mr_status dgrad_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
+                           mr_err *err)
+{
+    SELF;
+    arr dy = in_arr(base, in, 0), w = in_arr(base, in, 1), dx = out_arr(base, out, 0);
+    if (k->library)
+        return cpu_sgemm(0, 0, k->rows, k->in, k->out, dy.p, k->out, w.p, k->in, 0, dx.p, k->in,
+                         err);
+    product(k, k->rows, k->in, k->out, (struct mat){ dy, k->out, 1 }, (struct mat){ w, k->in, 1 },
+            dx, 0, NO_BIAS, ws);
+    return MR_OK;
+}
+
+static mr_status wgrad_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
+                           mr_err *err)
+{
+    SELF;
+    arr dy = in_arr(base, in, 0), x = in_arr(base, in, 1), dw = in_arr(base, in, 2);
+    (void)out;
+    if (k->library)
+        return cpu_sgemm(1, 0, k->out, k->in, k->rows, dy.p, k->out, x.p, k->in, 1, dw.p, k->in,
+                         err);
+    for (int64_t t = 0; t < k->rows; t += K_BLOCK)
+        product(k, k->out, k->in, k->rows - t < K_BLOCK ? k->rows - t : K_BLOCK,
+                (struct mat){ arr_at(dy, t * k->out), 1, k->out },
+                (struct mat){ arr_at(x, t * k->in), k->in, 1 }, dw, 1, NO_BIAS, ws);
+    return MR_OK;
+}
+
+/* ---- from types to kernels ---------------------------------------------------------------- */
+static mr_status finish(struct linear *k, int64_t depth, int any_bf)
+{
+    struct kernel *base = &k->base;
+    k->library = !any_bf && base->dev->matmul != CPU_MATMUL_OWN && k->rows > 0 && depth > 0;
+    if (k->library) {
+        base->impl = "onednn sgemm";
+        return MR_OK;
+    }
+    k->room = mm_room(depth);
+    base->workspace = k->room * (uint64_t)base->threads;
+    return MR_OK;
+}
+
+static mr_status linear_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct linear *k = (struct linear *)base;
+    k->rows = mr_rows(c->in[0]);
+    k->in = mr_last(c->in[0]);
+    k->out = c->in[1]->dim[0];
+    k->has_bias = c->n_in > 2 && c->in[2];
+    base->run = linear_run;
+    (void)err;
+    return finish(k, k->in, base->in_bf[0] | base->in_bf[1] | base->out_bf[0]);
+}
+
+static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct linear *k = (struct linear *)base;
+    k->rows = mr_rows(c->in[0]);
+    k->out = mr_last(c->in[0]);
+    k->in = mr_last(c->in[1]);
+    base->run = dgrad_run;
+    (void)err;
+    return finish(k, k->out, base->in_bf[0] | base->in_bf[1] | base->out_bf[0]);
+}
+
+static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct linear *k = (struct linear *)base;
+    k->rows = mr_rows(c->in[0]);
+    k->out = mr_last(c->in[0]);
+    k->in = mr_last(c->in[1]);
+    base->run = wgrad_run;
+    (void)err;
+    return finish(k, k->rows < K_BLOCK ? k->rows : K_BLOCK, base->in_bf[0] | base->in_bf[1]);
+}
+
+const struct op_row ISA_NAME(linear_rows)[] = {
+    { "linear", "xxX>x", sizeof(struct linear), linear_prepare },
+    { "linear.dgrad", "xx>x", sizeof(struct linear), dgrad_prepare },
+    { "linear.wgrad", "xxf>", sizeof(struct linear), wgrad_prepare },
+    { 0 },
+};
