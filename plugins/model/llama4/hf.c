@@ -9,6 +9,7 @@
 #include "llama4.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 typedef struct reader {
     const mr_json_service *js;
@@ -218,6 +219,18 @@ static void put(writer *w, const char *fmt, ...)
     w->n += n > 0 ? (uint64_t)n : 0;
 }
 
+/* the shortest text that reads back as v, and that reads as a real number */
+static void put_real(writer *w, const char *key, double v, const char *end)
+{
+    char text[40];
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v)
+            break;
+    }
+    put(w, "\"%s\": %s%s%s", key, text, strpbrk(text, ".e") ? "" : ".0", end);
+}
+
 static const char *boolean(bool b)
 {
     return b ? "true" : "false";
@@ -271,18 +284,22 @@ mr_status l4_write_hf(const l4_model *m, char *json, uint64_t cap, mr_err *err)
         put(&w, "  \"%s\": %lld,\n", ints[i].key, (long long)ints[i].v);
     put(&w, "  \"use_qk_norm\": %s,\n  \"attn_temperature_tuning\": %s,\n", boolean(m->qk_norm),
         boolean(m->temperature));
-    put(&w, "  \"floor_scale\": %.17g,\n  \"attn_scale\": %.17g,\n", m->floor_scale, m->attn_scale);
+    put(&w, "  \"floor_scale\": %.17g,\n  ", m->floor_scale); /* a whole number there */
+    put_real(&w, "attn_scale", m->attn_scale, ",\n");
     put_layers(&w, m);
-    put(&w, "  \"rope_theta\": %.17g,\n", m->rope_theta);
-    if (m->rope_factor == 1)
-        put(&w, "  \"rope_scaling\": null,\n");
-    else
-        put(&w,
-            "  \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": %.17g, "
-            "\"low_freq_factor\": %.17g, \"high_freq_factor\": %.17g, "
-            "\"original_max_position_embeddings\": %lld},\n",
-            m->rope_factor, m->rope_low, m->rope_high, (long long)m->rope_original);
-    put(&w, "  \"rms_norm_eps\": %.17g,\n  \"initializer_range\": %.17g,\n", m->eps, m->init_std);
+    put(&w, "  ");
+    put_real(&w, "rope_theta", m->rope_theta, ",\n  ");
+    if (m->rope_factor == 1) {
+        put(&w, "\"rope_scaling\": null,\n  ");
+    } else {
+        put(&w, "\"rope_scaling\": {\"rope_type\": \"llama3\", ");
+        put_real(&w, "factor", m->rope_factor, ", ");
+        put_real(&w, "low_freq_factor", m->rope_low, ", ");
+        put_real(&w, "high_freq_factor", m->rope_high, ", ");
+        put(&w, "\"original_max_position_embeddings\": %lld},\n  ", (long long)m->rope_original);
+    }
+    put_real(&w, "rms_norm_eps", m->eps, ",\n  ");
+    put_real(&w, "initializer_range", m->init_std, ",\n");
     put(&w, "  \"attention_bias\": %s,\n  \"tie_word_embeddings\": %s\n}\n", boolean(m->bias),
         boolean(m->tie));
     if (w.n >= cap)

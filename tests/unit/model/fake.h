@@ -89,6 +89,12 @@ char *fk_parameters(fk_model *m);
 /* the model's blocks of one mode as one text, to compare two descriptions; caller frees */
 char *fk_describe(fk_model *m, const char *mode);
 
+/* a file of tests/parity/fixtures/NAME; n may be NULL; the caller frees */
+char *fk_fixture(const char *name, const char *file, size_t *n);
+/* the tensors of its model.safetensors, as fk_parameters() writes them; the caller frees */
+char *fk_stored(const char *name);
+long long fk_elements(const char *lines); /* total of such lines */
+
 const char *fk_llama4(void); /* the built llama4.so */
 
 #endif

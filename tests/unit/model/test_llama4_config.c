@@ -87,20 +87,6 @@ Test(llama4_config, a_bare_file_has_the_class_defaults_of_scout)
     fk_close(&m);
 }
 
-/* total elements of "name [a,b]" lines */
-static long long elements(const char *lines)
-{
-    long long total = 0;
-    for (const char *at = strchr(lines, '['); at; at = strchr(at, '[')) {
-        long long n = 1;
-        do
-            n *= strtoll(at + 1, (char **)&at, 10);
-        while (*at == ',');
-        total += n;
-    }
-    return total;
-}
-
 Test(llama4_config, published_models_have_their_parameter_counts)
 {
     static const struct {
@@ -116,7 +102,7 @@ Test(llama4_config, published_models_have_their_parameter_counts)
         mr_err err = MR_ERR_INIT;
         cr_assert_eq(fk_open(&m, fk_llama4(), "", row[i].json, &err), 0, "%s", err.what);
         char *all = fk_parameters(&m);
-        cr_assert_eq(elements(all), row[i].want, "%lld", elements(all));
+        cr_assert_eq(fk_elements(all), row[i].want, "%lld", fk_elements(all));
         free(all);
         fk_close(&m);
     }

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# run.sh: a stranger's plugins. Installs the built mrun into a temporary root, builds copies of
+# examples/ against that installation alone (pkg-config is all they get), checks each plugin, and
+# trains a few steps with it. Environment: MRUN_SOURCE, MRUN_BUILD.
+#   run.sh [NAME...]     default: every folder of examples/
+set -euo pipefail
+source_dir=${MRUN_SOURCE:?run through meson test} build_dir=${MRUN_BUILD:?run through meson test}
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/mrun-outside-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+fail() { printf 'FAIL %s\n' "$*" >&2; exit 1; }
+# what a command says is shown only if it fails
+quiet() { "$@" >"$work/said" 2>&1 || { cat "$work/said" >&2; fail "$*"; }; }
+
+# ---- install, and point the .pc file at where the installation now lies ------------------
+quiet meson install -C "$build_dir" --no-rebuild --destdir "$work/root"
+pc=$(find "$work/root" -name mrun-1.pc)
+[ -n "$pc" ] || fail "the installation has no mrun-1.pc"
+prefix=$(sed -n 's/^prefix=//p' "$pc")
+sed -i "s|^prefix=.*|prefix=$work/root$prefix|" "$pc"
+mrun=$(find "$work/root" -path '*/bin/mrun' -type f)
+[ -x "$mrun" ] || fail "the installation has no bin/mrun"
+
+# A clean environment: nothing of the checkout or of the test harness reaches the examples.
+outside=(env -i "PATH=$PATH" "HOME=$work" "LANG=C" "PKG_CONFIG_PATH=$(dirname "$pc")")
+plugins=$("${outside[@]}" pkg-config --variable=plugindir mrun-1)
+[ -d "$plugins" ] || fail "plugindir of mrun-1.pc is $plugins, which does not exist"
+
+loss() { sed -n 's/.*"loss": *\([-+.0-9eE]*\).*/\1/p' "$1" | sed -n "$2"; }
+
+# ---- one example: build, one symbol, check, train -------------------------------------------
+try() {
+  local name=$1 dir=$work/examples/$1 so ini run first last
+  cp -r "$source_dir/examples/$name" "$dir"
+  quiet "${outside[@]}" meson setup "$dir/build" "$dir" --fatal-meson-warnings -Dwerror=true
+  quiet "${outside[@]}" ninja -C "$dir/build"
+  if grep -rqsF "$source_dir/" "$dir/build/compile_commands.json"; then
+    fail "$name: its build reaches into the source tree"
+  fi
+  so=$(find "$dir/build" -maxdepth 1 -name '*.so')
+  [ "$(nm -D --defined-only "$so" | awk '{print $3}')" = mrun_plugin_v1 ] ||
+    fail "$name: it must export mrun_plugin_v1 and nothing else"
+  quiet "${outside[@]}" "$mrun" check "$so"
+  quiet "${outside[@]}" meson install -C "$dir/build" --no-rebuild
+  [ -f "$plugins/$(basename "$so")" ] || fail "$name: not installed into plugindir"
+
+  ini=$(find "$dir" -maxdepth 1 -name '*.ini') run=$work/run-$name
+  quiet "${outside[@]}" "MRUN_PLUGIN_PATH=$plugins" "$mrun" "$ini" --set "run.dir=$run"
+  [ -f "$run/log.jsonl" ] || fail "$name: mrun $(basename "$ini") wrote no log.jsonl"
+  first=$(loss "$run/log.jsonl" 1p) last=$(loss "$run/log.jsonl" '$p')
+  [ -n "$first" ] && [ -n "$last" ] || fail "$name: no losses in $run/log.jsonl"
+  awk -v a="$first" -v b="$last" 'BEGIN { exit !(b < a) }' ||
+    fail "$name: the loss did not fall, $first to $last"
+  printf 'ok   %-12s loss %s to %s\n' "$name" "$first" "$last"
+}
+
+mkdir "$work/examples"
+[ $# -gt 0 ] || set -- $(cd "$source_dir/examples" && ls)
+for name; do try "$name"; done
+printf '%d passed, 0 failed\n' $#
