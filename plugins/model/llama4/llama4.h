@@ -57,7 +57,7 @@ mr_status l4_resolve(const mr_host *host, const mr_model_env *env, const l4_conf
 void l4_free(l4_model *m);
 /* check.c: the first contradiction, as one error */
 mr_status l4_check(const l4_model *m, mr_err *err);
-/* hf.c: config.json, read (transformers 4.x and 5.x) and written (both open it) */
+/* hf_read.c, hf_write.c: config.json */
 mr_status l4_read_hf(l4_model *m, const mr_json_service *js, const void *json, mr_err *err);
 mr_status l4_write_hf(const l4_model *m, char *json, uint64_t cap, mr_err *err);
 mr_status l4_layer_marks(l4_model *m, mr_err *err); /* allocates nope and moe, all 0 */
