@@ -24,30 +24,32 @@ mrun=$(find "$work/root" -path '*/bin/mrun' -type f)
 [ -x "$mrun" ] || fail "the installation has no bin/mrun"
 
 # A clean environment: nothing of the checkout or of the test harness reaches the examples.
-outside=(env -i "PATH=$PATH" "HOME=$work" "LANG=C" "PKG_CONFIG_PATH=$(dirname "$pc")")
-plugins=$("${outside[@]}" pkg-config --variable=plugindir mrun-1)
+clean=(env -i "PATH=$PATH" "HOME=$work" "LANG=C" "PKG_CONFIG_PATH=$(dirname "$pc")")
+plugins=$("${clean[@]}" pkg-config --variable=plugindir mrun-1)
 [ -d "$plugins" ] || fail "plugindir of mrun-1.pc is $plugins, which does not exist"
+clean+=("MRUN_PLUGIN_PATH=$plugins")
+outside() { (cd "$work" && "${clean[@]}" "$@"); }
 
 loss() { sed -n 's/.*"loss": *\([-+.0-9eE]*\).*/\1/p' "$1" | sed -n "$2"; }
 
 # ---- one example: build, one symbol, check, train -------------------------------------------
 try() {
   local name=$1 dir=$work/examples/$1 so ini run first last
-  cp -r "$source_dir/examples/$name" "$dir"
-  quiet "${outside[@]}" meson setup "$dir/build" "$dir" --fatal-meson-warnings -Dwerror=true
-  quiet "${outside[@]}" ninja -C "$dir/build"
+  cp -r "$source_dir/examples/$name" "$dir" && rm -rf "$dir/build"
+  quiet outside meson setup "$dir/build" "$dir" --fatal-meson-warnings -Dwerror=true
+  quiet outside ninja -C "$dir/build"
   if grep -rqsF "$source_dir/" "$dir/build/compile_commands.json"; then
     fail "$name: its build reaches into the source tree"
   fi
   so=$(find "$dir/build" -maxdepth 1 -name '*.so')
   [ "$(nm -D --defined-only "$so" | awk '{print $3}')" = mrun_plugin_v1 ] ||
     fail "$name: it must export mrun_plugin_v1 and nothing else"
-  quiet "${outside[@]}" "$mrun" check "$so"
-  quiet "${outside[@]}" meson install -C "$dir/build" --no-rebuild
+  quiet outside "$mrun" check "$so"
+  quiet outside meson install -C "$dir/build" --no-rebuild
   [ -f "$plugins/$(basename "$so")" ] || fail "$name: not installed into plugindir"
 
   ini=$(find "$dir" -maxdepth 1 -name '*.ini') run=$work/run-$name
-  quiet "${outside[@]}" "MRUN_PLUGIN_PATH=$plugins" "$mrun" "$ini" --set "run.dir=$run"
+  quiet outside "$mrun" "$ini" --set "run.dir=$run"
   [ -f "$run/log.jsonl" ] || fail "$name: mrun $(basename "$ini") wrote no log.jsonl"
   first=$(loss "$run/log.jsonl" 1p) last=$(loss "$run/log.jsonl" '$p')
   [ -n "$first" ] && [ -n "$last" ] || fail "$name: no losses in $run/log.jsonl"
