@@ -152,7 +152,7 @@ def write_items(out):
         lengths = lengths_of(count, low, span)
         documents, starts, shuffle, _ = sample_indices(lengths, 0, count, seq, wanted, seed, 0)
         items = []
-        for j in shuffle:
+        for j in shuffle[:wanted]:
             (p, a), (q, b) = starts[j], starts[j + 1]
             text = []
             for place in range(p, q + 1):
