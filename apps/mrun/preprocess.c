@@ -17,20 +17,24 @@ typedef struct preprocess_options {
     int32_t append_eod, pad;
 } preprocess_options;
 
-#define REQUIRED_PATH(field, key, doc) \
-    { sizeof(mr_opt), MR_T_PATH, MR_OPT_REQUIRED, offsetof(preprocess_options, field), key, 0, doc, \
-      0, 0, 0, 0 }
+#define REQUIRED_PATH(field, key, doc)                                                             \
+    {                                                                                              \
+        sizeof(mr_opt), MR_T_PATH, MR_OPT_REQUIRED, offsetof(preprocess_options, field), key, 0,   \
+            doc, 0, 0, 0, 0                                                                        \
+    }
 
 const mr_opt job_preprocess_opts[] = {
     REQUIRED_PATH(input, "input", "a file of JSON lines, one document a line"),
-    REQUIRED_PATH(output_prefix, "output_prefix", "path of the .bin and .idx without their endings"),
+    REQUIRED_PATH(output_prefix, "output_prefix",
+                  "path of the .bin and .idx without their endings"),
     MR_OPT(preprocess_options, MR_T_STR, json_key, "json_key", "text", "key of a line's text"),
     MR_OPT(preprocess_options, MR_T_BOOL, append_eod, "append_eod", "true",
            "end each document with the tokenizer's end-of-document id"),
     MR_OPT_RANGE(preprocess_options, MR_T_INT, workers, "workers", "0", 0, 64,
                  "threads that tokenise (0: one a processor)"),
-    MR_OPT(preprocess_options, MR_T_STR, chat, "chat", NULL,
-           "lines hold messages: how one reads, as in {role}: {content}\\n; PREFIX_loss gets weights"),
+    MR_OPT(
+        preprocess_options, MR_T_STR, chat, "chat", NULL,
+        "lines hold messages: how one reads, as in {role}: {content}\\n; PREFIX_loss gets weights"),
     MR_OPT(preprocess_options, MR_T_STR, learn, "learn", "assistant",
            "role whose messages are learnt, with chat"),
 };
@@ -97,10 +101,11 @@ int job_preprocess(app *a, mri_config *c)
     const mri_choice *tokenizer = mri_config_choice(c, "tokenizer", 0);
     reporter r = { .a = a, .host = host, .terminal = isatty(STDERR_FILENO), .start = now() };
 
-    MR_TRY(mri_profile_fill(c->profile, "preprocess", job_preprocess_opts, job_preprocess_n_opts, &o,
-                            sizeof o, &err));
+    MR_TRY(mri_profile_fill(c->profile, "preprocess", job_preprocess_opts, job_preprocess_n_opts,
+                            &o, sizeof o, &err));
     if (!tokenizer) {
-        st = mr_fail(&err, MR_E_PROFILE_MISSING, MR_BLAME_USER, "the job preprocess needs a tokenizer");
+        st = mr_fail(&err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
+                     "the job preprocess needs a tokenizer");
         mr_hint(&err, "add a section [tokenizer] with plugin = bytes");
         goto out;
     }
@@ -108,16 +113,26 @@ int job_preprocess(app *a, mri_config *c)
     MR_TRY(ops->create(host, tokenizer->config, &tok, &err));
     chat = o.chat && *o.chat ? unescape(o.chat) : NULL;
     mri_preprocess job = {
-        .input = o.input, .prefix = o.output_prefix, .key = o.json_key, .chat = chat,
-        .learn = o.learn, .append_eod = o.append_eod, .workers = o.workers,
-        .tokenizer = ops, .tok = tok, .progress = show, .cancelled = stop, .arg = &r,
+        .input = o.input,
+        .prefix = o.output_prefix,
+        .key = o.json_key,
+        .chat = chat,
+        .learn = o.learn,
+        .append_eod = o.append_eod,
+        .workers = o.workers,
+        .tokenizer = ops,
+        .tok = tok,
+        .progress = show,
+        .cancelled = stop,
+        .arg = &r,
     };
     st = mri_preprocess_run(&job, &count, &err);
     if (r.terminal && r.last > 0)
         fputc('\n', stderr);
     if (!st && !a->quiet)
         fprintf(stderr, "preprocess: %s.bin and .idx: %lld documents, %lld tokens (%.1f s)\n",
-                o.output_prefix, (long long)count.documents, (long long)count.tokens, now() - r.start);
+                o.output_prefix, (long long)count.documents, (long long)count.tokens,
+                now() - r.start);
 out:
     free(chat);
     if (ops && tok)

@@ -90,8 +90,8 @@ mr_status mri_indexed_sequence(mri_indexed_writer *w, const int32_t *ids, uint64
                        (unsigned long long)n, INT32_MAX);
     for (uint64_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] > limit)
-            return mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST, "%s: token %d does not fit %zu bytes",
-                           w->bin, ids[i], size);
+            return mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST,
+                           "%s: token %d does not fit %zu bytes", w->bin, ids[i], size);
         if (put(w->f, (uint64_t)ids[i], size) != 0)
             return fail_io("write", w->bin_partial, err);
     }

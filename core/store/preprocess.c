@@ -61,7 +61,8 @@ static mr_status encode(const mri_preprocess *p, document *d, const char *text, 
     return MR_OK;
 }
 
-MR_PRINTF(3, 4) static mr_status bad_line(const mri_preprocess *p, document *d, const char *fmt, ...)
+MR_PRINTF(3, 4)
+static mr_status bad_line(const mri_preprocess *p, document *d, const char *fmt, ...)
 {
     char why[160];
     va_list ap;
@@ -106,11 +107,11 @@ static mr_status encode_chat(const batch *b, document *d, const json_t *messages
         const json_t *m = json_array_get(messages, i), *content = json_object_get(m, "content");
         const char *role = json_string_value(json_object_get(m, "role"));
         if (!role || !json_is_string(content))
-            return bad_line(p, d, "message %zu of \"%s\" lacks a text \"role\" or \"content\"", i + 1,
-                            p->key);
+            return bad_line(p, d, "message %zu of \"%s\" lacks a text \"role\" or \"content\"",
+                            i + 1, p->key);
         weight = !strcmp(role, p->learn);
-        mr_status st = encode_message(p, d, role, json_string_value(content),
-                                      json_string_length(content));
+        mr_status st =
+            encode_message(p, d, role, json_string_value(content), json_string_length(content));
         if (st)
             return st;
     }
@@ -185,7 +186,8 @@ static bool is_blank(const char *s, ssize_t n)
 }
 
 /* Up to BATCH_LINES lines that are not blank; none at the end of the file. */
-static mr_status read_batch(batch *b, FILE *f, int64_t *line, mri_preprocess_count *count, mr_err *err)
+static mr_status read_batch(batch *b, FILE *f, int64_t *line, mri_preprocess_count *count,
+                            mr_err *err)
 {
     int64_t bytes = 0;
     b->n = 0;
@@ -201,13 +203,14 @@ static mr_status read_batch(batch *b, FILE *f, int64_t *line, mri_preprocess_cou
     count->bytes_read += bytes;
     if (!ferror(f))
         return MR_OK;
-    mr_fail(err, MR_E_DATA_OPEN, MR_BLAME_ENV, "%s:%lld: cannot read on", b->p->input, (long long)*line);
+    mr_fail(err, MR_E_DATA_OPEN, MR_BLAME_ENV, "%s:%lld: cannot read on", b->p->input,
+            (long long)*line);
     mr_detail(err, "%s", strerror(errno));
     return MR_E_DATA_OPEN;
 }
 
-static mr_status write_batch(const batch *b, mri_indexed_writer *tokens, mri_indexed_writer *weights,
-                             mri_preprocess_count *count, mr_err *err)
+static mr_status write_batch(const batch *b, mri_indexed_writer *tokens,
+                             mri_indexed_writer *weights, mri_preprocess_count *count, mr_err *err)
 {
     mr_status st = MR_OK;
     for (size_t i = 0; i < b->n && !st; i++) {
@@ -255,7 +258,7 @@ mr_status mri_preprocess_run(const mri_preprocess *p, mri_preprocess_count *coun
     int64_t line = 0, workers = p->workers > 0 ? p->workers : sysconf(_SC_NPROCESSORS_ONLN);
     struct stat file;
     mr_tokenizer_info info = { .size = sizeof info };
-    *count = (mri_preprocess_count){ 0 };
+    *count = (mri_preprocess_count) { 0 };
 
     FILE *f = fopen(p->input, "rbe");
     if (!f || fstat(fileno(f), &file) != 0 || S_ISDIR(file.st_mode)) {
@@ -286,7 +289,8 @@ mr_status mri_preprocess_run(const mri_preprocess *p, mri_preprocess_count *coun
     }
     if (count->tokens == 0)
         MR_TRY(mr_fail(err, MR_E_DATA_SHORT, MR_BLAME_USER, "%s holds no text", p->input));
-    st = mri_indexed_finish(weights, err); /* first: tokens without their weights would be trusted */
+    /* the weights first: tokens that stand without them would be trusted */
+    st = mri_indexed_finish(weights, err);
     weights = NULL;
     if (!st) {
         st = mri_indexed_finish(tokens, err);

@@ -91,7 +91,7 @@ mr_status blend_split(const char *text, int64_t documents, int64_t bounds[SPLITS
     bounds[0] = 0;
     for (int i = 0; i < SPLITS; i++) {
         end += share[i] / sum;
-        bounds[i + 1] = (int64_t)rint(end * (double)documents); /* half to even, as Python's round */
+        bounds[i + 1] = (int64_t)rint(end * (double)documents); /* half to even, as Python */
         if (bounds[i + 1] > documents)
             bounds[i + 1] = documents;
     }

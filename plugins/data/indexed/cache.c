@@ -70,7 +70,7 @@ static int load(const char *path, const char text[DESCRIPTION], const sampling_r
         munmap(p, n);
         return 0;
     }
-    *e = (cache_entry){ .p = p, .n = n, .mapped = 1 };
+    *e = (cache_entry) { .p = p, .n = n, .mapped = 1 };
     return 1;
 }
 
@@ -146,7 +146,8 @@ mr_status cache_sampling(const char *dir, const sampling_request *q, const sampl
     char *p = malloc(n);
     if (!p) {
         mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "data/indexed: no memory for the sample index");
-        mr_detail(err, "%llu bytes for %lld samples", (unsigned long long)n, (long long)plan->samples);
+        mr_detail(err, "%llu bytes for %lld samples", (unsigned long long)n,
+                  (long long)plan->samples);
         return MR_E_NOMEM;
     }
     memcpy(p, text, DESCRIPTION);
@@ -154,7 +155,7 @@ mr_status cache_sampling(const char *dir, const sampling_request *q, const sampl
     sampling_build(s, q);
     sum = checksum(p, n - CHECKSUM);
     memcpy(p + n - CHECKSUM, &sum, sizeof sum);
-    *e = (cache_entry){ .p = p, .n = n };
+    *e = (cache_entry) { .p = p, .n = n };
     if (dir && store(dir, path, e) != 0)
         snprintf(warning, 400, "the sample index is not kept: cannot write %.250s: %s", path,
                  strerror(errno));
@@ -167,5 +168,5 @@ void cache_release(cache_entry *e)
         munmap(e->p, e->n);
     else
         free(e->p);
-    *e = (cache_entry){ 0 };
+    *e = (cache_entry) { 0 };
 }

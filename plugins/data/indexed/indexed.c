@@ -18,8 +18,11 @@ typedef struct config {
     double surplus;
 } config;
 
-#define REQUIRED_LIST(field, key, doc) \
-    { sizeof(mr_opt), MR_T_LIST, MR_OPT_REQUIRED, offsetof(config, field), key, 0, doc, 0, 0, 0, 0 }
+#define REQUIRED_LIST(field, key, doc)                                                             \
+    {                                                                                              \
+        sizeof(mr_opt), MR_T_LIST, MR_OPT_REQUIRED, offsetof(config, field), key, 0, doc, 0, 0, 0, \
+            0                                                                                      \
+    }
 
 static const mr_opt options[] = {
     REQUIRED_LIST(path, "path", "data sets, each a path without .bin and .idx"),
@@ -48,7 +51,7 @@ typedef struct indexed {
     int32_t eod, pad; /* -1: none */
     int32_t reset_positions, reset_attention, eod_mask_loss;
     uint32_t n_corpora, n_sets;
-    corpus *corpora; /* the paths, then the further validation sets */
+    corpus *corpora;         /* the paths, then the further validation sets */
     char **weights_prefixes; /* that the corpora borrow */
     data_set *sets;
 } indexed;
@@ -74,8 +77,9 @@ static mr_status parse_weights(const config *c, double *weights, mr_err *err)
 {
     uint64_t n = c->path.n;
     if (c->weights.n != n) {
-        mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER, "data.indexed: %llu weights for %llu paths",
-                (unsigned long long)c->weights.n, (unsigned long long)n);
+        mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+                "data.indexed: %llu weights for %llu paths", (unsigned long long)c->weights.n,
+                (unsigned long long)n);
         return MR_E_PROFILE_CONFLICT;
     }
     for (uint64_t i = 0; i < n; i++) {
@@ -96,7 +100,8 @@ static mr_status parse_valid(const char *text, char **name, const char **path, m
 {
     const char *eq = strchr(text, '=');
     if (!eq || eq == text || !eq[1]) {
-        mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER, "data.indexed.valid: %s is not NAME=PATH", text);
+        mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER, "data.indexed.valid: %s is not NAME=PATH",
+                text);
         return MR_E_PROFILE_VALUE;
     }
     *path = eq + 1;
@@ -112,8 +117,8 @@ static mr_status add_set(indexed *x, const set_request *q, mr_err *err)
 {
     for (uint32_t i = 0; i < x->n_sets; i++)
         if (!strcmp(x->sets[i].name, q->name))
-            return mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER, "data.indexed: two sets named %s",
-                           q->name);
+            return mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+                           "data.indexed: two sets named %s", q->name);
     data_set *s = &x->sets[x->n_sets++]; /* counted first, so that destroy() sees it */
     mr_status st = set_build(s, q, err);
     if (!st && MR_CAN(q->host, log)) {
@@ -128,7 +133,8 @@ static mr_status add_set(indexed *x, const set_request *q, mr_err *err)
 static mr_status check_env(const mr_data_env *env, const config *c, mr_err *err)
 {
     if (c->path.n < 1 || c->path.n + c->valid.n > BLEND_MAX)
-        return mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER, "data.indexed.path: %llu data sets; 1 to %d",
+        return mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER,
+                       "data.indexed.path: %llu data sets; 1 to %d",
                        (unsigned long long)(c->path.n + c->valid.n), BLEND_MAX);
     if (env->seq < 1 || env->seq >= INT32_MAX || env->train_samples < 0 || env->valid_samples < 0)
         return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "data/indexed: %lld samples of %lld tokens",
@@ -191,13 +197,25 @@ static mr_status create(const mr_host *host, const mr_data_env *env, const void 
         MR_TRY(parse_weights(c, weights, err));
     }
     for (uint32_t i = 0; i < n_paths; i++)
-        MR_TRY(corpus_open(&x->corpora[i], c->path.v[i], c->loss_mask, &x->weights_prefixes[i], err));
+        MR_TRY(corpus_open(&x->corpora[i], c->path.v[i], c->loss_mask, &x->weights_prefixes[i],
+                           err));
 
+    const char *split = c->split;
+    if (!split)
+        split = c->valid.n ? "1" : "969,30,1";
     set_request q = {
-        .name = "train", .corpora = x->corpora, .n_corpora = n_paths, .weights = weights,
-        .split = c->split ? c->split : c->valid.n ? "1" : "969,30,1",
-        .train = 1, .samples = env->train_samples, .seq = env->seq, .seed = (uint32_t)env->seed,
-        .surplus = c->surplus, .cache = c->cache, .host = host,
+        .name = "train",
+        .corpora = x->corpora,
+        .n_corpora = n_paths,
+        .weights = weights,
+        .split = split,
+        .train = 1,
+        .samples = env->train_samples,
+        .seq = env->seq,
+        .seed = (uint32_t)env->seed,
+        .surplus = c->surplus,
+        .cache = c->cache,
+        .host = host,
     };
     int64_t shares[SPLITS + 1]; /* of so many documents that no share vanishes */
     MR_TRY(blend_split(q.split, (int64_t)1 << 50, shares, err));
@@ -283,8 +301,9 @@ static mr_status put_piece(writer *w, const corpus *c, int64_t document, int64_t
     for (int64_t i = from; i < to; i++) {
         int64_t token = token_file_get(&c->tokens, document, i);
         if (token < 0 || token >= w->x->vocab) {
-            mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s.bin: %lld is not a token id of the tokenizer",
-                    c->tokens.prefix, (long long)token);
+            mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
+                    "%s.bin: %lld is not a token id of the tokenizer", c->tokens.prefix,
+                    (long long)token);
             mr_detail(err, "token %lld of sequence %lld; ids are in [0, %lld)", (long long)i,
                       (long long)document, (long long)w->x->vocab);
             mr_hint(err, "use the tokenizer that the data set was made with");
@@ -311,8 +330,8 @@ static mr_status read_sample(void *data, uint32_t set, int64_t sample, mr_sample
         for (uint32_t place = a.place; place <= b.place; place++) {
             int64_t document = p->s.documents[place];
             int64_t from = place == a.place ? a.token : 0;
-            int64_t to = place == b.place ? b.token + 1
-                                          : token_file_length(&p->from->tokens, document);
+            int64_t to =
+                place == b.place ? b.token + 1 : token_file_length(&p->from->tokens, document);
             mr_status st = put_piece(&w, p->from, document, from, to, err);
             if (st)
                 return st;

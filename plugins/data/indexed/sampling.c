@@ -22,14 +22,14 @@ mr_status sampling_make_plan(const sampling_request *q, const char *who, samplin
     if (T < need) {
         mr_fail(err, MR_E_DATA_SHORT, MR_BLAME_USER, "%s is too short: %lld tokens", who,
                 (long long)T);
-        mr_detail(err, "its documents [%lld, %lld) hold %lld tokens; %lld are needed (train.seq = %lld)",
-                  (long long)q->first, (long long)q->last, (long long)T, (long long)need,
-                  (long long)S);
+        mr_detail(
+            err, "its documents [%lld, %lld) hold %lld tokens; %lld are needed (train.seq = %lld)",
+            (long long)q->first, (long long)q->last, (long long)T, (long long)need, (long long)S);
         mr_hint(err, "add documents, give this set a larger share in data.indexed.split, or lower "
                      "train.seq");
         return MR_E_DATA_SHORT;
     }
-    *plan = (sampling_plan){ .tokens = T, .epochs = 1 };
+    *plan = (sampling_plan) { .tokens = T, .epochs = 1 };
     if (N > (INT64_MAX / 4 - 1) / S)
         goto large;
     if (N > 0) /* the fewest that hold N samples and one more token */
@@ -48,8 +48,8 @@ mr_status sampling_make_plan(const sampling_request *q, const char *who, samplin
     if (plan->documents < UINT32_MAX && plan->samples < UINT32_MAX - 1)
         return MR_OK;
 large:
-    mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "%s: %lld samples of %lld tokens are too many", who,
-            (long long)N, (long long)S);
+    mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "%s: %lld samples of %lld tokens are too many",
+            who, (long long)N, (long long)S);
     mr_detail(err, "%lld epochs of %lld documents; an index counts to 2^32 - 2",
               (long long)plan->epochs, (long long)documents);
     return MR_E_UNSUPPORTED;
@@ -73,7 +73,7 @@ void sampling_place(sampling *s, const sampling_plan *p, void *block)
 static void cut(sampling *s, const sampling_request *q)
 {
     int64_t place = 0, token = 0, last = s->plan.documents - 1;
-    s->starts[0] = (sampling_start){ 0, 0 };
+    s->starts[0] = (sampling_start) { 0, 0 };
     for (int64_t i = 1; i <= s->plan.samples; i++) {
         int64_t left = q->seq + 1;
         for (;;) {
@@ -90,7 +90,7 @@ static void cut(sampling *s, const sampling_request *q)
             place++;
             token = 0;
         }
-        s->starts[i] = (sampling_start){ (uint32_t)place, (int32_t)token };
+        s->starts[i] = (sampling_start) { (uint32_t)place, (int32_t)token };
     }
 }
 

@@ -24,8 +24,8 @@ mr_status corpus_open(corpus *c, const char *prefix, const char *weights_suffix,
         return st;
 
     if (strcmp(token_file_dtype(&c->weights), "u8") != 0)
-        return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s holds %s, loss weights are u8", other,
-                       token_file_dtype(&c->weights));
+        return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s holds %s, loss weights are u8",
+                       other, token_file_dtype(&c->weights));
     int64_t i = 0, both = c->tokens.sequences;
     if (c->weights.sequences == both)
         while (i < both && token_file_length(&c->tokens, i) == token_file_length(&c->weights, i))
@@ -34,7 +34,8 @@ mr_status corpus_open(corpus *c, const char *prefix, const char *weights_suffix,
         return MR_OK;
     mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s does not run parallel to %s", other, prefix);
     if (c->weights.sequences != both)
-        mr_detail(err, "%lld sequences beside %lld", (long long)c->weights.sequences, (long long)both);
+        mr_detail(err, "%lld sequences beside %lld", (long long)c->weights.sequences,
+                  (long long)both);
     else
         mr_detail(err, "sequence %lld: %d weights beside %d tokens", (long long)i,
                   token_file_length(&c->weights, i), token_file_length(&c->tokens, i));
@@ -53,8 +54,11 @@ static mr_status build_part(set_part *p, const set_request *q, const corpus *fro
     char warning[400];
     int64_t bounds[SPLITS + 1];
     sampling_plan plan;
-    sampling_request r = { .lengths = from->tokens.lengths, .last = from->tokens.sequences,
-                           .seq = q->seq, .samples = samples, .seed = q->seed,
+    sampling_request r = { .lengths = from->tokens.lengths,
+                           .last = from->tokens.sequences,
+                           .seq = q->seq,
+                           .samples = samples,
+                           .seed = q->seed,
                            .partial = !q->train && q->samples == 0 };
     mr_status st = MR_OK;
     if (q->split) {
@@ -117,12 +121,12 @@ static mr_status order(data_set *s, const set_request *q, mr_err *err)
 mr_status set_build(data_set *s, const set_request *q, mr_err *err)
 {
     mr_status st = MR_OK;
-    *s = (data_set){ .n_parts = q->n_corpora, .train = q->train };
+    *s = (data_set) { .n_parts = q->n_corpora, .train = q->train };
     s->name = strdup(q->name);
     s->parts = calloc(q->n_corpora, sizeof *s->parts);
     if (!s->name || !s->parts)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "data/indexed: out of memory");
-    s->info = (mr_data_set){ .size = sizeof s->info, .name = s->name };
+    s->info = (mr_data_set) { .size = sizeof s->info, .name = s->name };
 
     int blend = q->n_corpora > 1 || q->weights;
     if (blend && q->weights && q->train && q->samples == 0)
@@ -156,7 +160,7 @@ void set_free(data_set *s)
     free(s->name);
     free(s->which);
     free(s->sample);
-    *s = (data_set){ 0 };
+    *s = (data_set) { 0 };
 }
 
 const set_part *set_find(const data_set *s, int64_t i, int64_t *sample)

@@ -69,10 +69,11 @@ static const struct token_dtype {
     const char *name;
     uint32_t size;
     int64_t (*get)(const unsigned char *); /* NULL: holds no tokens */
-} dtypes[] = { /* by the file's code */
-    { NULL, 0, NULL },      { "u8", 1, get_u8 },   { "i8", 1, get_i8 },
-    { "i16", 2, get_i16 },  { "i32", 4, get_i32 }, { "i64", 8, get_i64 },
-    { "f64", 8, NULL },     { "f32", 4, NULL },    { "u16", 2, get_u16 },
+} dtypes[] = {
+    /* by the file's code */
+    { NULL, 0, NULL },     { "u8", 1, get_u8 },   { "i8", 1, get_i8 },
+    { "i16", 2, get_i16 }, { "i32", 4, get_i32 }, { "i64", 8, get_i64 },
+    { "f64", 8, NULL },    { "f32", 4, NULL },    { "u16", 2, get_u16 },
 };
 
 int32_t token_file_i32(const unsigned char *array, int64_t i)
@@ -153,7 +154,8 @@ static mr_status check_header(token_file *f, int64_t *boundaries, mr_err *err)
     mr_status st;
     if (f->idx_size < HEADER) {
         st = bad(f, "cut off inside its header", err);
-        mr_detail(err, "%llu bytes; the header alone has %d", (unsigned long long)f->idx_size, HEADER);
+        mr_detail(err, "%llu bytes; the header alone has %d", (unsigned long long)f->idx_size,
+                  HEADER);
         return st;
     }
     if (memcmp(p, magic, sizeof magic) != 0)
@@ -258,7 +260,7 @@ mr_status token_file_open(const char *prefix, token_file *f, mr_err *err)
 {
     mr_status st = MR_OK;
     int64_t boundaries = 0;
-    *f = (token_file){ .prefix = prefix };
+    *f = (token_file) { .prefix = prefix };
     MR_TRY(map_file(prefix, ".idx", &f->idx, &f->idx_size, err));
     MR_TRY(map_file(prefix, ".bin", &f->bin, &f->bin_size, err));
     MR_TRY(check_header(f, &boundaries, err));
@@ -276,5 +278,5 @@ void token_file_close(token_file *f)
         munmap((void *)f->idx, f->idx_size);
     if (f->bin)
         munmap((void *)f->bin, f->bin_size);
-    *f = (token_file){ 0 };
+    *f = (token_file) { 0 };
 }

@@ -105,7 +105,9 @@ static mr_status open_folder(const char *path, const mr_list *suffixes, text_sou
             MR_TRY(mr_fail(err, MR_E_DATA_OPEN, MR_BLAME_USER, "%s leads back to %s", f->fts_path,
                            f->fts_cycle->fts_path));
             break;
-        case FTS_DNR: case FTS_ERR: case FTS_NS:
+        case FTS_DNR:
+        case FTS_ERR:
+        case FTS_NS:
             errno = f->fts_errno;
             MR_TRY(fail_errno(err, f->fts_path, "read"));
             break;
@@ -122,7 +124,7 @@ static mr_status open_folder(const char *path, const mr_list *suffixes, text_sou
                     (unsigned long long)suffixes->n, suffixes->v[0]);
         goto out;
     }
-    *out = (text_source){ .p = buf, .n = n, .files = files };
+    *out = (text_source) { .p = buf, .n = n, .files = files };
     buf = NULL;
 out:
     free(buf);
@@ -140,19 +142,18 @@ static mr_status open_file(const char *path, uint64_t n, text_source *out, mr_er
         void *p = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED)
             MR_TRY(fail_errno(err, path, "map"));
-        *out = (text_source){ .p = p, .n = n, .files = 1, .mapped = 1 };
+        *out = (text_source) { .p = p, .n = n, .files = 1, .mapped = 1 };
     }
 out:
     close(fd);
     return st;
 }
 
-mr_status text_source_open(const char *path, const mr_list *suffixes, text_source *out,
-                           mr_err *err)
+mr_status text_source_open(const char *path, const mr_list *suffixes, text_source *out, mr_err *err)
 {
     mr_status st = MR_OK;
     struct stat info;
-    *out = (text_source){ 0 };
+    *out = (text_source) { 0 };
     if (stat(path, &info) != 0)
         return fail_errno(err, path, "open");
     if (S_ISDIR(info.st_mode))
@@ -174,5 +175,5 @@ void text_source_close(text_source *s)
         munmap((void *)s->p, s->n);
     else
         free((void *)s->p);
-    *s = (text_source){ 0 };
+    *s = (text_source) { 0 };
 }

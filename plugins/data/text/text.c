@@ -46,7 +46,7 @@ typedef struct part {
     const unsigned char *bytes; /* the part of the text; the tokens themselves if ids is NULL */
     uint64_t n_bytes;
     int32_t *ids;
-    int64_t tokens; /* N */
+    int64_t tokens;  /* N */
     int64_t windows; /* of an epoch */
     int64_t offsets; /* an epoch starts at a token of [0, offsets) */
     mr_data_set set;
@@ -76,11 +76,14 @@ static mr_status check_sha256(const text *t, const config *c, mr_err *err)
 /* Bytes in the UTF-8 character that starts at p, 0 if none does within n bytes. */
 static uint64_t utf8_length(const unsigned char *p, uint64_t n)
 {
-    uint64_t size = p[0] < 0x80                    ? 1
-                    : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
-                    : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
-                    : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
-                                                   : 0;
+    static const struct {
+        unsigned char first, last; /* of a lead byte */
+        unsigned char size;
+    } leads[] = { { 0x00, 0x7f, 1 }, { 0xc2, 0xdf, 2 }, { 0xe0, 0xef, 3 }, { 0xf0, 0xf4, 4 } };
+    uint64_t size = 0;
+    for (int i = 0; i < 4; i++)
+        if (p[0] >= leads[i].first && p[0] <= leads[i].last)
+            size = leads[i].size;
     if (size > n)
         return 0;
     for (uint64_t i = 1; i < size; i++)
@@ -179,8 +182,9 @@ static mr_status fail_short(const text *t, const part *p, const config *c, int64
     double per_token = p->tokens ? (double)p->n_bytes / (double)p->tokens : 1;
     mr_fail(err, MR_E_DATA_SHORT, MR_BLAME_USER, "%s is too short: its %s part is %lld tokens long",
             c->path, p->set.name, (long long)p->tokens);
-    mr_detail(err, "%lld tokens are needed (train.seq = %lld and the one that follows), which takes "
-                   "%s%.0f bytes of text in all; it has %llu",
+    mr_detail(err,
+              "%lld tokens are needed (train.seq = %lld and the one that follows), which takes "
+              "%s%.0f bytes of text in all; it has %llu",
               (long long)need, (long long)t->seq, p->ids ? "about " : "",
               ceil((double)need * per_token / share), (unsigned long long)t->source.n);
     mr_hint(err, p == &t->parts[TRAIN] ? "add text, lower train.seq or data.text.valid_fraction"
@@ -271,7 +275,7 @@ static mr_status create(const mr_host *host, const mr_data_env *env, const void 
         q->bytes = i == TRAIN ? p : p + at;
         q->n_bytes = i == TRAIN ? at : n - at;
         q->tokens = (int64_t)q->n_bytes;
-        q->set = (mr_data_set){ .size = sizeof q->set, .name = names[i] };
+        q->set = (mr_data_set) { .size = sizeof q->set, .name = names[i] };
         if (!bytes)
             MR_TRY(encode_part(q, env, c, err));
         MR_TRY(cut(t, q, c, err));

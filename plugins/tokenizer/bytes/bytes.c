@@ -28,7 +28,7 @@ static mr_status create(const mr_host *host, const void *config_, void **tok, mr
     mr_tokenizer_info *info = malloc(sizeof *info);
     if (!info)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "tokenizer/bytes: out of memory");
-    *info = (mr_tokenizer_info){ sizeof *info, 0, BYTES, -1, -1, -1, -1 };
+    *info = (mr_tokenizer_info) { sizeof *info, 0, BYTES, -1, -1, -1, -1 };
     if (c->bos)
         info->bos = (int32_t)info->vocab++;
     if (c->eod)

@@ -46,9 +46,11 @@ static inline void fixture_expect(FILE *f, const char *name, const int64_t *v, i
     for (int i = 0; i < 8; i++) {
         int64_t x = fixture_int(f);
         if (i < n)
-            cr_assert_eq(v[i], x, "%s: %s[%d] is %ld, wants %ld", where, name, i, (long)v[i], (long)x);
+            cr_assert_eq(v[i], x, "%s: %s[%d] is %ld, wants %ld", where, name, i, (long)v[i],
+                         (long)x);
     }
-    cr_assert_eq(mri_hash(0, v, (size_t)n * 8), want, "%s: %s differs past its first 8", where, name);
+    cr_assert_eq(mri_hash(0, v, (size_t)n * 8), want, "%s: %s differs past its first 8", where,
+                 name);
 }
 
 /* make_fixtures.py's lengths_of() */

@@ -29,8 +29,8 @@ static void expect_same(const char *a, const char *b)
 Test(preprocess, the_index_is_written_byte_for_byte)
 {
     static const int32_t ids[] = { 1, 2, 3, 65499, 7, 8 };
-    const char *dir = temp_dir(), *fixtures = mri_format("%s/tests/unit/data/fixtures",
-                                                         getenv("MRUN_SOURCE"));
+    const char *dir = temp_dir(),
+               *fixtures = mri_format("%s/tests/unit/data/fixtures", getenv("MRUN_SOURCE"));
     mri_indexed_writer *w;
     cr_assert_eq(mri_indexed_create(mri_format("%s/tiny", dir), MRI_INDEXED_U16, &w, NULL), 0);
     mri_indexed_sequence(w, ids, 3, NULL);
@@ -66,9 +66,14 @@ static mri_preprocess job_of(const char *dir, const char *input)
 {
     static const char *const words[] = { "eod=true", NULL };
     tok_handle tok = tok_open("bytes", words);
-    return (mri_preprocess){ .input = temp_write(dir, "in.jsonl", input, strlen(input)),
-                             .prefix = mri_format("%s/out", dir), .key = "text", .learn = "assistant",
-                             .append_eod = true, .workers = 1, .tokenizer = tok.ops, .tok = tok.tok };
+    return (mri_preprocess) { .input = temp_write(dir, "in.jsonl", input, strlen(input)),
+                              .prefix = mri_format("%s/out", dir),
+                              .key = "text",
+                              .learn = "assistant",
+                              .append_eod = true,
+                              .workers = 1,
+                              .tokenizer = tok.ops,
+                              .tok = tok.tok };
 }
 
 Test(preprocess, lines_become_documents)
@@ -157,20 +162,24 @@ Test(preprocess, a_bad_line_fails_by_number_and_leaves_nothing)
     static const struct {
         const char *line, *says;
     } cases[] = {
-        { "{\"text\": \"b\"", ":3: not JSON" },      { "{\"txt\": \"b\"}", ":3: no key \"text\"" },
-        { "[1]", ":3: not a JSON object" },          { "{\"text\": 5}", ":3: \"text\" is not a text" },
-        { "{\"text\": \"\xff\"}", ":3: not JSON" },  { "{\"text\": \"b\"} x", ":3: not JSON" },
+        { "{\"text\": \"b\"", ":3: not JSON" },
+        { "{\"txt\": \"b\"}", ":3: no key \"text\"" },
+        { "[1]", ":3: not a JSON object" },
+        { "{\"text\": 5}", ":3: \"text\" is not a text" },
+        { "{\"text\": \"\xff\"}", ":3: not JSON" },
+        { "{\"text\": \"b\"} x", ":3: not JSON" },
     };
     const char *dir = temp_dir();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (int64_t workers = 1; workers < 4; workers += 2) {
-            mri_preprocess job = job_of(dir, mri_format("{\"text\": \"a\"}\n \n%s\n{\"bad\": 1}\n",
-                                                        cases[i].line));
+            mri_preprocess job =
+                job_of(dir, mri_format("{\"text\": \"a\"}\n \n%s\n{\"bad\": 1}\n", cases[i].line));
             job.workers = workers;
             mri_preprocess_count count;
             mr_err err = MR_ERR_INIT;
             cr_assert_eq(mri_preprocess_run(&job, &count, &err), MR_E_DATA_FORMAT);
-            cr_assert(strstr(err.what, cases[i].says) && strstr(err.what, job.input), "%s", err.what);
+            cr_assert(strstr(err.what, cases[i].says) && strstr(err.what, job.input), "%s",
+                      err.what);
             cr_assert_neq(access(mri_format("%s/out.bin", dir), F_OK), 0);
             cr_assert_neq(access(mri_format("%s/out.bin.partial", dir), F_OK), 0);
         }

@@ -27,7 +27,8 @@ Test(sampling, shuffles_equal_numpys)
             for (int64_t i = 0; i < n; i++)
                 v[i] = (uint32_t)i;
             numpy_random_shuffle(&r, v, (uint64_t)n);
-            fixture_expect(f, again ? "second" : "first", widen(v, n), n, mri_format("case %d", cases));
+            fixture_expect(f, again ? "second" : "first", widen(v, n), n,
+                           mri_format("case %d", cases));
         }
     }
     cr_assert_eq(cases, 24);
@@ -111,7 +112,8 @@ Test(sampling, blends_follow_the_greedy_rule)
             }
             uint16_t *which = mri_alloc((size_t)size * sizeof *which);
             int64_t *sample = mri_alloc((size_t)size * 8), *wide = mri_alloc((size_t)size * 8);
-            for (int twice = 0; weighted && twice < 2; twice++) { /* as the builder, then the blend */
+            for (int twice = 0; weighted && twice < 2;
+                 twice++) { /* as the builder, then the blend */
                 double sum = blend_sum(weights, n);
                 for (uint32_t i = 0; i < n; i++)
                     weights[i] /= sum;
@@ -150,7 +152,8 @@ Test(sampling, blends_follow_the_greedy_rule)
 
 Test(sampling, odd_splits_are_refused)
 {
-    static const char *const bad[] = { "", "a", "1,2,3,4", "0,0,0", "-1,2", "1;2", "nan", "inf", "1,,2" };
+    static const char *const bad[] = { "",    "a",   "1,2,3,4", "0,0,0", "-1,2",
+                                       "1;2", "nan", "inf",     "1,,2" };
     int64_t bounds[SPLITS + 1];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         mr_err err = MR_ERR_INIT;

@@ -25,8 +25,9 @@ static data_handle open_text(const char *dir, size_t n, int64_t seq, int64_t see
 {
     char *text = mri_format("path=%s", counter_text(dir, n));
     tok_handle tok = tok_open("bytes", NULL);
-    mr_data_env env = { .size = sizeof env, .seq = seq, .seed = seed, .tokenizer = tok.ops,
-                        .tok = tok.tok };
+    mr_data_env env = {
+        .size = sizeof env, .seq = seq, .seed = seed, .tokenizer = tok.ops, .tok = tok.tok
+    };
     data_handle h;
     mr_err err = MR_ERR_INIT;
     const char *const words[] = { text, extra, NULL };
@@ -183,9 +184,28 @@ Test(text, the_split_spares_characters)
         const char *text;
         int64_t train;
     } cases[] = {
-        { "abcdefgh", 4 },         { "ab\xc3\xa9""defg", 4 },      { "abc\xc3\xa9""efg", 3 },
-        { "ab\xe2\x82\xac""fgh", 2 }, { "abc\xe2\x82\xac""gh", 3 },   { "a\xf0\x9f\x98\x80""fgh", 1 },
-        { "abc\xc3""efgh", 4 },    { "abc\xa9\xa9""fgh", 4 },
+        { "abcdefgh", 4 },
+        { "ab\xc3\xa9"
+          "defg",
+          4 },
+        { "abc\xc3\xa9"
+          "efg",
+          3 },
+        { "ab\xe2\x82\xac"
+          "fgh",
+          2 },
+        { "abc\xe2\x82\xac"
+          "gh",
+          3 },
+        { "a\xf0\x9f\x98\x80"
+          "fgh",
+          1 },
+        { "abc\xc3"
+          "efgh",
+          4 },
+        { "abc\xa9\xa9"
+          "fgh",
+          4 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *path = mri_format("path=%s", temp_write(dir, "t", cases[i].text, 8));
@@ -220,7 +240,8 @@ Test(text, a_folder_is_its_files_in_sorted_order)
     temp_write(dir, ".hidden.txt", "???", 3);
     temp_write(dir, ".git/z.txt", "???", 3);
     char *path = mri_format("path=%s", dir);
-    const char *const words[] = { path, "suffixes=.txt", "valid_fraction=0", "shuffle=false", NULL };
+    const char *const words[] = { path, "suffixes=.txt", "valid_fraction=0", "shuffle=false",
+                                  NULL };
     data_handle h;
     mr_err err = MR_ERR_INIT;
     cr_assert_eq(data_open(&h, "text", &env, words, &err), 0, "%s", err.what);
@@ -286,7 +307,8 @@ Test(text, bad_texts_fail_by_name)
         { temp_write(dir, "zeros", zeros, 200), "binary=true", MR_OK, "" },
         { temp_write(dir, "t105", text, 105), NULL, MR_E_DATA_SHORT, "99 tokens" },
         { temp_write(dir, "t107", text, 107), NULL, MR_OK, "" },
-        { temp_write(dir, "t120", text, 120), "valid_fraction=0.001", MR_E_DATA_SHORT, "valid part" },
+        { temp_write(dir, "t120", text, 120), "valid_fraction=0.001", MR_E_DATA_SHORT,
+          "valid part" },
         { "/dev/null", NULL, MR_E_DATA_OPEN, "neither a file nor a folder" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -294,7 +316,8 @@ Test(text, bad_texts_fail_by_name)
         const char *const words[] = { path, cases[i].extra, NULL };
         data_handle h;
         mr_err err = MR_ERR_INIT;
-        cr_assert_eq(data_open(&h, "text", &env, words, &err), cases[i].st, "%s: %s", path, err.what);
+        cr_assert_eq(data_open(&h, "text", &env, words, &err), cases[i].st, "%s: %s", path,
+                     err.what);
         cr_assert(strstr(err.what, cases[i].says), "%s", err.what);
         if (cases[i].st)
             cr_assert(strstr(err.what, cases[i].path), "%s", err.what);

@@ -17,8 +17,8 @@
 
 static inline const mr_unit *unit_load(const char *kind, const char *name)
 {
-    char *path = mri_format("%s/plugins/%s/%s/%s-%s.so", getenv("MRUN_BUILD"), kind, name, kind,
-                            name);
+    char *path =
+        mri_format("%s/plugins/%s/%s/%s-%s.so", getenv("MRUN_BUILD"), kind, name, kind, name);
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     cr_assert_not_null(lib, "%s", dlerror());
     const mr_plugin *p = dlsym(lib, MR_PLUGIN_SYMBOL_NAME);
@@ -36,25 +36,20 @@ static inline void unit_parse(const mr_opt *o, char *config, const char *value)
     if (!value)
         return;
     switch (o->type) {
-    case MR_T_BOOL:
-        *(int32_t *)at = !strcmp(value, "true");
-        break;
-    case MR_T_INT: case MR_T_SIZE:
-        *(int64_t *)at = atoll(value);
-        break;
-    case MR_T_FLOAT: case MR_T_TIME:
-        *(double *)at = atof(value);
-        break;
+    case MR_T_BOOL: *(int32_t *)at = !strcmp(value, "true"); break;
+    case MR_T_INT:
+    case MR_T_SIZE: *(int64_t *)at = atoll(value); break;
+    case MR_T_FLOAT:
+    case MR_T_TIME: *(double *)at = atof(value); break;
     case MR_T_LIST: {
         MRI_VEC(const char *) words = { 0 };
         char *copy = mri_strdup(value), *save = NULL;
         for (char *w = strtok_r(copy, " ,", &save); w; w = strtok_r(NULL, " ,", &save))
             MRI_PUSH(&words, w);
-        *(mr_list *)at = (mr_list){ words.v, words.n };
+        *(mr_list *)at = (mr_list) { words.v, words.n };
         break;
     }
-    default:
-        *(const char **)at = mri_strdup(value);
+    default: *(const char **)at = mri_strdup(value);
     }
 }
 
@@ -67,8 +62,7 @@ static inline void *unit_config(const mr_unit *u, const char *const *words)
     for (; words && *words; words++) {
         uint32_t i = 0;
         size_t n = strcspn(*words, "=");
-        while (i < u->n_opts &&
-               (strlen(u->opts[i].key) != n || strncmp(u->opts[i].key, *words, n)))
+        while (i < u->n_opts && (strlen(u->opts[i].key) != n || strncmp(u->opts[i].key, *words, n)))
             i++;
         cr_assert_lt(i, u->n_opts, "%s/%s has no option %s", u->kind, u->name, *words);
         unit_parse(&u->opts[i], config, *words + n + 1);
@@ -102,7 +96,7 @@ static inline mr_status data_open(data_handle *h, const char *name, const mr_dat
                                   const char *const *words, mr_err *err)
 {
     const mr_unit *u = unit_load("data", name);
-    *h = (data_handle){ u->table, NULL, env->seq };
+    *h = (data_handle) { u->table, NULL, env->seq };
     return h->ops->create(&unit_host, env, unit_config(u, words), &h->data, err);
 }
 
@@ -117,8 +111,8 @@ static inline mr_data_set data_set(const data_handle *h, uint32_t i)
 static inline mr_sample sample_new(int64_t seq)
 {
     size_t n = (size_t)seq * 4;
-    return (mr_sample){ sizeof(mr_sample), 0,           mri_alloc(n), mri_alloc(n),
-                        mri_alloc(n),      mri_alloc(n), mri_alloc(n) };
+    return (mr_sample) { sizeof(mr_sample), 0,           mri_alloc(n), mri_alloc(n), mri_alloc(n),
+                         mri_alloc(n),      mri_alloc(n) };
 }
 
 static inline void data_read(const data_handle *h, uint32_t set, int64_t i, mr_sample *out)
