@@ -326,3 +326,70 @@ Test(text, bad_texts_fail_by_name)
     }
     temp_clean(dir);
 }
+
+/* A tokenizer that is no byte tokenizer, though its vocabulary is as small: "aa" is one id. */
+static mr_status pairs_info(void *tok, mr_tokenizer_info *out, mr_err *err)
+{
+    (void)tok;
+    (void)err;
+    *out = (mr_tokenizer_info) { sizeof *out, 0, 257, -1, -1, -1, -1 };
+    return MR_OK;
+}
+
+static mr_status pairs_encode(void *tok, const char *text, uint64_t n, int32_t *ids, uint64_t cap,
+                              uint64_t *n_ids, mr_err *err)
+{
+    (void)tok;
+    (void)err;
+    uint64_t k = 0;
+    for (uint64_t i = 0; i < n; i++, k++) {
+        bool pair = i + 1 < n && text[i] == 'a' && text[i + 1] == 'a';
+        if (k < cap)
+            ids[k] = pair ? 256 : (unsigned char)text[i];
+        i += pair;
+    }
+    *n_ids = k;
+    return MR_OK;
+}
+
+static mr_status pairs_decode(void *tok, const int32_t *ids, uint64_t n, char *text, uint64_t cap,
+                              uint64_t *n_text, mr_err *err)
+{
+    (void)tok;
+    (void)text;
+    (void)cap;
+    (void)err;
+    *n_text = 0;
+    for (uint64_t i = 0; i < n; i++)
+        *n_text += ids[i] == 256 ? 2 : 1;
+    return MR_OK;
+}
+
+Test(text, other_tokenizers_encode_each_part_once)
+{
+    static const mr_tokenizer_ops pairs = {
+        .size = sizeof pairs, .info = pairs_info, .encode = pairs_encode, .decode = pairs_decode
+    };
+    const char *dir = temp_dir();
+    const char *path = temp_write(dir, "t", "aabaaabaacaacb", 14); /* split inside "aa" at 7 */
+    const char *const words[] = { mri_format("path=%s", path), "valid_fraction=0.5",
+                                  "shuffle=false", NULL };
+    mr_data_env env = { .size = sizeof env, .seq = 4, .tokenizer = &pairs };
+    data_handle h;
+    mr_err err = MR_ERR_INIT;
+    cr_assert_eq(data_open(&h, "text", &env, words, &err), 0, "%s; %s", err.what, err.detail);
+    static const int32_t train[] = { 256, 'b', 256, 'a', 'b' },
+                         valid[] = { 256, 'c', 256, 'c', 'b' };
+    mr_sample s = sample_new(4);
+    for (int set = 0; set < 2; set++) {
+        const int32_t *want = set ? valid : train;
+        data_read(&h, (uint32_t)set, 0, &s);
+        cr_assert_eq(data_set(&h, (uint32_t)set).samples, 1);
+        for (int j = 0; j < 4; j++)
+            cr_assert(s.tokens[j] == want[j] && s.targets[j] == want[j + 1], "set %d, %d", set, j);
+        /* 7 bytes less the 2 of the first token, over the 4 that are predicted */
+        cr_assert_eq(data_set(&h, (uint32_t)set).bytes_per_token, 5.0 / 4);
+    }
+    h.ops->destroy(h.data);
+    temp_clean(dir);
+}
