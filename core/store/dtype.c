@@ -30,6 +30,11 @@ const mri_dtype *mri_dtype_of_name(const char *name)
     return NULL;
 }
 
+const mri_dtype *mri_dtype_at(size_t i)
+{
+    return i < ROWS ? &table[i] : NULL;
+}
+
 char *mri_dtype_list(void)
 {
     mri_str b = { 0 };

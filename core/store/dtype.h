@@ -16,6 +16,7 @@ typedef struct mri_dtype {
 
 const mri_dtype *mri_dtype_of_file(const char *file); /* NULL: unknown */
 const mri_dtype *mri_dtype_of_name(const char *name);
+const mri_dtype *mri_dtype_at(size_t i); /* i-th row; NULL past the last */
 char *mri_dtype_list(void); /* "BOOL F4 ...", for messages; the caller frees */
 
 /* Bytes of a dense value of the type; false: unknown dtype, negative dim, over 2^63 bytes, or
