@@ -49,10 +49,12 @@ static size_t make_buckets(const report_series *s, bucket *b)
     return n;
 }
 
-/* 1, 2 or 5 times a power of ten, so that about `n` of them make up `span`. */
-static double nice_step(double span, int n)
+/* About `n` of it make up `span`: 1, 2 or 5 times a power of ten; of bytes, a power of two. */
+static double nice_step(double span, int n, int unit)
 {
     double raw = span / n, power = pow(10, floor(log10(raw))), f = raw / power;
+    if (unit == REPORT_BYTES)
+        return exp2(ceil(log2(raw)));
     return power * (f <= 1 ? 1 : f <= 2 ? 2 : f <= 5 ? 5 : 10);
 }
 
@@ -82,11 +84,11 @@ static bool find_axes(const report_chart *c, axes *a)
         }
     }
     /* what can only be positive and comes near zero shows zero */
-    if (a->y0 > 0 && a->y0 < 0.3 * a->y1)
+    if (a->y0 > 0 && a->y0 < 0.1 * a->y1)
         a->y0 = 0;
     if (!settle(&a->x0, &a->x1) || !settle(&a->y0, &a->y1))
         return false;
-    double step = nice_step(a->y1 - a->y0, 4);
+    double step = nice_step(a->y1 - a->y0, 4, c->unit);
     a->y0 = floor(a->y0 / step + 1e-9) * step;
     a->y1 = ceil(a->y1 / step - 1e-9) * step;
     return isfinite(a->y0) && isfinite(a->y1);
@@ -94,7 +96,7 @@ static bool find_axes(const report_chart *c, axes *a)
 
 static void add_grid(mri_str *h, const report_chart *c, const axes *a)
 {
-    double step = nice_step(a->y1 - a->y0, 4);
+    double step = nice_step(a->y1 - a->y0, 4, c->unit);
     int n = (int)lround((a->y1 - a->y0) / step);
     for (int i = 0; i <= n; i++) {
         double v = a->y0 + i * step, y = py(a, v);
@@ -106,7 +108,7 @@ static void add_grid(mri_str *h, const report_chart *c, const axes *a)
         report_number(h, c->unit, v);
         mri_str_add(h, "</text>");
     }
-    step = nice_step(a->x1 - a->x0, 5);
+    step = nice_step(a->x1 - a->x0, 5, REPORT_NUMBER);
     if (step < 1)
         step = 1;
     for (double v = ceil(a->x0 / step) * step; v <= a->x1; v += step)

@@ -24,7 +24,7 @@ static const char style[] =
     "h1 small{color:var(--mute);font-weight:400}\n"
     "h2{font-size:1.05rem;margin:2rem 0 .75rem}\n"
     ".cards,.charts{display:grid;gap:1rem}\n"
-    ".cards{grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr))}\n"
+    ".cards{grid-template-columns:repeat(auto-fit,minmax(8.6rem,1fr))}\n"
     ".charts{grid-template-columns:repeat(auto-fit,minmax(min(100%,32rem),1fr));margin-top:1rem}\n"
     ".cards div,figure,table,pre{background:var(--card);border:1px solid var(--edge);"
     "border-radius:8px}\n"
@@ -118,7 +118,7 @@ static void add_summary(mri_str *h, const report_log *log)
         double (*of)(const report_series *);
     } cards[] = {
         { "loss, last", "loss", REPORT_NUMBER, report_last },
-        { "validation loss, best", "val_loss", REPORT_NUMBER, report_best },
+        { "val. loss, best", "val_loss", REPORT_NUMBER, report_best },
         { "bits per byte, best", "bits_per_byte", REPORT_NUMBER, report_best },
         { "tokens/s, median", "tokens_per_s", REPORT_NUMBER, report_median },
         { "ms a step, median", "ms", REPORT_NUMBER, report_median },

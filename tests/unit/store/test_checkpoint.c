@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A checkpoint comes back bit for bit or not at all. */
+#include "core/store/digest.h"
 #include "core/store/store.h"
 #include "scratch.h"
 #include <math.h>
@@ -250,4 +251,15 @@ Test(checkpoint, small_files_are_replaced_whole)
     cr_assert_not_null(strstr(err.what, "none/"));
     free(path);
     scratch_drop(dir);
+}
+
+Test(checkpoint, the_checksum_is_the_published_xxh64)
+{
+    const char text[] = "Nobody inspects the spammish repetition";
+    cr_assert_eq(mri_digest_of("", 0), 0xef46db3751d8e999u);
+    cr_assert_eq(mri_digest_of(text, sizeof text - 1), 0xfbcea83c8a378bf1u);
+    mri_digest *d = mri_digest_begin();
+    for (size_t i = 0; i < sizeof text - 1; i++)
+        mri_digest_add(d, text + i, 1);
+    cr_assert_eq(mri_digest_end(d), 0xfbcea83c8a378bf1u);
 }
