@@ -164,7 +164,7 @@ PAGE(OP_SHAPE, "The shapes of an op's operands do not fit",
 PAGE(PLAN_VERIFY, "A compiled plan failed its own check",
 "After each pass a verifier looks for values used before they exist, memory that overlaps, and\n"
 "gradients that are lost. It found one. This is an error in mrun or in a plugin's op.\n"
-"What to do: keep the profile and the output of `mrun plan PROFILE.ini --print all`, and report\n"
+"What to do: keep the profile and the output of `mrun plan PROFILE.ini`, and report\n"
 "both. Until then [train] recompute = none or another backend may avoid the pass.\n")
 PAGE(NO_GRADIENT, "An op on the way to the loss has no gradient",
 "Usual causes: a plugin's op with reference loops only (it runs, but it cannot train); a\n"

@@ -140,18 +140,16 @@ static bool name_taken(const mr_opt *opts, uint32_t upto, const char *name)
     return false;
 }
 
-static mr_status check_default(const mr_opt *row, const mr_opt *o, uint32_t config_size,
-                               mr_err *err)
+static mr_status check_default(const mr_opt *o, mr_err *err)
 {
     mr_err inner = MR_ERR_INIT;
-    char *config = mri_alloc(config_size);
-    mr_status st = mri_option_parse(row, o->def, "/", config, &inner);
-    if (!st && mri_opt_owns(o->type)) {
-        void *block;
-        memcpy(&block, config + o->offset, sizeof block);
-        free(block);
-    }
-    free(config);
+    mr_opt alone = *o; /* into a slot of its own: config_size is the plugin's word */
+    mr_list slot = { NULL, 0 };
+    alone.size = sizeof alone;
+    alone.offset = 0;
+    mr_status st = mri_option_parse(&alone, o->def, "/", &slot, &inner);
+    if (!st && mri_opt_owns(o->type))
+        free((void *)slot.v);
     return st ? unsound(err, o->key, "its default does not pass:", inner.what) : 0;
 }
 
@@ -187,7 +185,7 @@ static mr_status check_row(const mr_opt *opts, uint32_t i, const mr_opt *row,
         return unsound(err, o.key, "its range is empty", NULL);
     if ((o.flags & MR_OPT_REQUIRED) && o.def)
         return unsound(err, o.key, "it is required, so its default can never be used", NULL);
-    return o.def ? check_default(row, &o, config_size, err) : 0;
+    return o.def ? check_default(&o, err) : 0;
 }
 
 mr_status mri_options_check(const mr_opt *opts, uint32_t n, uint32_t config_size, mr_err *err)
