@@ -130,8 +130,8 @@ int cmd_generate(app *a, int argc, char **argv)
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
-    char *extra[8];
-    size_t n = 0;
+    char *extra[8] = { mri_strdup("job.run=generate") };
+    size_t n = 1;
     int code = app_args_parse(a, argc, argv, takes, NULL, &args);
     for (size_t i = 0; i < sizeof map / sizeof *map && !code; i++)
         if (app_arg(&args, map[i].option))

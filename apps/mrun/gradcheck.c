@@ -130,7 +130,8 @@ out:
 int cmd_gradcheck(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--hf", "--samples", "--tolerance", NULL };
-    static const char *const extra[] = { "backend.plugin=ref", "precision.recipe=fp64" };
+    static const char *const extra[] = { "backend.plugin=ref", "precision.recipe=fp64",
+                                         "train.steps=1", "optimizer.warmup=0" };
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
     mri_config *cfg = NULL;
@@ -145,7 +146,7 @@ int cmd_gradcheck(app *a, int argc, char **argv)
         code = code ? code : app_usage(a, "--tolerance %s: a number above 0", tolerance);
     if (code)
         goto done;
-    MR_TRY(app_model_config(a, &args, extra, 2, &cfg, &err));
+    MR_TRY(app_model_config(a, &args, extra, 4, &cfg, &err));
     MR_TRY(mri_session_open(a->registry, cfg, &o, &c.s, &err));
     MR_TRY(run(&c, &err));
     printf("%llu of %llu derivatives agree within %g of their tensor's largest; worst %.2e in %s\n",

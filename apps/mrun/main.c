@@ -23,6 +23,8 @@ static const app_command commands[] = {
       "text on stdout, from a run's newest checkpoint or a Hugging Face folder", cmd_generate },
     { "plan", "PROFILE.ini [--print PASS]",
       "memory, flops and schedule of a run, before it starts", cmd_plan },
+    { "inspect", "DIR|FILE.safetensors", "what a checkpoint or a model folder holds", cmd_inspect },
+    { "report", "RUN_DIR [-o FILE]", "a run as one HTML page", cmd_report },
     { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--logits OUT]",
       "log-probabilities, one JSON line a sequence", cmd_score },
     { NULL, NULL, NULL, NULL },
@@ -35,6 +37,7 @@ static const struct job {
 } jobs[] = {
     { "train", job_train },
     { "generate", job_generate },
+    { "preprocess", job_preprocess },
     { "score", job_score },
     { NULL, NULL },
 };

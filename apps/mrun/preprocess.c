@@ -11,36 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef struct preprocess_options {
-    const char *input, *output_prefix, *json_key, *chat, *learn;
-    int64_t workers;
-    int32_t append_eod, pad;
-} preprocess_options;
-
-#define REQUIRED_PATH(field, key, doc)                                                             \
-    {                                                                                              \
-        sizeof(mr_opt), MR_T_PATH, MR_OPT_REQUIRED, offsetof(preprocess_options, field), key, 0,   \
-            doc, 0, 0, 0, 0                                                                        \
-    }
-
-const mr_opt job_preprocess_opts[] = {
-    REQUIRED_PATH(input, "input", "a file of JSON lines, one document a line"),
-    REQUIRED_PATH(output_prefix, "output_prefix",
-                  "path of the .bin and .idx without their endings"),
-    MR_OPT(preprocess_options, MR_T_STR, json_key, "json_key", "text", "key of a line's text"),
-    MR_OPT(preprocess_options, MR_T_BOOL, append_eod, "append_eod", "true",
-           "end each document with the tokenizer's end-of-document id"),
-    MR_OPT_RANGE(preprocess_options, MR_T_INT, workers, "workers", "0", 0, 64,
-                 "threads that tokenise (0: one a processor)"),
-    MR_OPT(
-        preprocess_options, MR_T_STR, chat, "chat", NULL,
-        "lines hold messages: how one reads, as in {role}: {content}\\n; PREFIX_loss gets weights"),
-    MR_OPT(preprocess_options, MR_T_STR, learn, "learn", "assistant",
-           "role whose messages are learnt, with chat"),
-};
-const uint32_t job_preprocess_n_opts = sizeof job_preprocess_opts / sizeof *job_preprocess_opts;
-const uint32_t job_preprocess_opts_size = sizeof(preprocess_options);
-
 typedef struct reporter {
     const app *a;
     const mr_host *host;
@@ -92,7 +62,7 @@ int job_preprocess(app *a, mri_config *c)
 {
     mr_err err = MR_ERR_INIT;
     mr_status st = MR_OK;
-    preprocess_options o;
+    const mri_cfg_preprocess o = c->preprocess;
     mri_preprocess_count count = { 0 };
     char *chat = NULL;
     void *tok = NULL;
@@ -101,8 +71,11 @@ int job_preprocess(app *a, mri_config *c)
     const mri_choice *tokenizer = mri_config_choice(c, "tokenizer", 0);
     reporter r = { .a = a, .host = host, .terminal = isatty(STDERR_FILENO), .start = now() };
 
-    MR_TRY(mri_profile_fill(c->profile, "preprocess", job_preprocess_opts, job_preprocess_n_opts,
-                            &o, sizeof o, &err));
+    if (!o.output_prefix) {
+        st = mr_fail(&err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
+                     "the job preprocess needs [preprocess] output_prefix");
+        goto out;
+    }
     if (!tokenizer) {
         st = mr_fail(&err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
                      "the job preprocess needs a tokenizer");

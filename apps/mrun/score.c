@@ -178,6 +178,7 @@ int job_score(app *a, mri_config *c)
 int cmd_score(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--hf", "--ids", "--text", "--jsonl", "--logits", NULL };
+    static const char *const job[] = { "job.run=score" };
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
@@ -186,7 +187,7 @@ int cmd_score(app *a, int argc, char **argv)
                   app_arg(&args, "--logits") };
     if (!code && !q.ids && !q.text && !q.file)
         code = app_usage(a, "score needs --ids \"1 2 3\", --text TEXT or --jsonl FILE");
-    if (!code && app_model_config(a, &args, NULL, 0, &c, &err))
+    if (!code && app_model_config(a, &args, job, 1, &c, &err))
         code = app_fail(a, &err);
     if (!code)
         code = score(a, c, &q);

@@ -169,6 +169,23 @@ static const mr_opt score_opts[] = {
 };
 #undef C
 
+#define C mri_cfg_preprocess
+static const mr_opt preprocess_opts[] = {
+    MR_OPT(C, MR_T_PATH, input, "input", NULL, "a file of JSON lines, one document a line"),
+    MR_OPT(C, MR_T_PATH, output_prefix, "output_prefix", NULL,
+           "path of the .bin and .idx without their endings"),
+    MR_OPT(C, MR_T_STR, json_key, "json_key", "text", "key of a line's text"),
+    MR_OPT(C, MR_T_BOOL, append_eod, "append_eod", "true",
+           "end each document with the tokenizer's end-of-document id"),
+    MR_OPT_RANGE(C, MR_T_INT, workers, "workers", "0", 0, 64,
+                 "threads that tokenise (0: one a processor)"),
+    MR_OPT(C, MR_T_STR, chat, "chat", NULL,
+           "lines hold messages: how one reads, as in {role}: {content}\\n; PREFIX_loss gets "
+           "weights"),
+    MR_OPT(C, MR_T_STR, learn, "learn", "assistant", "role whose messages are learnt, with chat"),
+};
+#undef C
+
 #define SECTION(field, doc) \
     { #field, doc, field##_opts, LEN(field##_opts), (uint32_t)offsetof(mri_config, field), \
       (uint32_t)sizeof(((mri_config *)0)->field) }
@@ -184,6 +201,7 @@ static const mri_section sections[] = {
     SECTION(debug, "slow modes that find faults"),
     SECTION(generate, "the job generate"),
     SECTION(score, "the job score"),
+    SECTION(preprocess, "the job preprocess: JSON lines to an indexed data set"),
 };
 
 static const mri_kind kinds[] = {
@@ -201,7 +219,7 @@ static const mri_kind kinds[] = {
 static const mri_job_needs jobs[] = {
     { "train", "backend model optimizer data tokenizer", "comm shard graph sink", "train",
       "steps" },
-    { "preprocess", "tokenizer", "", NULL, NULL },
+    { "preprocess", "tokenizer", "", "preprocess", "input" },
     { "generate", "backend model tokenizer", "comm shard graph", NULL, NULL },
     { "score", "backend model tokenizer", "comm shard graph", NULL, NULL },
 };

@@ -75,6 +75,12 @@ typedef struct mri_cfg_score {
     const char *text, *file;
 } mri_cfg_score;
 
+typedef struct mri_cfg_preprocess {
+    const char *input, *output_prefix, *json_key, *chat, *learn;
+    int64_t workers;
+    int32_t append_eod, pad;
+} mri_cfg_preprocess;
+
 typedef struct mri_config {
     mri_profile *profile; /* owned */
     mri_cfg_run run;
@@ -88,6 +94,7 @@ typedef struct mri_config {
     mri_cfg_debug debug;
     mri_cfg_generate generate;
     mri_cfg_score score;
+    mri_cfg_preprocess preprocess;
 } mri_config;
 
 /* one row a section of core's: its name, rows, where it lies in mri_config */
