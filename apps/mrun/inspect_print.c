@@ -45,7 +45,7 @@ static void add_shape(mri_str *out, const mr_type *t)
     mri_str_add(out, "]");
 }
 
-/* ---- text ---------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------- */
 static void print_total(mri_str *out, const total *t)
 {
     char *bytes = mri_bytes_text((double)t->bytes);
@@ -74,7 +74,8 @@ static void print_group(mri_str *out, const inspect_group *g)
         shape.n = 0;
         add_shape(&shape, &x->type);
         char *bytes = mri_bytes_text((double)t.bytes);
-        mri_str_fmt(out, "  %-6s  %-*s  %10s  %s\n", x->type.dtype, widest, shape.s, bytes, x->name);
+        mri_str_fmt(out, "  %-6s  %-*s  %10s  %s\n", x->type.dtype, widest, shape.s, bytes,
+                    x->name);
         free(bytes);
     }
     mri_str_free(&shape);
@@ -127,10 +128,11 @@ static void print_text(const inspect_view *v, const char *differences, mri_str *
                     differences);
 }
 
-/* ---- JSON ---------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------- */
 static void json_total(mri_str *out, const total *t)
 {
-    mri_str_fmt(out, "{\"tensors\": %" PRIu64 ", \"elements\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
+    mri_str_fmt(out,
+                "{\"tensors\": %" PRIu64 ", \"elements\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
                 t->tensors, t->elements, t->bytes);
 }
 

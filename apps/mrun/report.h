@@ -7,7 +7,7 @@
 #define MRUN_REPORT_H
 #include "core/base/base.h"
 
-/* ---- report_log.c: RUN/log.jsonl ---------------------------------------------------------- */
+/* ---- report_log.c: RUN/log.jsonl -------------------------------------------------------- */
 typedef struct report_point {
     double step, value;
 } report_point;
@@ -32,7 +32,7 @@ double report_best(const report_series *s);   /* the least value; NAN if empty o
 double report_last(const report_series *s);   /* NAN if empty or NULL                  */
 double report_median(const report_series *s); /* NAN if empty or NULL                  */
 
-/* ---- report_chart.c ----------------------------------------------------------------------- */
+/* ---- report_chart.c --------------------------------------------------------------------- */
 typedef struct report_curve {
     const char *label;
     const report_series *series; /* NULL or empty: not drawn */
@@ -49,7 +49,7 @@ typedef struct report_chart {
 /* A <figure> with the SVG; a chart without points says so. */
 void report_chart_add(mri_str *html, const report_chart *c);
 
-/* ---- report_page.c ------------------------------------------------------------------------ */
+/* ---- report_page.c ---------------------------------------------------------------------- */
 mr_status report_page(const char *run_dir, mri_str *html, mr_err *err);
 void report_escape(mri_str *html, const char *text); /* for text and for quoted attributes */
 void report_number(mri_str *html, int unit, double v);

@@ -112,7 +112,9 @@ static void add_grid(mri_str *h, const report_chart *c, const axes *a)
     if (step < 1)
         step = 1;
     for (double v = ceil(a->x0 / step) * step; v <= a->x1; v += step)
-        mri_str_fmt(h, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%.0f</text>",
+        mri_str_fmt(h,
+                    "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">"
+                    "%.0f</text>",
                     px(a, v), H - BOTTOM + 18, v);
 }
 

@@ -71,7 +71,7 @@ mr_status mri_checkpoint_list(const char *dir, int64_t **steps, size_t *n, mr_er
 
 int mri_checkpoint_lock(const char *tmp)
 {
-    int fd = open(tmp, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open(tmp, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     /* a file system without locks (ENOLCK, ENOSYS) never shows a second saver */
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
         close(fd);

@@ -61,10 +61,9 @@ static uint64_t bytes_needed(const mri_checkpoint_meta *meta, const mri_checkpoi
 /* The numbers that a full disk's error has to give, whether found before or during. */
 static void detail_room(const char *dir, uint64_t need, mr_err *err)
 {
-    uint64_t room = mri_fs_free(dir);
-    char *a = mri_bytes_text((double)need), *b = mri_bytes_text((double)room);
-    mr_detail(err, "needed: %" PRIu64 " bytes (%s); free on the file system of %s: %" PRIu64 " (%s)",
-              need, a, dir, room, b);
+    char *a = mri_bytes_text((double)need), *b = mri_fs_free_text(dir);
+    mr_detail(err, "needed: %" PRIu64 " bytes (%s); free on the file system of %s: %s", need, a,
+              dir, b);
     mr_hint(err, "earlier checkpoints are untouched; make room, or set [checkpoint] dir or keep");
     free(a);
     free(b);

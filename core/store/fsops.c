@@ -36,9 +36,20 @@ char *mri_fs_parent(const char *path)
 uint64_t mri_fs_free(const char *path)
 {
     struct statvfs s;
-    if (statvfs(path, &s))
+    if (statvfs(path, &s) || !s.f_blocks) /* some network file systems do not say */
         return UINT64_MAX;
     return (uint64_t)s.f_bavail * s.f_frsize;
+}
+
+char *mri_fs_free_text(const char *path)
+{
+    uint64_t room = mri_fs_free(path);
+    if (room == UINT64_MAX)
+        return mri_strdup("unknown");
+    char *rounded = mri_bytes_text((double)room);
+    char *text = mri_format("%llu bytes (%s)", (unsigned long long)room, rounded);
+    free(rounded);
+    return text;
 }
 
 /* The one place that turns errno into a status. */
@@ -50,8 +61,7 @@ static mr_status fail(mr_err *err, const char *doing, const char *path, int e)
     if (err && MR_HAS(err, native))
         err->native = e;
     if (full) {
-        char *dir = mri_fs_parent(path);
-        char *room = mri_bytes_text((double)mri_fs_free(dir));
+        char *dir = mri_fs_parent(path), *room = mri_fs_free_text(dir);
         mr_detail(err, "free on the file system of %s: %s", dir, room);
         mr_hint(err, "make room there, or point the profile at a larger disk");
         free(room);

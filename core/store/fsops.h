@@ -35,5 +35,6 @@ mr_status mri_fs_remove(const char *path, mr_err *err); /* a file, or a folder w
 char *mri_fs_parent(const char *path); /* "." for a bare name; the caller frees */
 /* bytes an ordinary user may still write on the file system of `path`; UINT64_MAX: unknown */
 uint64_t mri_fs_free(const char *path);
+char *mri_fs_free_text(const char *path); /* "1536 bytes (1.5 KiB)"; the caller frees */
 
 #endif

@@ -160,7 +160,8 @@ mr_status mri_manifest_read(const char *path, mri_manifest *m, mr_err *err)
     mr_status st = 0;
     memset(m, 0, sizeof *m);
     if (access(path, F_OK))
-        return mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "no checkpoint: %s is missing", path);
+        return mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "no checkpoint: %s is missing",
+                       path);
     MR_TRY(mri_read_file(path, MANIFEST_MAX, &text, &n, err));
     MR_TRY(check_seal(path, text, n, err));
     MR_TRY(mri_json_parse(text, n, path, &doc, err));

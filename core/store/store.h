@@ -13,7 +13,7 @@
 #include "core/base/base.h"
 #include "mrun/program.h"
 
-/* ---- safetensors --------------------------------------------------------------------- */
+/* ---- safetensors ------------------------------------------------------------------------ */
 typedef struct mri_tensor { /* a named array in host memory */
     const char *name;
     mr_type type;     /* dtype f32 f64 bf16 f16 i32 i64 u8 i8 f8e4m3 f8e5m2 (dtype.h: all) */
@@ -36,7 +36,7 @@ const char *mri_safetensors_metadata(const mri_safetensors *f, const char *key);
 mr_status mri_safetensors_write(const char *path, const mri_tensor *t, size_t n,
                                 const char *const *metadata, mr_err *err);
 
-/* ---- checkpoints --------------------------------------------------------------------- */
+/* ---- checkpoints ------------------------------------------------------------------------ */
 typedef struct mri_checkpoint_meta {
     int64_t step, samples, tokens; /* done so far */
     const char *profile_text; /* profile.resolved.ini as of the save; borrowed by save,

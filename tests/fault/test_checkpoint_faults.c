@@ -74,7 +74,7 @@ static int temporaries(const char *dir)
     return n;
 }
 
-/* ---- the fault, set before a save in a child ---------------------------------------------- */
+/* ---- the fault, set before a save in a child -------------------------------------------- */
 enum { DIE, SHORT_THEN_DIE, FULL, MODES };
 static int fault_mode;
 static uint64_t fault_at, fault_calls;
@@ -121,7 +121,8 @@ static int save_in_child(const char *dir, int64_t step, int64_t keep, int mode, 
         fault_calls = 0;
         mri_store_fault_hook = inject;
         mr_status st = save(dir, step, keep, &err);
-        if (st == MR_E_STORE_FULL && (!strstr(err.detail, "needed: ") || !strstr(err.detail, "free")))
+        bool numbers = strstr(err.detail, "needed: ") && strstr(err.detail, "free");
+        if (st == MR_E_STORE_FULL && !numbers)
             _exit(43);
         _exit(st == 0 ? 0 : st == MR_E_STORE_FULL ? 41 : 44);
     }
@@ -224,7 +225,7 @@ Test(checkpoint_faults, a_disk_without_room_is_refused_before_anything_is_writte
     scratch_drop(dir);
 }
 
-/* ---- order: what a power cut relies on ----------------------------------------------------- */
+/* ---- order: what a power cut relies on -------------------------------------------------- */
 static struct {
     char what[8];
     char path[160];
@@ -278,7 +279,7 @@ Test(checkpoint_faults, all_is_fsynced_before_the_rename_and_the_rename_before_t
     scratch_drop(dir);
 }
 
-/* ---- kill -9 at random moments -------------------------------------------------------------- */
+/* ---- kill -9 at random moments ---------------------------------------------------------- */
 static double now_ms(void)
 {
     struct timespec t;

@@ -26,14 +26,14 @@ typedef struct config {
 typedef struct sink {
     int tty, color, live; /* live: the line in place */
     int drawn;            /* an unfinished line stands on the terminal */
-    int64_t every;   /* 0: by the run's length */
+    int64_t every;        /* 0: by the run's length */
     int64_t first_step;
     double first_time, last_draw; /* of the first step event; of the line in place */
     char last[WIDEST];            /* the newest step's line, if it has not stayed */
     int pending;
 } sink;
 
-/* ---- columns: how one metric reads ------------------------------------------------------------- */
+/* ---- columns: how one metric reads ------------------------------------------------------ */
 static void as_fixed4(char *to, size_t n, double v)
 {
     snprintf(to, n, "%.4f", v);
@@ -123,7 +123,7 @@ static const double *metric(const mr_event *e, const char *name)
     return NULL;
 }
 
-/* ---- lines --------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------ */
 MR_PRINTF(2, 3) static void add(char line[WIDEST], const char *fmt, ...)
 {
     va_list ap;
@@ -210,7 +210,7 @@ static void figures_line(const mr_event *e, char line[WIDEST])
         add(line, "  %s", e->text);
 }
 
-/* ---- stderr -------------------------------------------------------------------------------------- */
+/* ---- stderr ----------------------------------------------------------------------------- */
 static mr_status emit(const char *text, mr_err *err)
 {
     size_t n = strlen(text);

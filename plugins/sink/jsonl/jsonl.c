@@ -32,7 +32,7 @@ typedef struct sink {
     mr_status broken; /* memory ran out while building it */
 } sink;
 
-/* ---- building a line --------------------------------------------------------------------- */
+/* ---- building a line -------------------------------------------------------------------- */
 static void put(sink *s, const char *text, size_t n)
 {
     if (s->n + n > s->cap) {
@@ -92,7 +92,7 @@ static void put_key(sink *s, const char *key)
     puts_(s, ":");
 }
 
-/* ---- the file ---------------------------------------------------------------------------- */
+/* ---- the file --------------------------------------------------------------------------- */
 static mr_status fail(sink *s, const char *doing, mr_err *err)
 {
     int e = errno;

@@ -38,7 +38,7 @@ typedef struct sink {
     bytes event, summary, value, record;
 } sink;
 
-/* ---- CRC32C (Castagnoli, reflected polynomial 0x82f63b78), one byte a step ------------------ */
+/* ---- CRC32C (Castagnoli, reflected polynomial 0x82f63b78), one byte a step -------------- */
 static void crc_init(uint32_t table[256])
 {
     for (uint32_t i = 0; i < 256; i++) {
@@ -59,7 +59,7 @@ static uint32_t crc_masked(const uint32_t table[256], const uint8_t *p, size_t n
     return ((c >> 15) | (c << 17)) + 0xa282ead8u;
 }
 
-/* ---- protobuf ------------------------------------------------------------------------------- */
+/* ---- protobuf --------------------------------------------------------------------------- */
 enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 }; /* wire types */
 
 static void put(bytes *b, const void *p, size_t n)
@@ -127,7 +127,7 @@ static void put_block(bytes *b, uint32_t field, const void *p, size_t n)
     put(b, p, n);
 }
 
-/* ---- the file --------------------------------------------------------------------------------- */
+/* ---- the file --------------------------------------------------------------------------- */
 static mr_status fail(sink *s, const char *doing, mr_err *err)
 {
     int e = errno;

@@ -221,7 +221,8 @@ Test(checkpoint, bad_arguments_are_named_and_leave_nothing)
     char *dir = scratch_make();
     const mri_tensor w[] = { { "w", mr_type1("f32", 4), weights } };
     const mri_tensor none[] = { { "w", mr_type1("f32", 4), NULL } };
-    const mri_checkpoint_file slash[] = { { "a/b", w, 1 } }, twice[] = { { "a", w, 1 }, { "a", w, 1 } };
+    const mri_checkpoint_file slash[] = { { "a/b", w, 1 } };
+    const mri_checkpoint_file twice[] = { { "a", w, 1 }, { "a", w, 1 } };
     const mri_checkpoint_file null[] = { { "a", w, 1 }, { "b", none, 1 } };
     mri_checkpoint_meta m = { .step = 1 };
     mr_err err = MR_ERR_INIT;

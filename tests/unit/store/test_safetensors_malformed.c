@@ -132,8 +132,11 @@ Test(safetensors_malformed, mutated_headers_never_crash_the_reader)
         "{\"__metadata__\":{\"format\":\"pt\"}," T("scalar", "I64", "", "0", "8") ","
         T("a", "F32", "0,3", "8", "8") "," T("b", "F32", "2,3", "8", "32") ","
         T("h", "BF16", "3", "32", "38") "," T("u", "U8", "5", "38", "43") "}";
-    static const char *const words[] = { "F64", "F4", "[", "]", "{", "}", "\"", ",", "0", "9", "-1",
-                                         "18446744073709551615", "\\u0000", "null", "__metadata__" };
+    static const char *const words[] = {
+        "F64", "F4", "[",  "]", "{",    "}",          "\"",
+        ",",   "0",  "9",  "-1", "null", "__metadata__", "18446744073709551615",
+        "\\u0000",
+    };
     char *dir = scratch_make(), *path = mri_format("%s/x.safetensors", dir);
     uint64_t rng = 20240;
     int good = 0, bad = 0;
