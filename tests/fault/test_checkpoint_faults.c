@@ -63,6 +63,24 @@ static int64_t verify(const char *dir)
     return step;
 }
 
+/* Whatever has a final name is whole, the ones on their way out too. */
+static void verify_all(const char *dir)
+{
+    int64_t *steps;
+    size_t n;
+    mr_err err = MR_ERR_INIT;
+    cr_assert_eq(mri_checkpoint_list(dir, &steps, &n, &err), 0, "%s", err.what);
+    for (size_t i = 0; i < n; i++) {
+        mri_checkpoint *c;
+        char *path = mri_format("%s/step-%08lld", dir, (long long)steps[i]);
+        cr_assert_eq(mri_checkpoint_open(path, &c, &err), 0, "%s", err.what);
+        cr_assert_eq(mri_checkpoint_info(c)->step, steps[i]);
+        mri_checkpoint_close(c);
+        free(path);
+    }
+    free(steps);
+}
+
 static int temporaries(const char *dir)
 {
     int n = 0;
@@ -145,6 +163,7 @@ static void try_every_step(int64_t before, int64_t after, int64_t keep, int mode
         cr_assert(exit_code == 42 || exit_code == 0, "exit %d at step %d", exit_code, (int)at);
         through = exit_code == 0;
         deaths += exit_code == 42;
+        verify_all(dir);
         int64_t got = verify(dir);
         cr_assert(got == (before ? before : -1) || got == after, "found step %lld", (long long)got);
         if (got == after && after != before)
@@ -313,6 +332,7 @@ static void kill_once(const char *dir, uint64_t seed, double save_ms, volatile i
     cr_assert_eq(waitpid(pid, &status, 0), pid, "seed %llu: the saver ended by itself",
                  (unsigned long long)seed);
     cr_assert(WIFSIGNALED(status), "seed %llu: the saver failed", (unsigned long long)seed);
+    verify_all(dir);
     int64_t got = verify(dir);
     cr_assert(got == *durable || got == *durable + 1, "seed %llu: saved %lld, found %lld",
               (unsigned long long)seed, (long long)*durable, (long long)got);
