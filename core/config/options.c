@@ -195,7 +195,7 @@ mr_status mri_options_check(const mr_opt *opts, uint32_t n, uint32_t config_size
     const char *p = (const char *)opts;
     for (uint32_t i = 0; i < n; i++) {
         const mr_opt *row = (const mr_opt *)(const void *)p;
-        if (!MR_HAS(row, was) || row->size % sizeof(void *) || row->size > 4096)
+        if (!MR_HAS(row, hi) || row->size % sizeof(void *) || row->size > 4096)
             return mr_fail(err, MR_E_PLUGIN_MALFORMED, MR_BLAME_PLUGIN,
                            "option row %u has size %u; this header's rows have %zu", i, row->size,
                            sizeof *row);

@@ -8,10 +8,10 @@
 #define MRI_HEADS_H
 #include "core/ops/common.h"
 
-#define MRI_HEADS_ATTRS "heads:i kv_heads:i head_dim:i scale:f? chunk:i=0"
+#define MRI_HEADS_ATTRS "heads:i kv_heads:i head_dim:i scale:f? chunk:i=0 seq:i=0"
 
 typedef struct mri_heads {
-    int64_t H, G, C, Cv, chunk;
+    int64_t H, G, C, Cv, chunk, seq; /* seq: no sequence is longer, 0: unknown; for costs */
     double scale;
 } mri_heads;
 
@@ -19,7 +19,8 @@ typedef struct mri_heads {
 static inline mri_heads mri_heads_of(const mr_call *c, uint32_t v)
 {
     mri_heads h = { .H = mr_attr_i(c, "heads", 0), .G = mr_attr_i(c, "kv_heads", 0),
-                    .C = mr_attr_i(c, "head_dim", 0), .chunk = mr_attr_i(c, "chunk", 0) };
+                    .C = mr_attr_i(c, "head_dim", 0), .chunk = mr_attr_i(c, "chunk", 0),
+                    .seq = mr_attr_i(c, "seq", 0) };
     h.Cv = h.G > 0 ? mr_last(c->in[v]) / h.G : 0;
     h.scale = mr_attr_f(c, "scale", h.C > 0 ? 1 / sqrt((double)h.C) : 0);
     return h;
@@ -33,9 +34,9 @@ static inline mr_status mri_heads_infer(const mr_call *c, mr_type *const *out, m
     if (h.H < 1 || h.G < 1 || h.H % h.G)
         return mri_op_fail(err, op, "kv_heads is %lld, must divide heads, %lld", (long long)h.G,
                            (long long)h.H);
-    if (h.C < 1 || h.chunk < 0)
-        return mri_op_fail(err, op, "head_dim is %lld and chunk %lld, must be at least 1 and 0",
-                           (long long)h.C, (long long)h.chunk);
+    if (h.C < 1 || h.chunk < 0 || h.seq < 0)
+        return mri_op_fail(err, op, "head_dim is %lld, chunk %lld and seq %lld, must be at least 1, "
+                           "0 and 0", (long long)h.C, (long long)h.chunk, (long long)h.seq);
     return mri_infer(c, out, err, op, spec,
                      MRI_GIVEN({ "H", h.H }, { "G", h.G }, { "C", h.C }, { "V", h.Cv }));
 }
@@ -46,12 +47,19 @@ static inline int64_t mri_first_seen(const mri_heads *h, int64_t s, int64_t t)
     return h->chunk ? s + (t - s) / h->chunk * h->chunk : s;
 }
 
-/* (query, key) pairs of T tokens, if they are one sequence: the causal half, cut by chunks */
+/* (query, key) pairs of one sequence of n tokens: the causal half, cut by chunks */
+static inline double mri_sequence_pairs(const mri_heads *h, int64_t n)
+{
+    double full = h->chunk ? (double)(n / h->chunk) : 0, c = (double)h->chunk;
+    double rest = h->chunk ? (double)(n % h->chunk) : (double)n;
+    return full * c * (c + 1) / 2 + rest * (rest + 1) / 2;
+}
+
+/* pairs of T tokens: as many sequences of `seq` as fit, and the rest */
 static inline double mri_pairs(const mri_heads *h, int64_t T)
 {
-    double full = h->chunk ? (double)(T / h->chunk) : 0, n = (double)h->chunk;
-    double rest = h->chunk ? (double)(T % h->chunk) : (double)T;
-    return full * n * (n + 1) / 2 + rest * (rest + 1) / 2;
+    int64_t seq = h->seq > 0 && h->seq < T ? h->seq : T;
+    return seq ? (double)(T / seq) * mri_sequence_pairs(h, seq) + mri_sequence_pairs(h, T % seq) : 0;
 }
 
 #endif

@@ -95,7 +95,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
     mri_assembly *a = NULL;
     mr_block_env env = { sizeof env, 0, mode, tokens, decode ? o->slots : 0,
-                         decode ? o->max_seq : 0 };
+                         decode ? o->max_seq : 0, decode ? 0 : s->config->train.seq };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;

@@ -57,6 +57,7 @@ typedef struct mr_block_env {
     const char *mode;     /* "train", "infer" (whole sequences, no gradients), "decode"    */
     int64_t tokens;       /* T                                                             */
     int64_t slots, max_seq; /* decode: rows of the cache, positions a row holds            */
+    int64_t seq; /* no sequence of the T tokens is longer than this (0: T). A hint for costs */
 } mr_block_env;
 
 typedef struct mr_asm mr_asm; /* the host's assembly under construction */

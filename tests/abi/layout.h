@@ -76,6 +76,9 @@
         F(mr_device_info, size) F(mr_device_info, threads) F(mr_device_info, name) \
         F(mr_device_info, memory_bytes) F(mr_device_info, peak_flops_f32) \
         F(mr_device_info, peak_flops_bf16) F(mr_device_info, peak_bytes_per_s) \
+    S(mr_probe) \
+        F(mr_probe, size) F(mr_probe, pad) F(mr_probe, flops_f32) F(mr_probe, flops_bf16) \
+        F(mr_probe, read_bytes_per_s) \
     S(mr_backend_ops) \
         F(mr_backend_ops, size) F(mr_backend_ops, flags) F(mr_backend_ops, count) \
         F(mr_backend_ops, open) F(mr_backend_ops, close) F(mr_backend_ops, info) \
@@ -101,7 +104,7 @@
         F(mr_model_info, layers) F(mr_model_info, hidden) F(mr_model_info, max_positions) \
     S(mr_block_env) \
         F(mr_block_env, size) F(mr_block_env, pad) F(mr_block_env, mode) F(mr_block_env, tokens) \
-        F(mr_block_env, slots) F(mr_block_env, max_seq) \
+        F(mr_block_env, slots) F(mr_block_env, max_seq) F(mr_block_env, seq) \
     S(mr_assembler) \
         F(mr_assembler, size) F(mr_assembler, pad) F(mr_assembler, instance) \
         F(mr_assembler, edge) F(mr_assembler, bind) \

@@ -103,8 +103,8 @@ Test(config, a_job_loads_only_the_kinds_that_it_uses)
     sets[0] = "job.run=score";
     cr_assert_eq(mri_config_load(reg, NULL, sets, 2, &c, &err), 0, "%s", err.what);
     mri_config_free(c);
-    const char *prep[] = { "job.run=preprocess" };
-    cr_assert_eq(mri_config_load(reg, NULL, prep, 1, &c, &err), 0, "%s", err.what);
+    const char *prep[] = { "job.run=preprocess", "preprocess.input=x.jsonl" };
+    cr_assert_eq(mri_config_load(reg, NULL, prep, 2, &c, &err), 0, "%s", err.what);
     cr_assert_null(mri_config_choice(c, "backend", 0));
     mri_config_free(c);
 }

@@ -253,7 +253,7 @@ Test(llama4_blocks, unknown_block_and_mode_are_refused)
 {
     fk_model m = open_tiny("");
     mr_err err = MR_ERR_INIT;
-    mr_block_env env = { sizeof env, 0, "train", 4, 0, 0 };
+    mr_block_env env = { sizeof env, 0, "train", 4, 0, 0, 0 };
     cr_assert_eq(m.ops->build(m.model, "layer.sparse", &env, NULL, NULL, &err), MR_E_PROGRAM);
     cr_assert(strstr(err.what, "layer.sparse"));
     env.mode = "dream";
