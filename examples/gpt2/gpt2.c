@@ -94,9 +94,10 @@ static mr_val matrix(mr_net n, const char *name, int64_t rows, int64_t cols,
     return n.b->param(n.p, name, &p);
 }
 
-static mr_val vector(mr_net n, const char *name, int64_t d, double value)
+static mr_val vector(mr_net n, const char *name, int64_t d, const char *placement, double value)
 {
-    mr_param p = { sizeof p, MR_PARAM_NO_DECAY, mr_type1("model", d), "-", "constant", value };
+    mr_type t = mr_type1("model", d);
+    mr_param p = { sizeof p, MR_PARAM_NO_DECAY, t, placement, "constant", value };
     return n.b->param(n.p, name, &p);
 }
 
@@ -108,7 +109,8 @@ static mr_val product(mr_net n, const char *name, mr_val x, int64_t out, const c
     snprintf(weight, sizeof weight, "%s.weight", name);
     snprintf(bias, sizeof bias, "%s.bias", name);
     mr_val w = matrix(n, weight, out, mr_last(n.b->type(n.p, x)), placement, std);
-    return MR_OP(n, "linear", MR_IN(x, w, vector(n, bias, out, 0)), MR_NOAT);
+    mr_val b = vector(n, bias, out, strstr(placement, "tp:0") ? "tp:0" : "-", 0);
+    return MR_OP(n, "linear", MR_IN(x, w, b), MR_NOAT);
 }
 
 static mr_val norm(const gpt2 *m, mr_net n, const char *name, mr_val x)
@@ -118,8 +120,8 @@ static mr_val norm(const gpt2 *m, mr_net n, const char *name, mr_val x)
     snprintf(weight, sizeof weight, "%s.weight", name);
     snprintf(bias, sizeof bias, "%s.bias", name);
     n.b->region(n.p, "layernorm");
-    MR_OPN(n, "layernorm", out, 3, MR_IN(x, vector(n, weight, m->hidden, 1),
-                                         vector(n, bias, m->hidden, 0)),
+    MR_OPN(n, "layernorm", out, 3, MR_IN(x, vector(n, weight, m->hidden, "-", 1),
+                                         vector(n, bias, m->hidden, "-", 0)),
            MR_AT(mr_af("eps", m->eps)));
     n.b->end(n.p);
     return out[0];

@@ -65,6 +65,7 @@ typedef struct fk_model {
     const mr_model_ops *ops;
     void *model, *config, *json;
     mr_asm as;
+    MRI_VEC(void *) pool; /* option texts: the plugin may keep pointers to them */
 } fk_model;
 
 /* `so`: the plugin's file. sizes: "layers=2 hidden=24 experts=4": keys of [model] first, then

@@ -69,9 +69,9 @@ static const mr_host host = { sizeof host, MR_ABI_MAJOR, MR_ABI_MINOR, 0,       
                               "0",         NULL,         host_log,     host_ext, NULL };
 
 /* ---- options ---------------------------------------------------------------------------- */
-static void set_option(const mr_opt *o, void *config, const char *text)
+static void set_option(fk_model *m, const mr_opt *o, const char *text)
 {
-    void *at = (char *)config + o->offset;
+    void *at = (char *)m->config + o->offset;
     if (!text)
         return;
     switch (o->type) {
@@ -83,6 +83,8 @@ static void set_option(const mr_opt *o, void *config, const char *text)
         mr_list *l = at;
         const char **v = mri_alloc(16 * sizeof *v);
         char *copy = mri_strdup(text), *save = NULL;
+        MRI_PUSH(&m->pool, (void *)v);
+        MRI_PUSH(&m->pool, (void *)copy);
         for (char *w = strtok_r(copy, ",", &save); w && l->n < 16; w = strtok_r(NULL, ",", &save))
             v[l->n++] = w;
         l->v = v;
@@ -121,8 +123,9 @@ static bool set_size(mr_model_sizes *s, const char *key, const char *value)
 static void set_all(fk_model *m, mr_model_sizes *s, const char *sizes)
 {
     char *copy = mri_strdup(sizes ? sizes : ""), *save = NULL;
+    MRI_PUSH(&m->pool, (void *)copy);
     for (uint32_t i = 0; i < m->unit->n_opts; i++)
-        set_option(&m->unit->opts[i], m->config, m->unit->opts[i].def);
+        set_option(m, &m->unit->opts[i], m->unit->opts[i].def);
     for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
         char *value = strchr(w, '=');
         cr_assert(value);
@@ -130,12 +133,11 @@ static void set_all(fk_model *m, mr_model_sizes *s, const char *sizes)
         bool known = set_size(s, w, value);
         for (uint32_t i = 0; i < m->unit->n_opts && !known; i++)
             if (!strcmp(m->unit->opts[i].key, w)) {
-                set_option(&m->unit->opts[i], m->config, value);
+                set_option(m, &m->unit->opts[i], value);
                 known = true;
             }
         cr_assert(known, "no option %s", w);
     }
-    /* option texts live as long as the process: tests are short */
 }
 
 /* ---- the assembly ------------------------------------------------------------------------ */
@@ -201,6 +203,9 @@ void fk_close(fk_model *m)
         m->ops->destroy(m->model);
     json_decref(m->json);
     free(m->config);
+    for (size_t i = 0; i < m->pool.n; i++)
+        free(m->pool.v[i]);
+    free(m->pool.v);
     for (size_t i = 0; i < m->as.bound_to.n; i++)
         free(m->as.bound_to.v[i]);
     free(m->as.bound_to.v);
