@@ -498,6 +498,42 @@ Test(indexed, wrong_files_fail_by_name)
     temp_clean(dir);
 }
 
+Test(indexed, random_damage_is_refused_or_harmless)
+{
+    const char *dir = temp_dir(), *prefix = mri_format("%s/set", dir);
+    const char *const words[] = { mri_format("path=%s", prefix), "split=1", NULL };
+    mr_data_env env = env_of(4, 1, 6, 0);
+    mr_sample s = sample_new(4);
+    uint64_t random = 1;
+    int opened = 0, refused = 0;
+    const pair good = good_pair();
+    const unsigned char bin[20] = { 0 };
+    temp_write(dir, "set.bin", bin, sizeof bin);
+    for (int round = 0; round < 1000; round++) {
+        unsigned char idx[sizeof good.idx];
+        memcpy(idx, good.idx, sizeof idx);
+        for (int hits = 0; hits < 1 + round % 3; hits++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            size_t at = random >> 33;
+            idx[17 + at % (sizeof idx - 17)] ^= (unsigned char)(1 << (random >> 40) % 3);
+        }
+        temp_write(dir, "set.idx", idx, sizeof idx);
+        data_handle h;
+        mr_err err = MR_ERR_INIT;
+        if (data_open(&h, "indexed", &env, words, &err)) {
+            cr_assert(err.what[0] && (err.code == MR_E_DATA_FORMAT || err.code == MR_E_DATA_SHORT));
+            refused++;
+            continue;
+        }
+        for (int64_t i = 0; i < 6; i++)
+            h.ops->read(h.data, 0, i, &s, &err);
+        h.ops->destroy(h.data);
+        opened++;
+    }
+    cr_assert(refused > 900 && opened > 0, "%d refused, %d opened", refused, opened);
+    temp_clean(dir);
+}
+
 Test(indexed, multimodal_modes_are_stepped_over)
 {
     const char *dir = temp_dir(), *prefix = mri_format("%s/set", dir);

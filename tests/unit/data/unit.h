@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static inline const mr_unit *unit_load(const char *kind, const char *name)
 {
@@ -145,6 +146,7 @@ static inline void temp_clean(const char *dir)
 static inline const char *temp_write(const char *dir, const char *name, const void *p, size_t n)
 {
     char *path = mri_format("%s/%s", dir, name);
+    unlink(path); /* a file that is truncated and written again waits for the disk */
     FILE *f = fopen(path, "wb");
     cr_assert_not_null(f, "%s", path);
     cr_assert_eq(fwrite(p, 1, n, f), n);
