@@ -82,7 +82,8 @@ static int put(FILE *f, uint64_t value, size_t size) /* little endian */
 
 mr_status mri_indexed_sequence(mri_indexed_writer *w, const int32_t *ids, uint64_t n, mr_err *err)
 {
-    size_t size = (size_t)size_of(w->dtype);
+    unsigned char chunk[16384];
+    size_t size = (size_t)size_of(w->dtype), filled = 0;
     int64_t limit = w->dtype == MRI_INDEXED_I32 ? INT32_MAX : (1 << 8 * size) - 1;
     if (n > INT32_MAX)
         return mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
@@ -92,8 +93,13 @@ mr_status mri_indexed_sequence(mri_indexed_writer *w, const int32_t *ids, uint64
         if (ids[i] < 0 || ids[i] > limit)
             return mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST,
                            "%s: token %d does not fit %zu bytes", w->bin, ids[i], size);
-        if (put(w->f, (uint64_t)ids[i], size) != 0)
-            return fail_io("write", w->bin_partial, err);
+        for (size_t k = 0; k < size; k++)
+            chunk[filled++] = (unsigned char)(ids[i] >> 8 * k);
+        if (filled + size > sizeof chunk || i + 1 == n) {
+            if (fwrite(chunk, 1, filled, w->f) != filled)
+                return fail_io("write", w->bin_partial, err);
+            filled = 0;
+        }
     }
     MRI_PUSH(&w->lengths, (int32_t)n);
     return MR_OK;
