@@ -49,8 +49,6 @@ mr_status mri_elf_is_plugin(const char *path, mr_err *err);
 mr_status mri_load_file(const mr_host *host, const char *path,
                         void (*stage)(void *user, const char *what), void *user,
                         const mr_plugin **out, mr_err *err);
-/* the services in unit->needs; the first that the host lacks is an error */
-mr_status mri_unit_needs(const mr_host *host, const mr_unit *u, const char *path, mr_err *err);
 
 /* ---- scan.c: a look at a library from a child process -------------------------------- */
 enum { MRI_SCAN_LIMIT_MS = 2000 };

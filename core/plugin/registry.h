@@ -82,6 +82,9 @@ mr_status mri_plugin_probe(mri_registry *r, const char *path, int limit_ms, int 
 /* i-th unit, walked by the unit's own size */
 const mr_unit *mri_plugin_unit(const mr_plugin *p, uint32_t i);
 
+/* the services in unit->needs; the first that the host lacks is an error. find() asks this. */
+mr_status mri_unit_needs(const mr_host *host, const mr_unit *u, const char *path, mr_err *err);
+
 /* ELF: the text of section .mrun.note (caller frees), or NULL */
 char *mri_note_read(const char *path);
 /* ELF: the defined dynamic symbols, for the one-symbol check */

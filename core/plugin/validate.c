@@ -136,10 +136,10 @@ static mr_status check_options(const mr_unit *u, const char *path, mr_err *err)
                          u->name, u->n_opts, MAX_OPTIONS, u->opts ? "" : " and gives none");
     const mr_opt *o = u->opts;
     for (uint32_t i = 0; i < u->n_opts; i++) {
-        if (!sane(o->size, offsetof(mr_opt, hi) + sizeof o->hi))
+        if (!sane(o->size, offsetof(mr_opt, was) + sizeof o->was))
             return malformed(err, path, "option %u of unit %s/%s gives its size as %u bytes "
                              "(%zu to %d, in steps of %zu)", i, u->kind, u->name, o->size,
-                             offsetof(mr_opt, hi) + sizeof o->hi, MAX_STRUCT, sizeof(void *));
+                             offsetof(mr_opt, was) + sizeof o->was, MAX_STRUCT, sizeof(void *));
         if (!o->key || !*o->key)
             return malformed(err, path, "option %u of unit %s/%s has no key", i, u->kind, u->name);
         o = (const mr_opt *)((const char *)o + o->size);

@@ -9,7 +9,7 @@
 
 static char *trio(void)
 {
-    return mri_format("%s/tests/unit/plugin/trio.so", getenv("MRUN_BUILD"));
+    return mri_format("%s/tests/unit/plugin/trio/trio.so", getenv("MRUN_BUILD"));
 }
 
 Test(note, is_read_in_parts)
@@ -84,7 +84,7 @@ Test(note, cut_and_mutated_files_are_survived)
     uint64_t shoff, seed = 1;
     memcpy(&shoff, bytes + 40, sizeof shoff);
     cr_assert_lt(shoff, n);
-    for (int i = 0; i < 1500; i++) {
+    for (int i = 0; i < 500; i++) {
         char *copy = mri_alloc(n);
         memcpy(copy, bytes, n);
         for (int k = 0; k < 3; k++) {

@@ -12,7 +12,7 @@ static char dir[4096];
 
 static mri_registry *make(void)
 {
-    snprintf(dir, sizeof dir, "%s/tests/unit/plugin", getenv("MRUN_BUILD"));
+    snprintf(dir, sizeof dir, "%s/tests/unit/plugin/trio", getenv("MRUN_BUILD"));
     unsetenv("MRUN_PLUGIN_PATH");
     setenv("XDG_DATA_HOME", "/nonexistent/data", 1);
     return mri_registry_create(dir);
@@ -151,7 +151,7 @@ Test(registry, a_miss_names_every_path_tried_and_the_nearest_word)
     mr_err err = MR_ERR_INIT;
     cr_assert_eq(mri_registry_find(r, "sink", "onne", &u, &err), MR_E_PLUGIN_NOT_FOUND);
     cr_assert_str_eq(err.what, "no plugin offers sink/onne");
-    cr_assert_not_null(strstr(err.detail, "/tests/unit/plugin (--plugin-path): 1 plugin file"), "%s",
+    cr_assert_not_null(strstr(err.detail, "/tests/unit/plugin/trio (--plugin-path): 1 plugin file\n"), "%s",
                        err.detail);
     cr_assert_not_null(strstr(err.detail, "/nonexistent/data/mrun/plugins-1 (XDG_DATA_HOME): "
                                           "no such folder"), "%s", err.detail);
