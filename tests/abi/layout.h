@@ -146,6 +146,9 @@
         F(mr_sink_env, from_step) \
     S(mr_sink_ops) \
         F(mr_sink_ops, size) F(mr_sink_ops, flags) F(mr_sink_ops, create) F(mr_sink_ops, destroy) \
-        F(mr_sink_ops, event)
+        F(mr_sink_ops, event) \
+    S(mr_probe) \
+        F(mr_probe, size) F(mr_probe, pad) F(mr_probe, flops_f32) F(mr_probe, flops_bf16) \
+        F(mr_probe, read_bytes_per_s)
 
 #endif
