@@ -15,6 +15,7 @@ typedef struct reporter {
     const app *a;
     const mr_host *host;
     bool terminal;
+    bool shown;
     double start, last; /* seconds */
 } reporter;
 
@@ -32,6 +33,7 @@ static void show(void *arg, const mri_preprocess_count *c)
     if (r->a->quiet || t - r->last < (r->terminal ? 0.1 : 10))
         return;
     r->last = t;
+    r->shown = true;
     double done = c->bytes_in_all > 0 ? (double)c->bytes_read / (double)c->bytes_in_all : 1;
     fprintf(stderr, "%spreprocess: %3.0f%%  %lld documents  %lld tokens  %.1f MB/s%s",
             r->terminal ? "\r" : "", 100 * (done < 1 ? done : 1), (long long)c->documents,
@@ -69,8 +71,9 @@ int job_preprocess(app *a, mri_config *c)
     const mr_tokenizer_ops *ops = NULL;
     const mr_host *host = mri_registry_host(a->registry);
     const mri_choice *tokenizer = mri_config_choice(c, "tokenizer", 0);
-    reporter r = { .a = a, .host = host, .terminal = isatty(STDERR_FILENO), .start = now() };
+    reporter r = { .a = a, .host = host, .terminal = isatty(STDERR_FILENO) };
 
+    r.start = r.last = now();
     if (!o.output_prefix) {
         st = mr_fail(&err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
                      "the job preprocess needs [preprocess] output_prefix");
@@ -100,7 +103,7 @@ int job_preprocess(app *a, mri_config *c)
         .arg = &r,
     };
     st = mri_preprocess_run(&job, &count, &err);
-    if (r.terminal && r.last > 0)
+    if (r.terminal && r.shown)
         fputc('\n', stderr);
     if (!st && !a->quiet)
         fprintf(stderr, "preprocess: %s.bin and .idx: %lld documents, %lld tokens (%.1f s)\n",
