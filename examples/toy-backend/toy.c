@@ -107,12 +107,6 @@ static tally *tally_of(toy *t, const char *id)
     return &t->ops[t->n_ops++];
 }
 
-static bool is_f32_linear(const char *op_id, const mr_call *c)
-{
-    return !strcmp(op_id, "linear") && mr_is(c->in[0], "f32") && mr_is(c->in[1], "f32") &&
-           mr_is(c->out[0], "f32");
-}
-
 /* The caller's types need not outlive query(): copy them. Strings are the program's and do. */
 static void keep_call(kernel *k, const mr_call *c)
 {
@@ -139,13 +133,14 @@ static mr_status query(void *dev, const char *op_id, const mr_call *call, uint32
     (void)flags; /* all our kernels are deterministic */
     if (!counted || call->n_in > MAX_OPERANDS || call->n_out > MAX_OPERANDS ||
         call->n_attr > MAX_ATTRS)
-        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_PLUGIN, "toy has no kernel for %s", op_id);
+        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_PLUGIN, "toy: no kernel for %s", op_id);
     kernel *k = calloc(1, sizeof *k);
     if (!k)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "toy: no memory for a kernel");
     k->def = def;
     k->count = counted;
-    k->own = is_f32_linear(op_id, call);
+    k->own = !strcmp(op_id, "linear") && mr_is(call->in[0], "f32") &&
+             mr_is(call->in[1], "f32") && mr_is(call->out[0], "f32");
     keep_call(k, call);
     ki->flags = MR_K_DETERMINISTIC;
     ki->impl = k->own ? "toy product" : "reference loops";
@@ -232,13 +227,18 @@ static mr_status fill(void *dev, void *stream, void *dst, uint32_t byte, uint64_
     return 0;
 }
 
+static const void *ext(void *dev, const char *id)
+{
+    return strcmp(id, MR_EXT_HOST_MEMORY) ? NULL : dev; /* our memory is the host's */
+}
+
 static const char *const needs[] = { MR_EXT_REF, NULL };
 static const mr_backend_ops table = {
     .size = sizeof table, .count = count, .open = open_device, .close = close_device,
     .info = info, .alloc = alloc, .free = release_memory, .query = query,
     .release = release_kernel, .run = run, .stream_create = stream_create,
     .stream_destroy = nothing, .record = record, .wait = wait_event, .event_destroy = nothing,
-    .sync = sync_stream, .copy = copy, .fill = fill,
+    .sync = sync_stream, .copy = copy, .fill = fill, .ext = ext,
 };
 static const mr_unit unit = { sizeof unit, 0, "backend", "toy", "reference loops, counted",
                               NULL, 0, 0, &table, needs };
