@@ -25,7 +25,7 @@ static mr_status first_keys(const struct attn *k, const int32_t *start, int32_t 
     return MR_OK;
 }
 
-/* workspace: lo [T], hi [T], then the parts' rooms */
+/* workspace: lo [T], hi [T], then a room a thread */
 static mr_status attention_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
                                void *ws, mr_err *err)
 {
@@ -33,28 +33,25 @@ static mr_status attention_run(const struct kernel *base, const mr_buf *in, cons
     int32_t *lo = ws, *hi = lo + k->tokens;
     char *rooms = (char *)ws + cpu_round((uint64_t)k->tokens * 8);
     int64_t tiles = (k->tokens + k->queries - 1) / k->queries, items = tiles * k->kv;
-    int parts = cpu_parts(base, items, 1);
     if (first_keys(k, in[3].data, lo, err))
         return MR_E_ARG;
     for (int64_t t = 0; t < k->tokens; t++)
         hi[t] = (int32_t)t + 1;
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        for (int64_t i = p; i < items; i += parts) {
-            int64_t g = i % k->kv, t0 = i / k->kv * k->queries, h = g * k->group;
-            int64_t n = k->tokens - t0 < k->queries ? k->tokens - t0 : k->queries;
-            struct attn_tile t = {
-                .n = n,
-                .q = arr_at(in_arr(base, in, 0), (t0 * k->heads + h) * k->c),
-                .k = arr_at(in_arr(base, in, 1), g * k->c),
-                .v = arr_at(in_arr(base, in, 2), g * k->cv),
-                .o = arr_at(out_arr(base, out, 0), (t0 * k->heads + h) * k->cv),
-                .lo = lo + t0,
-                .hi = hi + t0,
-                .lse = (float *)out[1].data + t0 * k->heads + h,
-            };
-            attn_tile_run(k, &t, rooms + (uint64_t)p * k->room);
-        }
+    /* a head's tiles run together, so that its keys stay in the cache; the longest first */
+#pragma omp parallel for schedule(dynamic, 1) if (items > 1)
+    for (int64_t i = 0; i < items; i++) {
+        int64_t g = i / tiles, t0 = (tiles - 1 - i % tiles) * k->queries, h = g * k->group;
+        struct attn_tile t = {
+            .n = k->tokens - t0 < k->queries ? k->tokens - t0 : k->queries,
+            .q = arr_at(in_arr(base, in, 0), (t0 * k->heads + h) * k->c),
+            .k = arr_at(in_arr(base, in, 1), g * k->c),
+            .v = arr_at(in_arr(base, in, 2), g * k->cv),
+            .o = arr_at(out_arr(base, out, 0), (t0 * k->heads + h) * k->cv),
+            .lo = lo + t0,
+            .hi = hi + t0,
+            .lse = (float *)out[1].data + t0 * k->heads + h,
+        };
+        attn_tile_run(k, &t, cpu_room(rooms, k->room));
     }
     return MR_OK;
 }
@@ -108,7 +105,7 @@ static void probabilities(const struct bwd *b, struct bwd_room r, int64_t g, int
         float lse = b->lse[t * k->heads + h], delta = b->delta[t * k->heads + h];
         int whole = b->lo[t] <= j0 && t >= j0 + KEYS - 1;
         for (int64_t j = 0; j < KEYS; j += W) {
-            vf p = vexp(vload(r.s + m * KEYS + j) - lse);
+            vf p = vexp_neg(vload(r.s + m * KEYS + j) - lse);
             if (!whole) {
                 vi at = lane + (int32_t)(j0 + j);
                 p = vsel((vi)(at >= b->lo[t]) & (vi)(at <= (int32_t)t), p, (vf){ 0 });
@@ -240,15 +237,12 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
     all_rows(k, in, out_arr(base, out, 0), b.delta, b.dq, 0);
 
     int64_t items = stretches(k, lo, cut) * k->kv;
-    int parts = cpu_parts(base, items, 1);
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        struct bwd_room r = bwd_room_of(k, at + (uint64_t)p * k->room);
-        for (int64_t i = p; i < items; i += parts) {
-            int64_t end = cut[i / k->kv + 1];
-            for (int64_t j0 = cut[i / k->kv]; j0 < end; j0 += KEYS)
-                key_tile(&b, r, i % k->kv, j0, end - j0 < KEYS ? end - j0 : KEYS, end);
-        }
+#pragma omp parallel for schedule(dynamic, 1) if (items > 1)
+    for (int64_t i = 0; i < items; i++) {
+        struct bwd_room r = bwd_room_of(k, cpu_room(at, k->room));
+        int64_t end = cut[i / k->kv + 1];
+        for (int64_t j0 = cut[i / k->kv]; j0 < end; j0 += KEYS)
+            key_tile(&b, r, i % k->kv, j0, end - j0 < KEYS ? end - j0 : KEYS, end);
     }
     if (base->out_bf[0])
         all_rows(k, in, out_arr(base, out, 0), b.delta, b.dq, 1);

@@ -21,7 +21,8 @@ mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const m
     k->cv = mr_last(vt) / k->kv;
     k->cp = (k->c + W - 1) / W * W;
     k->cvp = (k->cv + W - 1) / W * W;
-    k->queries = 96 / k->group > 8 ? 96 / k->group : 8;
+    /* about as many query rows as keys, or the diagonal's tiles would be mostly masked */
+    k->queries = k->group == 1 ? KEYS : 2 * KEYS / k->group > 8 ? 2 * KEYS / k->group : 8;
     k->chunk = mr_attr_i(c, "chunk", 0);
     k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)k->c));
     return MR_OK;
@@ -56,11 +57,11 @@ INLINE float soften(float *s, int64_t j0, int64_t lo, int64_t hi, float *max, fl
     }
     vf total = { 0 };
     for (int64_t j = 0; j < KEYS; j += W) {
-        vf e = vexp(vload(s + j) - m);
+        vf e = vexp_neg(vload(s + j) - m);
         vstore(s + j, e);
         total += e;
     }
-    float fix = old == m ? 1 : expf(old - m);
+    float fix = old == m ? 1 : vexp_neg(vset(old - m))[0];
     *sum = *sum * fix + vsum(total);
     *max = m;
     return fix;
@@ -72,6 +73,7 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
     float *q = room, *s = q + m * k->cp, *o = s + m * KEYS, *max = o + m * k->cvp, *sum = max + m;
     float *kt = sum + m, *v = kt + KEYS * k->cp;
     int64_t first = INT64_MAX, end = 0;
+    int thin = m <= THIN; /* a decoding step: keys are read once, packing them would be the work */
     for (int64_t i = 0; i < t->n; i++) {
         first = t->lo[i] < first ? t->lo[i] : first;
         end = t->hi[i] > end ? t->hi[i] : end;
@@ -81,6 +83,8 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
         to_f32(q + r * k->cp, t->q, (i * k->heads + h) * k->c, k->c, k->cp);
         for (int64_t j = 0; j < k->cp; j += W)
             vstore(q + r * k->cp + j, vload(q + r * k->cp + j) * k->scale);
+        if (thin && t->k.bf)
+            mm_apart(q + r * k->cp, k->c);
         max[r] = -INFINITY;
         sum[r] = 0;
     }
@@ -88,12 +92,17 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
 
     for (int64_t j0 = first; j0 < end; j0 += KEYS) {
         int64_t n = end - j0 < KEYS ? end - j0 : KEYS;
-        if (n < KEYS)
-            memset(kt, 0, (size_t)(KEYS * k->c) * 4);
-        mm_transpose(kt, KEYS, arr_at(t->k, j0 * kc), kc, n, k->c);
-        for (int64_t j = 0; j < n; j++)
-            to_f32(v + j * k->cvp, t->v, (j0 + j) * vc, k->cv, k->cvp);
-        mm(m, KEYS, k->c, q, k->cp, 1, kt, KEYS, s, KEYS, 0);
+        arr key = arr_at(t->k, j0 * kc), value = arr_at(t->v, j0 * vc);
+        if (thin) {
+            mm_thin_dots(m, n, k->c, q, k->cp, key, kc, (arr){ s, 0 }, KEYS, (arr){ 0 });
+        } else {
+            if (n < KEYS)
+                memset(kt, 0, (size_t)(KEYS * k->c) * 4);
+            mm_transpose(kt, KEYS, key, kc, n, k->c);
+            for (int64_t j = 0; j < n; j++)
+                to_f32(v + j * k->cvp, value, j * vc, k->cv, k->cvp);
+            mm(m, KEYS, k->c, q, k->cp, 1, kt, KEYS, s, KEYS, 0);
+        }
         for (int64_t r = 0; r < m; r++) {
             int64_t i = r % t->n;
             float fix = soften(s + r * KEYS, j0, t->lo[i], t->hi[i], max + r, sum + r);
@@ -101,7 +110,10 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
                 for (int64_t j = 0; j < k->cvp; j += W)
                     vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * fix);
         }
-        mm(m, k->cvp, n, s, KEYS, 1, v, k->cvp, o, k->cvp, 1);
+        if (thin)
+            mm_thin_sums(m, k->cv, n, s, KEYS, value, vc, (arr){ o, 0 }, k->cvp, 1, (arr){ 0 }, v);
+        else
+            mm(m, k->cvp, n, s, KEYS, 1, v, k->cvp, o, k->cvp, 1);
     }
 
     for (int64_t r = 0; r < m; r++) {

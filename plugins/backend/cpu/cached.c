@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * cached.c - attention of new tokens over a cache. All rows are written first. Then rows of
- * one slot that stand together (a prompt being read) are tiles like any attention's; the
- * parts are tiles by kv heads.
+ * one slot that stand together (a prompt being read) are tiles like any attention's.
  */
 #include "attn.h"
 
@@ -38,7 +37,7 @@ static void write_row(arr cache, int64_t row, arr x, int64_t t, int64_t n)
     }
 }
 
-/* workspace: lo [T], hi [T], tile starts [T+1], then the parts' rooms */
+/* workspace: lo [T], hi [T], tile starts [T+1], then a room a thread */
 static mr_status cached_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
                             void *ws, mr_err *err)
 {
@@ -62,29 +61,25 @@ static mr_status cached_run(const struct kernel *base, const mr_buf *in, const m
         start[tiles++] = (int32_t)t;
     start[tiles] = (int32_t)k->tokens;
 
-    int64_t items = tiles * k->kv;
-    int parts = cpu_parts(base, items, 1);
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        for (int64_t i = p; i < items; i += parts) {
-            int64_t g = i % k->kv, t0 = start[i / k->kv], n = start[i / k->kv + 1] - t0;
-            int64_t h = g * k->group, row0 = slot[t0] * k->positions;
-            if (slot[t0] < 0) {
-                for (int64_t t = t0; t < t0 + n; t++)
-                    zero(o, (t * k->heads + h) * k->cv, k->group * k->cv);
-                continue;
-            }
-            struct attn_tile t = {
-                .n = n,
-                .q = arr_at(in_arr(base, in, 0), (t0 * k->heads + h) * k->c),
-                .k = arr_at(kc, row0 * kw + g * k->c),
-                .v = arr_at(vc, row0 * vw + g * k->cv),
-                .o = arr_at(o, (t0 * k->heads + h) * k->cv),
-                .lo = lo + t0,
-                .hi = hi + t0,
-            };
-            attn_tile_run(k, &t, rooms + (uint64_t)p * k->room);
+#pragma omp parallel for schedule(dynamic, 1) if (tiles * k->kv > 1)
+    for (int64_t i = 0; i < tiles * k->kv; i++) {
+        int64_t g = i % k->kv, t0 = start[i / k->kv], n = start[i / k->kv + 1] - t0;
+        int64_t h = g * k->group, row0 = slot[t0] * k->positions;
+        if (slot[t0] < 0) {
+            for (int64_t t = t0; t < t0 + n; t++)
+                zero(o, (t * k->heads + h) * k->cv, k->group * k->cv);
+            continue;
         }
+        struct attn_tile t = {
+            .n = n,
+            .q = arr_at(in_arr(base, in, 0), (t0 * k->heads + h) * k->c),
+            .k = arr_at(kc, row0 * kw + g * k->c),
+            .v = arr_at(vc, row0 * vw + g * k->cv),
+            .o = arr_at(o, (t0 * k->heads + h) * k->cv),
+            .lo = lo + t0,
+            .hi = hi + t0,
+        };
+        attn_tile_run(k, &t, cpu_room(rooms, k->room));
     }
     return MR_OK;
 }

@@ -6,11 +6,13 @@
  * table, of which device.c takes the best that the machine can run.
  *
  * Invariant: work is cut into parts by sizes and the thread count alone, and what parts
- * sum is added in the order of the parts. So equal inputs give equal bits.
+ * sum is added in the order of the parts; items that are handed out dynamically share no sum.
+ * So equal inputs give equal bits.
  */
 #ifndef MRUN_CPU_H
 #define MRUN_CPU_H
 #include "mrun/backend.h"
+#include <omp.h>
 
 enum { CPU_MAX_OPERANDS = 16, CPU_ALIGN = 64 };
 
@@ -77,6 +79,12 @@ static inline void cpu_range(int64_t n, int64_t align, int p, int parts, int64_t
         *lo = n;
     if (*hi > n)
         *hi = n;
+}
+
+/* the calling thread's own scratch, in a loop whose items are handed out as threads get free */
+static inline void *cpu_room(void *rooms, uint64_t stride)
+{
+    return (char *)rooms + (uint64_t)omp_get_thread_num() * stride;
 }
 
 static inline uint64_t cpu_round(uint64_t n)

@@ -5,7 +5,6 @@
  * is recorded, and sync has nothing to wait for.
  */
 #include "device.h"
-#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>

@@ -8,7 +8,7 @@
 #include "gemm.h"
 #include "mm.h"
 
-enum { K_BLOCK = 1024, STRIP = 64 }; /* columns of a strip */
+enum { K_BLOCK = 1024 };
 
 struct grouped {
     struct kernel base;
@@ -30,28 +30,34 @@ static mr_status check_offsets(const struct grouped *k, const int32_t *offsets, 
     return MR_OK;
 }
 
+enum { SMALL = 32768 }; /* multiply-adds that are not worth waking the threads */
+
+/* Strips of an expert: a few for each thread over all experts, yet wide enough that rows are
+ * not converted again and again. It decides who computes an element, never how. */
+static int64_t strip_width(const struct grouped *k, int64_t N)
+{
+    int64_t w = N * k->experts / (4 * k->base.threads) / 64 * 64;
+    return w < 64 ? 64 : w > 512 ? 512 : w;
+}
+
 /* y[R,N] = x[R,K] B(e): forward and dgrad differ in which side of w is summed over */
 static mr_status products(const struct grouped *k, arr x, int64_t K, arr w, int64_t w_rs,
                           int64_t w_cs, const int32_t *offsets, arr y, int64_t N, void *ws,
                           mr_err *err)
 {
-    int64_t strips = (N + STRIP - 1) / STRIP;
-    int parts = cpu_parts(&k->base, k->rows * N * K, 32768);
+    int64_t width = strip_width(k, N), strips = (N + width - 1) / width;
     if (check_offsets(k, offsets, err))
         return MR_E_ARG;
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        void *room = (char *)ws + (uint64_t)p * k->room;
-        for (int64_t i = p; i < k->experts * strips; i += parts) {
-            int64_t e = i / strips, j = i % strips * STRIP;
-            int64_t lo = offsets[e], hi = offsets[e + 1];
-            if (lo == hi)
-                continue;
-            struct mat B = { arr_at(w, e * k->in * k->out), w_rs, w_cs };
-            mm_packed(hi - lo, N - j < STRIP ? N - j : STRIP, K,
-                      (struct mat){ arr_at(x, lo * K), K, 1 }, mat_at(B, 0, j),
-                      arr_at(y, lo * N + j), N, 0, NO_BIAS, room);
-        }
+#pragma omp parallel for schedule(dynamic, 1) if (k->rows * N * K > SMALL)
+    for (int64_t i = 0; i < k->experts * strips; i++) {
+        int64_t e = i / strips, j = i % strips * width;
+        int64_t lo = offsets[e], hi = offsets[e + 1];
+        if (lo == hi)
+            continue;
+        struct mat B = { arr_at(w, e * k->in * k->out), w_rs, w_cs };
+        mm_packed(hi - lo, N - j < width ? N - j : width, K,
+                  (struct mat){ arr_at(x, lo * K), K, 1 }, mat_at(B, 0, j),
+                  arr_at(y, lo * N + j), N, 0, NO_BIAS, cpu_room(ws, k->room));
     }
     zero(y, 0, offsets[0] * N); /* rows that no expert owns */
     zero(y, offsets[k->experts] * N, (k->rows - offsets[k->experts]) * N);
@@ -83,21 +89,17 @@ static mr_status wgrad_run(const struct kernel *base, const mr_buf *in, const mr
     arr dw = in_arr(base, in, 3);
     const int32_t *offsets = in[2].data;
     int64_t M = k->oi ? k->out : k->in, N = k->oi ? k->in : k->out;
-    int64_t strips = (N + STRIP - 1) / STRIP;
-    int parts = cpu_parts(base, k->rows * M * N, 32768);
+    int64_t width = strip_width(k, N), strips = (N + width - 1) / width;
     if (check_offsets(k, offsets, err))
         return MR_E_ARG;
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        void *room = (char *)ws + (uint64_t)p * k->room;
-        for (int64_t i = p; i < k->experts * strips; i += parts) {
-            int64_t e = i / strips, j = i % strips * STRIP, hi = offsets[e + 1];
-            for (int64_t r = offsets[e]; r < hi; r += K_BLOCK)
-                mm_packed(M, N - j < STRIP ? N - j : STRIP, hi - r < K_BLOCK ? hi - r : K_BLOCK,
-                          (struct mat){ arr_at(a, r * M), 1, M },
-                          (struct mat){ arr_at(b, r * N + j), N, 1 },
-                          arr_at(dw, e * M * N + j), N, 1, NO_BIAS, room);
-        }
+#pragma omp parallel for schedule(dynamic, 1) if (k->rows * M * N > SMALL)
+    for (int64_t i = 0; i < k->experts * strips; i++) {
+        int64_t e = i / strips, j = i % strips * width, hi = offsets[e + 1];
+        for (int64_t r = offsets[e]; r < hi; r += K_BLOCK)
+            mm_packed(M, N - j < width ? N - j : width, hi - r < K_BLOCK ? hi - r : K_BLOCK,
+                      (struct mat){ arr_at(a, r * M), 1, M },
+                      (struct mat){ arr_at(b, r * N + j), N, 1 },
+                      arr_at(dw, e * M * N + j), N, 1, NO_BIAS, cpu_room(ws, k->room));
     }
     (void)out;
     return MR_OK;

@@ -23,7 +23,7 @@ struct linear {
 static void product(const struct linear *k, int64_t M, int64_t N, int64_t K, struct mat A,
                     struct mat B, arr C, int acc, arr bias, void *ws)
 {
-    int parts = cpu_parts(&k->base, M * N * K, 32768), by_columns = N >= (int64_t)parts * 4 * W;
+    int parts = cpu_parts(&k->base, M * N * K, 32768), by_columns = M <= THIN || N >= (int64_t)parts * 4 * W;
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (int p = 0; p < parts; p++) {
         void *room = (char *)ws + (uint64_t)p * k->room;
@@ -98,10 +98,12 @@ static mr_status wgrad_run(const struct kernel *base, const mr_buf *in, const mr
 }
 
 /* ---- from types to kernels ---------------------------------------------------------------- */
-static mr_status finish(struct linear *k, int64_t depth, int any_bf)
+/* A few rows, where rows are the product's own, are read at memory's speed by our own kernel. */
+static mr_status finish(struct linear *k, int64_t depth, int any_bf, int may_thin)
 {
     struct kernel *base = &k->base;
-    k->library = !any_bf && base->dev->matmul != CPU_MATMUL_OWN && k->rows > 0 && depth > 0;
+    k->library = !any_bf && base->dev->matmul != CPU_MATMUL_OWN && k->rows > 0 && depth > 0 &&
+                 (k->rows > THIN || !may_thin || base->dev->matmul == CPU_MATMUL_ONEDNN);
     if (k->library) {
         base->impl = "onednn sgemm";
         return MR_OK;
@@ -120,7 +122,7 @@ static mr_status linear_prepare(struct kernel *base, const mr_call *c, mr_err *e
     k->has_bias = c->n_in > 2 && c->in[2];
     base->run = linear_run;
     (void)err;
-    return finish(k, k->in, base->in_bf[0] | base->in_bf[1] | base->out_bf[0]);
+    return finish(k, k->in, base->in_bf[0] | base->in_bf[1] | base->out_bf[0], 1);
 }
 
 static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -131,7 +133,7 @@ static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->in = mr_last(c->in[1]);
     base->run = dgrad_run;
     (void)err;
-    return finish(k, k->out, base->in_bf[0] | base->in_bf[1] | base->out_bf[0]);
+    return finish(k, k->out, base->in_bf[0] | base->in_bf[1] | base->out_bf[0], 1);
 }
 
 static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -142,7 +144,7 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->in = mr_last(c->in[1]);
     base->run = wgrad_run;
     (void)err;
-    return finish(k, k->rows < K_BLOCK ? k->rows : K_BLOCK, base->in_bf[0] | base->in_bf[1]);
+    return finish(k, k->rows < K_BLOCK ? k->rows : K_BLOCK, base->in_bf[0] | base->in_bf[1], 0);
 }
 
 const struct op_row ISA_NAME(linear_rows)[] = {

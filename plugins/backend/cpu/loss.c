@@ -32,13 +32,13 @@ static float log_sum_exp(arr x, int64_t n)
         if (m == -INFINITY)
             continue;
         for (i = lo; i + 2 * W <= hi; i += 2 * W) {
-            s[0] += vexp(ld(x, i, W) - m);
-            s[1] += vexp(ld(x, i + W, W) - m);
+            s[0] += vexp_neg(ld(x, i, W) - m);
+            s[1] += vexp_neg(ld(x, i + W, W) - m);
         }
         sum += vsum(s[0] + s[1]);
         for (; i < hi; i += W) {
             int l = LANES(i, hi);
-            vf e = vexp(ld(x, i, l) - m);
+            vf e = vexp_neg(ld(x, i, l) - m);
             sum += vsum(vsel((vi)(viota() < l), e, (vf){ 0 }));
         }
     }
@@ -94,7 +94,7 @@ static mr_status loss_bwd_run(const struct kernel *base, const mr_buf *in, const
             float at = get(x, target[t]); /* before dx may overwrite it */
             for (int64_t i = 0; i < k->vocab; i += W) {
                 int l = LANES(i, k->vocab);
-                st(dx, i, l, scale * vexp(ld(x, i, l) - lse[t]));
+                st(dx, i, l, scale * vexp_neg(ld(x, i, l) - lse[t]));
             }
             put(dx, target[t], scale * (expf(at - lse[t]) - 1.0f));
         }

@@ -9,7 +9,7 @@
 #else
 #define MR 6
 #endif
-enum { STRIP = 65536, BLOCK_M = 96 }; /* floats of a packed strip of B; rows of a block */
+enum { STRIP = 524288, WIDEST = 512, BLOCK_M = 96 }; /* floats and columns of a packed strip of B */
 
 /* mr rows by nv vectors; both are constants where this is called */
 INLINE void tile(const int mr, const int nv, int64_t K, const float *A, int64_t rs, int64_t cs,
@@ -69,21 +69,46 @@ void mm(int64_t M, int64_t N, int64_t K, const float *A, int64_t rs, int64_t cs,
         rows(1, M, K, A, rs, cs, B + n, ldb, C + n, ldc, acc);
 }
 
+INLINE void square(float *dst, int64_t ldd, arr src, int64_t lds)
+{
+    vf a[W], b[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++)
+        a[i] = ld(src, i * lds, W);
+#pragma GCC unroll 4
+    for (int stage = 1; stage < W; stage *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < W / 2; i++)
+            interleave(a[i], a[i + W / 2], &b[2 * i], &b[2 * i + 1]);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++)
+            a[i] = b[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++)
+        vstore(dst + i * ldd, a[i]);
+}
+
 void mm_transpose(float *dst, int64_t ldd, arr src, int64_t lds, int64_t n_rows, int64_t n_cols)
 {
-    for (int64_t c0 = 0; c0 < n_cols; c0 += 16) {
-        int64_t c1 = c0 + 16 < n_cols ? c0 + 16 : n_cols;
-        for (int64_t r = 0; r < n_rows; r++)
-            for (int64_t c = c0; c < c1; c++)
-                dst[c * ldd + r] = get(src, r * lds + c);
-    }
+    int64_t whole_rows = n_rows / W * W, whole_cols = n_cols / W * W;
+    for (int64_t c = 0; c < whole_cols; c += W)
+        for (int64_t r = 0; r < whole_rows; r += W) {
+            if (src.bf)
+                square(dst + c * ldd + r, ldd, arr_at((arr){ src.p, 1 }, r * lds + c), lds);
+            else
+                square(dst + c * ldd + r, ldd, arr_at((arr){ src.p, 0 }, r * lds + c), lds);
+        }
+    for (int64_t r = 0; r < n_rows; r++)
+        for (int64_t c = r < whole_rows ? whole_cols : 0; c < n_cols; c++)
+            dst[c * ldd + r] = get(src, r * lds + c);
 }
 
 /* ---- any matrix ------------------------------------------------------------------------- */
 static int64_t strip_width(int64_t K)
 {
     int64_t n = STRIP / (K > 0 ? K : 1) / (2 * W) * (2 * W);
-    return n < 2 * W ? 2 * W : n > 256 ? 256 : n;
+    return n < 2 * W ? 2 * W : n > WIDEST ? WIDEST : n;
 }
 
 static int64_t block_rows(int64_t K)
@@ -97,7 +122,7 @@ uint64_t mm_room(int64_t K)
     int64_t strip = 2 * W * K > STRIP ? 2 * W * K : STRIP;
     int64_t few = BLOCK_M / 2 * 4096, block = K <= 1024 ? BLOCK_M * 1024
                                             : BLOCK_M / 4 * K > few ? BLOCK_M / 4 * K : few;
-    return cpu_round((uint64_t)(strip + block + BLOCK_M * 256) * 4);
+    return cpu_round((uint64_t)(strip + block + BLOCK_M * WIDEST) * 4);
 }
 
 /* B's columns [0, n) in panels of 2W: panel, k, column; columns past n are zeros */
@@ -132,11 +157,30 @@ static void write_tile(arr C, int64_t ldc, const float *tile_, int64_t ldt, int6
     }
 }
 
+static void thin(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr C, int64_t ldc,
+                 int acc, arr bias, float *a, float *out)
+{
+    int dots = B.cs != 1;
+    for (int64_t i = 0; i < M; i++) {
+        to_f32(a + i * K, A.a, i * A.rs, K, K);
+        if (dots && B.a.bf)
+            mm_apart(a + i * K, K);
+    }
+    if (!dots)
+        mm_thin_sums(M, N, K, a, K, B.a, B.rs, C, ldc, acc, bias, out);
+    else
+        mm_thin_dots(M, N, K, a, K, B.a, B.cs, C, ldc, bias);
+}
+
 void mm_packed(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr C, int64_t ldc,
                int acc, arr bias, void *room)
 {
     int64_t nc = strip_width(K), mc = block_rows(K);
     float *strip = room, *block = strip + K * nc, *out = block + mc * K;
+    if (M <= THIN && A.cs == 1 && (B.cs == 1 || !acc)) {
+        thin(M, N, K, A, B, C, ldc, acc, bias, block, out);
+        return;
+    }
     for (int64_t j = 0; j < N; j += nc) {
         int64_t n = N - j < nc ? N - j : nc;
         pack_strip(strip, mat_at(B, 0, j), K, n);

@@ -2,7 +2,7 @@
  *
  * mm.h - matrix products of this plugin's own, one thread each: `mm` on f32 tiles that lie
  * in the cache, and `mm_packed` on matrices of any size, layout and dtype. Every element is
- * one sum in ascending k, so tiling and threads never change a bit of it.
+ * one sum whose order depends on its shape alone, so threads never change a bit of it.
  */
 #ifndef MRUN_CPU_MM_H
 #define MRUN_CPU_MM_H
@@ -32,6 +32,19 @@ void mm_packed(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr 
                int acc, arr bias, void *room);
 #define mm_room ISA_NAME(cpu_mm_room)
 uint64_t mm_room(int64_t K);
+
+/* The same for M <= THIN rows of f32 A, lda apart, without packing. dots: B is [N,K], each
+ * element a dot product; if B is bf16, mm_apart() was called on each row of A. sums: B is
+ * [K,N]; room holds M x min(N up to a multiple of W, 512) floats. */
+enum { THIN = 8 };
+#define mm_apart ISA_NAME(cpu_mm_apart)
+void mm_apart(float *a, int64_t n);
+#define mm_thin_dots ISA_NAME(cpu_mm_thin_dots)
+void mm_thin_dots(int64_t M, int64_t N, int64_t K, const float *A, int64_t lda, arr B, int64_t ldb,
+                  arr C, int64_t ldc, arr bias);
+#define mm_thin_sums ISA_NAME(cpu_mm_thin_sums)
+void mm_thin_sums(int64_t M, int64_t N, int64_t K, const float *A, int64_t lda, arr B, int64_t ldb,
+                  arr C, int64_t ldc, int acc, arr bias, float *room);
 
 /* dst[c ldd + r] = src[r lds + c] for r < rows, c < cols */
 #define mm_transpose ISA_NAME(cpu_mm_transpose)

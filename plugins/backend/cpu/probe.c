@@ -6,7 +6,6 @@
  */
 #include "device.h"
 #include "gemm.h"
-#include <omp.h>
 #include <stdlib.h>
 #include <time.h>
 

@@ -5,7 +5,6 @@
  */
 #include "device.h"
 #include <ctype.h>
-#include <omp.h>
 #include <stdlib.h>
 
 extern const struct isa cpu_isa_v2;

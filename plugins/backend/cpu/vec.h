@@ -233,23 +233,65 @@ INLINE void from_f32(arr dst, int64_t i, const float *src, int64_t n)
     }
 }
 
-/* ---- over lanes, always in the same order --------------------------------------------- */
+/* a and b to a0 b0 a1 b1 ..; done log2(W) times over W vectors, it transposes them */
+INLINE void interleave(vf a, vf b, vf *lo, vf *hi)
+{
+#if W == 16
+    *lo = __builtin_shuffle(a, b, (vi){ 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23 });
+    *hi = __builtin_shuffle(a, b, (vi){ 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 });
+#elif W == 8
+    *lo = __builtin_shuffle(a, b, (vi){ 0, 8, 1, 9, 2, 10, 3, 11 });
+    *hi = __builtin_shuffle(a, b, (vi){ 4, 12, 5, 13, 6, 14, 7, 15 });
+#else
+    *lo = __builtin_shuffle(a, b, (vi){ 0, 4, 1, 5 });
+    *hi = __builtin_shuffle(a, b, (vi){ 2, 6, 3, 7 });
+#endif
+}
+
+/* 2W bf16 at once, the even ones and the odd ones: half the work of two vload_bf */
+INLINE vu vload_pairs(const uint16_t *p)
+{
+    vu u;
+    __builtin_memcpy(&u, p, sizeof u);
+    return u;
+}
+
+INLINE vf vevens(vu pairs)
+{
+    return (vf)(pairs << 16);
+}
+
+INLINE vf vodds(vu pairs)
+{
+    return (vf)(pairs & 0xffff0000u);
+}
+
+/* ---- over lanes, halves onto halves: always in the same order ------------------------- */
+#if W == 16
+#define FOLD(q, v, op) \
+    __m256 q##8 = _mm256_##op##_ps(_mm512_castps512_ps256((__m512)(v)), \
+                                   _mm512_extractf32x8_ps((__m512)(v), 1)); \
+    FOLD8(q, q##8, op)
+#elif W == 8
+#define FOLD(q, v, op) FOLD8(q, (__m256)(v), op)
+#else
+#define FOLD(q, v, op) __m128 q = (__m128)(v)
+#endif
+#define FOLD8(q, v, op) \
+    __m128 q = _mm_##op##_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))
+
 INLINE float vsum(vf v)
 {
-    float a[W];
-    vstore(a, v);
-    for (int h = W / 2; h; h /= 2)
-        for (int i = 0; i < h; i++)
-            a[i] += a[i + h];
-    return a[0];
+    FOLD(q, v, add);
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 
 INLINE float vhmax(vf v)
 {
-    float m = v[0];
-    for (int i = 1; i < W; i++)
-        m = v[i] > m ? v[i] : m;
-    return m;
+    FOLD(q, v, max);
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 
 INLINE vi viota(void)
@@ -261,28 +303,38 @@ INLINE vi viota(void)
 }
 
 /* ---- functions ------------------------------------------------------------------------
- * exp: x = n ln2 + r with |r| <= ln2/2, ln2 in two pieces (Cody & Waite), e^r by the
- * degree-6 Taylor-Chebyshev polynomial below, times 2^n in two factors so that results near
- * the limits are right. Within 2 ulp; exactly 0 below -103.98 and inf above 88.73. */
-INLINE vf vexp(vf x)
+ * exp: x = n ln2 + r with |r| <= ln2/2, ln2 in two pieces (Cody & Waite), e^r by a minimax
+ * polynomial of degree 7 (Cephes' coefficients), times 2^n. Within 2 ulp. The limits are
+ * applied so that NaN passes: max and min give their second operand then. */
+INLINE vf exp_reduced(vf c, vi *n)
 {
     const vf magic = vset(12582912.0f); /* 1.5 2^23: adding it rounds to an integer */
-    vf c = vmin(vset(89.0f), vmax(vset(-105.0f), x)); /* NaN becomes a number here */
     vf t = vfma(c, vset(1.44269504088896341f), magic);
-    vf n = t - magic;
-    vf r = vfma(n, vset(-0.693145751953125f), c);
-    r = vfma(n, vset(-1.42860682030941723e-6f), r);
+    vf r = vfma(t - magic, vset(-0.693145751953125f), c);
+    r = vfma(t - magic, vset(-1.42860682030941723e-6f), r);
     vf p = vset(1.9875691500e-4f);
     p = vfma(p, r, vset(1.3981999507e-3f));
     p = vfma(p, r, vset(8.3334519073e-3f));
     p = vfma(p, r, vset(4.1665795894e-2f));
     p = vfma(p, r, vset(1.6666665459e-1f));
     p = vfma(p, r, vset(5.0000001201e-1f));
-    p = vfma(p, r * r, r) + 1.0f;
-    vi e = (vi)t - (vi)magic;
-    vi half = e >> 1;
-    vf y = p * (vf)((half + 127) << 23) * (vf)((e - half + 127) << 23);
-    return vsel((vi)(x == x), y, x);
+    *n = (vi)t - (vi)magic;
+    return vfma(p, r * r, r) + 1.0f;
+}
+
+INLINE vf vexp(vf x) /* 0 below -104, inf above 88.73; 2^n in two factors for the edges */
+{
+    vi n;
+    vf p = exp_reduced(vmin(vset(89.0f), vmax(vset(-105.0f), x)), &n);
+    vi half = n >> 1;
+    return p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+}
+
+INLINE vf vexp_neg(vf x) /* for x <= 0.5, as in a softmax: 0 below -87.3 */
+{
+    vi n;
+    vf p = exp_reduced(vmax(vset(-87.3f), x), &n);
+    return (vf)((vi)(p * (vf)((n + 127) << 23)) & ~(vi)(x < vset(-87.3f)));
 }
 
 INLINE vf vsigmoid(vf x)
