@@ -22,13 +22,14 @@ struct cpu_dev {
     const mr_host *host;
     const struct isa *isa;
     int threads;
-    int matmul; /* enum cpu_matmul */
-    int bf16_dot; /* the machine multiplies bf16 natively (avx512_bf16) */
+    int matmul; /* enum cpu_matmul_choice */
+    int bf16_dot;  /* the machine multiplies bf16 natively (avx512_bf16) */
+    void *library; /* see gemm.h; NULL: none */
     uint64_t memory;
     char name[160];
 };
 
-enum cpu_matmul { CPU_MATMUL_AUTO = 0, CPU_MATMUL_ONEDNN, CPU_MATMUL_OWN };
+enum cpu_matmul_choice { CPU_MATMUL_AUTO = 0, CPU_MATMUL_ONEDNN, CPU_MATMUL_OWN };
 
 /* One op with its types and attributes, ready to run. Op files extend it: their own struct
  * begins with this one. */

@@ -5,6 +5,7 @@
  * is recorded, and sync has nothing to wait for.
  */
 #include "device.h"
+#include "gemm.h"
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -101,6 +102,7 @@ static mr_status device_open(const mr_host *host, const void *config, uint32_t i
     d->matmul = !c->matmul || !strcmp(c->matmul, "auto") ? CPU_MATMUL_AUTO
               : !strcmp(c->matmul, "own") ? CPU_MATMUL_OWN : CPU_MATMUL_ONEDNN;
     d->bf16_dot = __builtin_cpu_supports("avx512bf16") != 0;
+    d->library = cpu_library_open();
     d->memory = memory_for_us();
     cpu_model(model, sizeof model);
     snprintf(d->name, sizeof d->name, "%s, %d thread%s, %s", model, d->threads,
@@ -113,6 +115,7 @@ static mr_status device_open(const mr_host *host, const void *config, uint32_t i
 
 static void device_close(void *dev)
 {
+    cpu_library_close(((struct cpu_dev *)dev)->library);
     free(dev);
 }
 

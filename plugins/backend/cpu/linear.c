@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * linear.c - linear and its two gradients. f32 goes to the library; bf16 operands are
- * converted while they are packed for this plugin's own kernel. Weight gradients add to
- * their f32 accumulator in place.
+ * linear.c - linear and its two gradients, by the library or by this plugin's own kernel,
+ * which converts bf16 while it packs. Weight gradients add to their f32 accumulator in place.
  */
 #include "gemm.h"
 #include "mm.h"
@@ -12,8 +11,10 @@ enum { K_BLOCK = 1024 }; /* rows of a weight gradient that are summed at a time 
 struct linear {
     struct kernel base;
     int64_t rows, in, out; /* T, I, O */
-    int has_bias, library;
-    uint64_t room;
+    int has_bias;
+    enum { OWN, SGEMM, PLAN } by;
+    struct cpu_matmul *plan;
+    uint64_t room; /* of a thread, OWN */
 };
 
 #define SELF const struct linear *k = (const struct linear *)base
@@ -57,7 +58,9 @@ static mr_status linear_run(const struct kernel *base, const mr_buf *in, const m
     SELF;
     arr x = in_arr(base, in, 0), w = in_arr(base, in, 1), y = out_arr(base, out, 0);
     arr bias = k->has_bias ? in_arr(base, in, 2) : NO_BIAS;
-    if (k->library) {
+    if (k->by == PLAN)
+        return cpu_matmul_run(k->plan, x.p, w.p, bias.p, y.p, ws, err);
+    if (k->by == SGEMM) {
         if (k->has_bias)
             fill_bias(k, y.p, bias);
         return cpu_sgemm(0, 1, k->rows, k->out, k->in, x.p, k->in, w.p, k->in,
@@ -73,7 +76,9 @@ static mr_status dgrad_run(const struct kernel *base, const mr_buf *in, const mr
 {
     SELF;
     arr dy = in_arr(base, in, 0), w = in_arr(base, in, 1), dx = out_arr(base, out, 0);
-    if (k->library)
+    if (k->by == PLAN)
+        return cpu_matmul_run(k->plan, dy.p, w.p, NULL, dx.p, ws, err);
+    if (k->by == SGEMM)
         return cpu_sgemm(0, 0, k->rows, k->in, k->out, dy.p, k->out, w.p, k->in, 0, dx.p, k->in,
                          err);
     product(k, k->rows, k->in, k->out, (struct mat){ dy, k->out, 1 }, (struct mat){ w, k->in, 1 },
@@ -87,7 +92,9 @@ static mr_status wgrad_run(const struct kernel *base, const mr_buf *in, const mr
     SELF;
     arr dy = in_arr(base, in, 0), x = in_arr(base, in, 1), dw = in_arr(base, in, 2);
     (void)out;
-    if (k->library)
+    if (k->by == PLAN)
+        return cpu_matmul_run(k->plan, dy.p, x.p, NULL, dw.p, ws, err);
+    if (k->by == SGEMM)
         return cpu_sgemm(1, 0, k->out, k->in, k->rows, dy.p, k->out, x.p, k->in, 1, dw.p, k->in,
                          err);
     for (int64_t t = 0; t < k->rows; t += K_BLOCK)
@@ -98,14 +105,30 @@ static mr_status wgrad_run(const struct kernel *base, const mr_buf *in, const mr
 }
 
 /* ---- from types to kernels ---------------------------------------------------------------- */
-/* A few rows, where rows are the product's own, are read at memory's speed by our own kernel. */
-static mr_status finish(struct linear *k, int64_t depth, int any_bf, int may_thin)
+static void linear_release(struct kernel *base)
+{
+    cpu_matmul_free(((struct linear *)base)->plan);
+}
+
+/* Who computes product p, whose operands are f32 or bf16:
+ *   our own kernel   a few rows (they are bound by reading w); bf16 without native bf16; mixtures
+ *   dnnl_sgemm       f32
+ *   a oneDNN plan    bf16 with native bf16; everything it can, with matmul = onednn */
+static mr_status choose(struct linear *k, const struct cpu_product *p, int a_bf, int b_bf)
 {
     struct kernel *base = &k->base;
-    k->library = !any_bf && base->dev->matmul != CPU_MATMUL_OWN && k->rows > 0 && depth > 0 &&
-                 (k->rows > THIN || !may_thin || base->dev->matmul == CPU_MATMUL_ONEDNN);
-    if (k->library) {
-        base->impl = "onednn sgemm";
+    int how = base->dev->matmul, f32 = !a_bf && !b_bf && !p->c_bf;
+    int thin = p->m <= THIN && !p->add && how != CPU_MATMUL_ONEDNN;
+    int depth = p->add && p->k > K_BLOCK ? K_BLOCK : (int)p->k;
+    base->release = linear_release;
+    k->by = OWN;
+    if (how != CPU_MATMUL_OWN && !thin && a_bf == b_bf && p->m && p->n && p->k) {
+        if (how == CPU_MATMUL_ONEDNN || (a_bf && base->dev->bf16_dot))
+            k->plan = cpu_matmul_make(base->dev->library, p, &base->workspace);
+        k->by = k->plan ? PLAN : f32 ? SGEMM : OWN;
+    }
+    if (k->by != OWN) {
+        base->impl = k->by == PLAN ? "onednn matmul" : "onednn sgemm";
         return MR_OK;
     }
     k->room = mm_room(depth);
@@ -122,7 +145,12 @@ static mr_status linear_prepare(struct kernel *base, const mr_call *c, mr_err *e
     k->has_bias = c->n_in > 2 && c->in[2];
     base->run = linear_run;
     (void)err;
-    return finish(k, k->in, base->in_bf[0] | base->in_bf[1] | base->out_bf[0], 1);
+    struct cpu_product p = {
+        .m = k->rows, .n = k->out, .k = k->in, .a_rs = k->in, .a_cs = 1, .b_rs = 1, .b_cs = k->in,
+        .in_bf = base->in_bf[0], .c_bf = base->out_bf[0],
+        .has_bias = k->has_bias, .bias_bf = base->in_bf[2],
+    };
+    return choose(k, &p, base->in_bf[0], base->in_bf[1]);
 }
 
 static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -133,7 +161,11 @@ static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->in = mr_last(c->in[1]);
     base->run = dgrad_run;
     (void)err;
-    return finish(k, k->out, base->in_bf[0] | base->in_bf[1] | base->out_bf[0], 1);
+    struct cpu_product p = {
+        .m = k->rows, .n = k->in, .k = k->out, .a_rs = k->out, .a_cs = 1, .b_rs = k->in, .b_cs = 1,
+        .in_bf = base->in_bf[0], .c_bf = base->out_bf[0],
+    };
+    return choose(k, &p, base->in_bf[0], base->in_bf[1]);
 }
 
 static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -144,7 +176,11 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->in = mr_last(c->in[1]);
     base->run = wgrad_run;
     (void)err;
-    return finish(k, k->rows < K_BLOCK ? k->rows : K_BLOCK, base->in_bf[0] | base->in_bf[1], 0);
+    struct cpu_product p = {
+        .m = k->out, .n = k->in, .k = k->rows, .a_rs = 1, .a_cs = k->out, .b_rs = k->in, .b_cs = 1,
+        .in_bf = base->in_bf[0], .add = 1,
+    };
+    return choose(k, &p, base->in_bf[0], base->in_bf[1]);
 }
 
 const struct op_row ISA_NAME(linear_rows)[] = {

@@ -122,6 +122,7 @@ mr_status cpu_query(void *dev, const char *op, const mr_call *call, uint32_t fla
     struct kernel *k = calloc(1, row->size);
     if (!k)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for a kernel of %s", op);
+    omp_set_num_threads(d->threads); /* the library plans for as many */
     const char *sig = row->sig;
     k->dev = d;
     k->threads = d->threads;

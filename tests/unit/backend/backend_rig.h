@@ -135,8 +135,8 @@ static inline void rig_same_bits(const char *what, const mr_call *c, const rig_b
                   "%s: a second run gave other bits in output %u", what, i);
 }
 
-static inline void rig_run(rig *r, const char *what, const mr_op_def *def, const mr_call *c,
-                           rig_bufs *b)
+static inline uint32_t rig_run(rig *r, const char *what, const mr_op_def *def, const mr_call *c,
+                               rig_bufs *b)
 {
     enum { GUARD = 256 };
     mr_kernel_info info = { .size = sizeof info };
@@ -160,6 +160,27 @@ static inline void rig_run(rig *r, const char *what, const mr_op_def *def, const
     }
     free(ws);
     r->ops->release(r->dev, kernel);
+    return info.flags;
+}
+
+/* what a kernel says it can do in place, it does, and with the same bits */
+static inline void rig_in_place(rig *r, const char *what, const mr_op_def *def, const mr_call *c,
+                                const mr_buf *in, const rig_bufs *want)
+{
+    if (!c->n_in || !c->n_out || !c->in[0] || !c->out[0] || strcmp(c->in[0]->dtype, c->out[0]->dtype)
+        || mr_bytes(c->in[0]) != mr_bytes(c->out[0]))
+        return;
+    rig_bufs b = rig_copy(c, in);
+    void *own = b.out[0].data;
+    memcpy(own, in[0].data, mr_bytes(c->in[0]));
+    free(b.in[0].data);
+    b.in[0].data = own;
+    rig_run(r, what, def, c, &b);
+    for (uint32_t i = 0; i < c->n_out; i++)
+        cr_assert(!c->out[i] || !memcmp(b.out[i].data, want->out[i].data, mr_bytes(c->out[i])),
+                  "%s: other bits in output %u when run in place", what, i);
+    b.in[0].data = NULL;
+    rig_free(&b);
 }
 
 static inline bool rig_has_f64(const mr_call *c)
@@ -193,9 +214,11 @@ static inline void rig_check(rig *r, const char *what, const mr_op_def *def, con
     }
     rig_bufs want = rig_copy(c, in), got = rig_copy(c, in), again = rig_copy(c, in);
     cr_assert_eq(def->ref(c, want.in, want.out, &err), MR_OK, "%s: %s", what, err.what);
-    rig_run(r, what, def, c, &got);
+    uint32_t flags = rig_run(r, what, def, c, &got);
     rig_run(r, what, def, c, &again);
     rig_same_bits(what, c, &got, &again);
+    if (flags & MR_K_INPLACE0)
+        rig_in_place(r, what, def, c, in, &got);
     double scale = 0;
     for (uint32_t i = 0; i < c->n_out; i++)
         scale = fmax(scale, rig_largest(c->out[i], &want.out[i]));

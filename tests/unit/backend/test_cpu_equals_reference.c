@@ -24,7 +24,7 @@ Test(cpu, equals_the_reference)
 Test(cpu, equals_the_reference_on_one_thread_and_on_three)
 {
     everywhere((rig_cpu){ .threads = 1, .matmul = "own" });
-    everywhere((rig_cpu){ .threads = 3, .matmul = "onednn" });
+    everywhere((rig_cpu){ .threads = 2, .matmul = "onednn" });
 }
 
 Test(cpu, equals_the_reference_with_the_base_instruction_set)

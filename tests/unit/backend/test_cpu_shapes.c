@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Shapes that cross every border inside backend/cpu: tiles, strips, blocks, chunks, parts,
+ * thin and thick products, empty and partial experts, several sequences in a row.
+ */
+#include "backend_rig.h"
+
+static const struct {
+    const char *op, *text;
+} cases[] = {
+    { "linear", "x=F[130,100] w=F[70,100] bias=F[70]" },
+    { "linear", "x=F[9,1030] w=F[33,1030]" },
+    { "linear", "x=F[8,70] w=F[129,70] bias=F[129]" },
+    { "linear", "x=F[3,1030] w=F[37,1030]" },
+    { "linear", "x=F[1,40] w=F[1100,40]" },
+    { "linear", "x=F[20,24] w=F[600,24]" },
+    { "linear", "x=F[1100,5] w=F[3,5]" },
+    { "linear", "x=F[64,64] w=F[4,64]" },
+    { "sum_rows", "x=F[300,130] acc=S[130]" },
+    { "grouped_linear", "x=F[70,40] w=F[5,40,600] offsets=i32[6]{0,0,65,65,70,70}" },
+    { "grouped_linear", "x=F[70,40] w=F[5,72,40] offsets=i32[6]{0,9,17,17,18,70} @layout=oi" },
+    { "grouped_linear", "x=F[40,33] w=F[4,33,35] offsets=i32[5]{2,3,3,21,30}" },
+    { "grouped_linear", "x=F[40,33] w=F[4,35,33] offsets=i32[5]{0,0,0,0,0} @layout=oi" },
+    { "grouped_linear", "x=F[1050,6] w=F[2,6,10] offsets=i32[3]{0,1040,1050}" },
+    { "rmsnorm", "x=F[300,96] w=F[24] @group=24" },
+    { "rmsnorm", "x=F[200,130] w=F[130] @eps=1e-6" },
+    { "layernorm", "x=F[200,130] w=F[130] bias=F[130]" },
+    { "rope", "x=F[150,120] positions=i32[150]<100000 @head_dim=40 @inv_freq=1,0.3,0.1,0.03,"
+              "0.01,0.001,0.0001,0.7,0.2,0.05" },
+    { "rope", "x=F[150,120] positions=i32[150]<100000 @head_dim=40 @interleaved=0 @factor=1.3 "
+              "@inv_freq=1,0.3,0.1,0.03,0.01,0.001,0.0001,0.7,0.2,0.05" },
+    { "rope", "x=F[40,64] positions=i32[40]ramp @head_dim=32 @inverse=1 "
+              "@inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1,0.09,0.08,0.07,0.06,0.05,0.04" },
+    { "swiglu", "gate=F[150,301] up=F[150,301]" },
+    { "swiglu", "gate=F[150,202]" },
+    { "gelu", "x=F[150,301]" },
+    { "gelu", "x=F[150,301] @approx=tanh" },
+    { "cast", "x=F[90,301] @dtype=bf16" },
+    { "embedding", "ids=i32[300]<40 table=F[40,150]" },
+    { "cross_entropy", "logits=F[9,5003] targets=i32[9]<5003 weight=S[9]pos" },
+    { "cross_entropy", "logits=F[70,2048] targets=i32[70]<3000 weight=S[70]pos" },
+    { "sumsq", "x=f32[70001] acc=f32[1]pos" },
+    { "adamw", "master=f32[40003] exp_avg=f32[40003] exp_avg_sq=f32[40003]pos grad=f32[40003] "
+               "lr=f32[1]pos weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos "
+               "ok=f32[1]pos" },
+    { "route_topk", "logits=F[300,64] bias=S[64] @k=6 @norm=1 @groups=8 @group_topk=3" },
+    { "route_topk", "logits=F[300,40] @k=3 @score=softmax" },
+    { "route_topk", "logits=F[300,40] @k=3 @score=softmax @pre_softmax=1" },
+    { "route_plan", "index=i32[9001,4]<61 @experts=64" },
+    { "permute", "x=F[150,240] rows=i32[300]perm slots=i32[300]inv:rows probs=S[150,2]" },
+    { "unpermute", "y=F[300,240] rows=i32[300]perm slots=i32[300]inv:rows probs=S[100,3] @k=3" },
+    { "moe_aux_loss", "logits=F[300,40] seq_start=i32[300]start:70 @k=3 @coeff=0.5" },
+    { "moe_aux_loss", "logits=F[300,40] seq_start=i32[300]start:70 @k=3 @coeff=0.5 "
+                      "@type=seq_aux @score=softmax" },
+    { "router_z_loss", "logits=F[300,40] @coeff=0.01" },
+    { "attention", "q=F[200,48] k=F[200,16] v=F[200,16] seq_start=i32[200]start:200 @heads=3 "
+                   "@kv_heads=1 @head_dim=16" },
+    { "attention", "q=F[131,64] k=F[131,64] v=F[131,80] seq_start=i32[131]start:50 @heads=2 "
+                   "@kv_heads=2 @head_dim=32" },
+    { "attention", "q=F[150,128] k=F[150,64] v=F[150,64] seq_start=i32[150]start:100 @heads=2 "
+                   "@kv_heads=1 @head_dim=64 @chunk=24" },
+    { "attention", "q=F[129,256] k=F[129,128] v=F[129,128] seq_start=i32[129]start:129 @heads=2 "
+                   "@kv_heads=1 @head_dim=128 @scale=0.05" },
+    { "attention", "q=F[70,70] k=F[70,14] v=F[70,6] seq_start=i32[70]start:9 @heads=10 "
+                   "@kv_heads=2 @head_dim=7" },
+    { "attention", "q=F[100,40] k=F[100,40] v=F[100,40] seq_start=i32[100]start:80 @heads=2 "
+                   "@kv_heads=2 @head_dim=20 @chunk=7" },
+    { "attention", "q=F[4,64] k=F[4,32] v=F[4,32] seq_start=i32[4]{0,0,2,2} @heads=2 "
+                   "@kv_heads=1 @head_dim=32" },
+    { "attention.cached", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
+                          "slot=i32[90]zero k_cache=F[1,100,32] v_cache=F[1,100,32] @heads=4 "
+                          "@kv_heads=2 @head_dim=16" },
+    { "attention.cached", "q=F[3,66] k=F[3,33] v=F[3,33] positions=i32[3]{150,0,64} "
+                          "slot=i32[3]{1,-1,0} k_cache=F[2,151,33] v_cache=F[2,151,33] @heads=2 "
+                          "@kv_heads=1 @head_dim=33" },
+    { "attention.cached", "q=F[2,128] k=F[2,64] v=F[2,48] positions=i32[2]{150,64} "
+                          "slot=i32[2]{1,0} k_cache=F[2,151,64] v_cache=F[2,151,48] @heads=4 "
+                          "@kv_heads=2 @head_dim=32 @chunk=40" },
+    { "attention.cached", "q=F[12,32] k=F[12,16] v=F[12,16] positions="
+                          "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
+                          "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} k_cache=F[3,12,16] "
+                          "v_cache=F[3,12,16] @heads=2 @kv_heads=1 @head_dim=16" },
+};
+
+static void every_shape(rig_cpu config)
+{
+    rig r;
+    rig_open(&r, "cpu", &config);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        rig_case(&r, cases[i].op, cases[i].text, "f32");
+        rig_case(&r, cases[i].op, cases[i].text, "bf16");
+    }
+    rig_close(&r);
+}
+
+Test(cpu_shapes, as_it_chooses)
+{
+    every_shape((rig_cpu){ .threads = 2 });
+}
+
+Test(cpu_shapes, with_its_own_products_on_three_threads)
+{
+    every_shape((rig_cpu){ .threads = 3, .matmul = "own" });
+}
+
+Test(cpu_shapes, with_the_librarys_plans)
+{
+    every_shape((rig_cpu){ .threads = 2, .matmul = "onednn" });
+}
+
+Test(cpu_shapes, with_the_base_instruction_set)
+{
+    every_shape((rig_cpu){ .threads = 1, .isa = "x86-64-v2", .matmul = "own" });
+}
+
+Test(cpu_shapes, with_avx512)
+{
+    if (!__builtin_cpu_supports("x86-64-v4"))
+        cr_skip_test("this CPU has no AVX-512");
+    every_shape((rig_cpu){ .threads = 2, .isa = "avx512", .matmul = "own" });
+}
