@@ -31,7 +31,8 @@ typedef struct check_row {
     void (*run)(check *c);
 } check_row;
 
-extern const check_row check_static_rows[], check_life_rows[], check_kind_rows[]; /* name NULL ends */
+/* name NULL ends each */
+extern const check_row check_static_rows[], check_life_rows[], check_kind_rows[];
 
 /* The verdict; a test returns after either. Failing twice keeps both reasons. */
 MR_PRINTF(2, 3) void check_fail(check *c, const char *fmt, ...);

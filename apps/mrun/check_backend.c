@@ -147,8 +147,8 @@ static bool differs(const bench *b, const mr_op_def *def, const char *text, cons
 }
 
 /* `got` against `want`; integers must be equal, floats within the tolerance */
-static bool same(bench *b, const mr_op_def *def, const char *text, const char *name, const mr_type *t,
-                 const void *got_data, const void *want_data)
+static bool same(bench *b, const mr_op_def *def, const char *text, const char *name,
+                 const mr_type *t, const void *got_data, const void *want_data)
 {
     mr_buf gb = { (void *)got_data, NULL }, wb = { (void *)want_data, NULL };
     mri_view got = mri_at(t, &gb), want = mri_at(t, &wb);

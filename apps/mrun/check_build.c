@@ -120,7 +120,8 @@ static mr_val on_op(mr_prog *prog, const char *id, const mr_val *in, uint32_t n_
         return 0;
     const mr_op_def *def = id ? mri_op_find(id) : NULL;
     if (!def)
-        return wrong(p, "%s:%d: there is no op '%.60s'", file ? file : "?", line, id ? id : "(null)");
+        return wrong(p, "%s:%d: there is no op '%.60s'", file ? file : "?", line,
+                     id ? id : "(null)");
     if (n_in > MRI_MAX_OPERANDS || n_out > MRI_MAX_OPERANDS)
         return wrong(p, "%s:%d: %s has too many operands", file ? file : "?", line, id);
     for (uint32_t i = 0; i < n_in; i++) {
@@ -135,7 +136,8 @@ static mr_val on_op(mr_prog *prog, const char *id, const mr_val *in, uint32_t n_
         out_type[i].size = sizeof *out_type;
         out_ptr[i] = &out_type[i];
     }
-    mr_call call = { sizeof call, n_in, n_out, n_attr, in_type, (const mr_type *const *)out_ptr, attr };
+    mr_call call = { sizeof call, n_in, n_out, n_attr, in_type, (const mr_type *const *)out_ptr,
+                     attr };
     if (mri_op_check_call(def, &call, out_ptr, &err))
         return wrong(p, "%s:%d: %s", file ? file : "?", line, err.what);
     for (uint32_t i = 0; i < n_out; i++)

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- backend --------------------------------------------------------------------------------- */
+/* ---- backend ------------------------------------------------------------------------------- */
 
 static void cross_backend_table(check *c)
 {
@@ -35,7 +35,7 @@ static void cross_backend_table(check *c)
     check_drop(c, dev);
 }
 
-/* ---- tokenizer ------------------------------------------------------------------------------- */
+/* ---- tokenizer ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *text;
@@ -46,7 +46,8 @@ static const struct {
     T("a"),
     T("The quick brown fox jumps over the lazy dog.\n"),
     T("  leading, trailing  \t\r\n\n  "),
-    T("caf\xc3\xa9 na\xc3\xafve \xe2\x82\xac 20 \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x90\x8d\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x94\xac"),
+    T("caf\xc3\xa9 na\xc3\xafve \xe2\x82\xac 20 \xe6\xbc\xa2\xe5\xad\x97 "
+      "\xf0\x9f\x90\x8d\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x94\xac"),
     T("cafe\xcc\x81 is not the same bytes"),
     T("nul \0 inside"),
     T("\xff\xfe not UTF-8 \xc3 \xe2\x82 \xf0\x9f \x80\xbf \xc0\xaf \xed\xa0\x80"),
@@ -57,8 +58,8 @@ static const struct {
 };
 
 /* encode with room, ask the size with none, decode, compare; nothing is written past `cap` */
-static void round_trip(check *c, const mr_tokenizer_ops *t, void *tok, int64_t vocab, const char *what,
-                       const char *text, size_t n)
+static void round_trip(check *c, const mr_tokenizer_ops *t, void *tok, int64_t vocab,
+                       const char *what, const char *text, size_t n)
 {
     enum { GUARD = 0x5a5a5a5a };
     uint64_t asked = 0, got = 0, back = 0;
@@ -146,13 +147,14 @@ static void tokenizer_round_trip(check *c)
     check_drop(c, tok);
 }
 
-/* ---- optimizer ------------------------------------------------------------------------------- */
+/* ---- optimizer ----------------------------------------------------------------------------- */
 
 static void optimizer_program(check *c)
 {
     void *o;
     const mr_optimizer_ops *ops = c->unit->table;
-    const mr_type shapes[] = { mr_type1("f32", 37), mr_type2("f32", 8, 5), mr_type3("f32", 2, 3, 4) };
+    const mr_type shapes[] = { mr_type1("f32", 37), mr_type2("f32", 8, 5),
+                               mr_type3("f32", 2, 3, 4) };
     if (!check_make(c, &o))
         return;
     for (size_t i = 0; i < (ops->flags & MR_OPTIM_FLAT ? 1 : sizeof shapes / sizeof *shapes); i++) {
@@ -175,7 +177,7 @@ static void optimizer_program(check *c)
     check_drop(c, o);
 }
 
-/* ---- model ------------------------------------------------------------------------------------ */
+/* ---- model --------------------------------------------------------------------------------- */
 
 typedef struct assembly {
     MRI_VEC(char *) kinds;
@@ -268,7 +270,7 @@ static void model_blocks(check *c)
     check_drop(c, model);
 }
 
-/* ---- data ------------------------------------------------------------------------------------- */
+/* ---- data ---------------------------------------------------------------------------------- */
 
 enum { SEQ = 16 };
 typedef struct sample {
@@ -279,7 +281,9 @@ typedef struct sample {
 static mr_status read_sample(const mr_data_ops *ops, void *data, uint32_t set, int64_t i, sample *s,
                              mr_err *err)
 {
-    mr_sample view = { sizeof view, 0, s->tokens, s->targets, s->positions, s->seq_start, s->weight };
+    mr_sample view = {
+        sizeof view, 0, s->tokens, s->targets, s->positions, s->seq_start, s->weight
+    };
     memset(s, 0x5a, sizeof *s);
     return ops->read(data, set, i, &view, err);
 }
@@ -324,7 +328,7 @@ static void data_samples(check *c)
     check_drop(c, data);
 }
 
-/* ---- sink -------------------------------------------------------------------------------------- */
+/* ---- sink ---------------------------------------------------------------------------------- */
 
 static void sink_events(check *c)
 {
@@ -345,14 +349,16 @@ static void sink_events(check *c)
         return;
     for (size_t i = 0; i < sizeof run / sizeof *run; i++) {
         mr_err err = MR_ERR_INIT;
-        mr_event e = { sizeof e, run[i].n, run[i].type, run[i].step, 2, 1.7e9, metrics, run[i].text };
+        mr_event e = {
+            sizeof e, run[i].n, run[i].type, run[i].step, 2, 1.7e9, metrics, run[i].text
+        };
         if (ops->event(sink, &e, &err))
             check_fail(c, "event %s: %s", run[i].type, err.what);
     }
     check_drop(c, sink);
 }
 
-/* ---- op ---------------------------------------------------------------------------------------- */
+/* ---- op ------------------------------------------------------------------------------------ */
 
 /* the reference loops run on the op's own cases and leave numbers in every output */
 static void op_reference(check *c)

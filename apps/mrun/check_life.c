@@ -61,7 +61,7 @@ static mr_status bytes_decode(void *tok, const int32_t *ids, uint64_t n, char *t
 static const mr_tokenizer_ops bytes = { sizeof bytes, 0, NULL, NULL, bytes_info, bytes_encode,
                                         bytes_decode };
 
-/* ---- instances ------------------------------------------------------------------------------- */
+/* ---- instances ----------------------------------------------------------------------------- */
 
 void *check_config(check *c)
 {
@@ -188,9 +188,12 @@ static void drop_sink(const mr_unit *u, void *instance)
 }
 
 static const maker makers[] = {
-    { "backend", make_backend, drop_backend },       { "model", make_model, drop_model },
-    { "optimizer", make_optimizer, drop_optimizer }, { "tokenizer", make_tokenizer, drop_tokenizer },
-    { "data", make_data, drop_data },                { "sink", make_sink, drop_sink },
+    { "backend", make_backend, drop_backend },
+    { "model", make_model, drop_model },
+    { "optimizer", make_optimizer, drop_optimizer },
+    { "tokenizer", make_tokenizer, drop_tokenizer },
+    { "data", make_data, drop_data },
+    { "sink", make_sink, drop_sink },
 };
 
 static const maker *maker_of(const check *c)
@@ -237,7 +240,7 @@ void check_drop(check *c, void *instance)
     maker_of(c)->drop(c->unit, instance);
 }
 
-/* ---- tests ----------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------- */
 
 static void open_twice(check *c)
 {
@@ -360,18 +363,21 @@ static void scan_under_100_ms(check *c)
             best = ms;
     }
     if (best >= 100)
-        check_fail(c, "loading and open() took %d ms: open devices and libraries in create()", best);
+        check_fail(c, "loading and open() took %d ms: open devices and libraries in create()",
+                   best);
 }
 
 const check_row check_life_rows[] = {
-    { "scan-under-100-ms", "loading and open() are quick", CHECK_FILE, NULL, 30, scan_under_100_ms },
+    { "scan-under-100-ms", "loading and open() are quick", CHECK_FILE, NULL, 30,
+      scan_under_100_ms },
     { "open-twice-is-ok-or-refused", "a second open() harms nothing", CHECK_PLUGIN, NULL, 10,
       open_twice },
     { "no-stdout-writes", "stdout stays clean from loading to destroy", CHECK_FILE, NULL, 60,
       no_stdout_writes },
     { "create-and-destroy", "instances come and go, also two at once", CHECK_UNIT, NULL, 60,
       create_destroy },
-    { "no-leaked-fds", "create and destroy leave no file open", CHECK_UNIT, NULL, 60, no_leaked_fds },
+    { "no-leaked-fds", "create and destroy leave no file open", CHECK_UNIT, NULL, 60,
+      no_leaked_fds },
     { "no-leaked-threads", "create and destroy leave no thread", CHECK_UNIT, NULL, 60,
       no_leaked_threads },
     { NULL, NULL, 0, NULL, 0, NULL },

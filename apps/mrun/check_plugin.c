@@ -293,7 +293,8 @@ static int not_located(app *a, const char *kind, const char *name)
     mr_err err = MR_ERR_INIT;
     if (mri_registry_find(a->registry, kind, name, &unit, &err))
         return app_fail(a, &err);
-    mr_fail(&err, MR_E_PLUGIN_NOT_FOUND, MR_BLAME_USER, "the file of %s/%s has no note", kind, name);
+    mr_fail(&err, MR_E_PLUGIN_NOT_FOUND, MR_BLAME_USER, "the file of %s/%s has no note", kind,
+            name);
     mr_hint(&err, "give the path of its .so file");
     return app_fail(a, &err);
 }

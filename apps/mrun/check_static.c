@@ -182,14 +182,16 @@ static void no_reserved_prefix(check *c)
     for (uint32_t i = 0; i < p->n_units; i++) {
         const mr_unit *u = mri_plugin_unit(p, i);
         if (!strncmp(u->name, "mrun", 4) || !strncmp(u->name, "mr_", 3) || !strcmp(u->name, "none"))
-            check_fail(c, "unit name %s/%s: mrun..., mr_... and none are reserved", u->kind, u->name);
+            check_fail(c, "unit name %s/%s: mrun..., mr_... and none are reserved", u->kind,
+                       u->name);
         const mr_op_def *op = u->table;
         if (!strcmp(u->kind, "op") && (!strchr(op->id, '.') || !strncmp(op->id, "mrun.", 5)))
             check_fail(c, "op id '%s' needs a prefix of its own, such as %s.%s", op->id, u->name,
                        op->id);
         const mr_opt *o = u->opts;
         for (uint32_t k = 0; k < u->n_opts; k++) {
-            if (!strcmp(o->key, "plugin") || !strcmp(o->key, "include") || strpbrk(o->key, " .=[];#"))
+            if (!strcmp(o->key, "plugin") || !strcmp(o->key, "include") ||
+                strpbrk(o->key, " .=[];#"))
                 check_fail(c, "option key '%s' of %s/%s means something to the profile", o->key,
                            u->kind, u->name);
             o = (const mr_opt *)((const char *)o + o->size);
@@ -200,11 +202,12 @@ static void no_reserved_prefix(check *c)
 const check_row check_static_rows[] = {
     { "one-symbol", "the file exports mrun_plugin_v1 and nothing else", CHECK_FILE, NULL, 10,
       one_symbol },
-    { "loads", "the descriptor passes the loader's checks and open() succeeds", CHECK_GATE, NULL, 10,
-      loads },
+    { "loads", "the descriptor passes the loader's checks and open() succeeds", CHECK_GATE, NULL,
+      10, loads },
     { "note-matches-descriptor", "the note says what the descriptor says", CHECK_PLUGIN, NULL, 10,
       note_matches_descriptor },
-    { "sizes", "every struct has the size that the headers give it", CHECK_PLUGIN, NULL, 10, sizes },
+    { "sizes", "every struct has the size that the headers give it", CHECK_PLUGIN, NULL, 10,
+      sizes },
     { "docs-present", "plugin, units, ops and options are documented", CHECK_PLUGIN, NULL, 10,
       docs_present },
     { "defaults-parse", "defaults parse and lie in their ranges", CHECK_PLUGIN, NULL, 10,

@@ -17,7 +17,8 @@ static const struct {
     const char *kind, *usage;
 } kinds[] = {
     { "backend", "\nIn a profile:\n\n    [backend]\n    plugin = @\n\n" },
-    { "data", "\nIn a profile:\n\n    [data]\n    plugin = @\n\n    [data.@]\n    period = 10\n\n" },
+    { "data",
+      "\nIn a profile:\n\n    [data]\n    plugin = @\n\n    [data.@]\n    period = 10\n\n" },
     { "model", "\nIn a profile:\n\n    [model]\n    plugin = @\n    hidden = 64\n\n" },
     { "op", "\nA model or optimizer of the same plugin uses it by its id, `@.scaled_add`.\n\n" },
     { "optimizer", "\nIn a profile:\n\n    [optimizer]\n    plugin = @\n    lr = 1e-2\n\n" },
@@ -147,8 +148,10 @@ int cmd_new(app *a, int argc, char **argv)
         goto out;
     }
     if (!good_name(name)) {
-        rc = app_usage(a, "'%.60s' is no name for a plugin: a-z, 0-9 and _, a letter first, at most "
-                       "32, not mrun..., mr_... or none", name);
+        rc = app_usage(a,
+                       "'%.60s' is no name for a plugin: a-z, 0-9 and _, a letter first, at most "
+                       "32, not mrun..., mr_... or none",
+                       name);
         goto out;
     }
     if ((mkdir(dir, 0777) && errno != EEXIST) || access(dir, W_OK)) {

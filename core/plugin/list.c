@@ -61,7 +61,8 @@ static void add_note(rows *list, const char *path, const mri_note *note, const m
 {
     char kind[64], name[128], abi[32];
     snprintf(abi, sizeof abi, "%u.%u", note->major, note->minor);
-    for (const char *rest = note->units; mri_note_next(&rest, kind, sizeof kind, name, sizeof name);)
+    for (const char *rest = note->units;
+         mri_note_next(&rest, kind, sizeof kind, name, sizeof name);)
         add(list, path, kind, name, note->version, abi, note->id, mri_status_word(err->code),
             reason_of(err), "");
 }

@@ -183,7 +183,8 @@ static mr_status each_export(const char *path, bool (*each)(void *user, const ch
         ElfW(Sym) s;
         memcpy(&s, symbols + i * sizeof s, sizeof s);
         uint32_t bind = s.st_info >> 4; /* the same in both ELF classes */
-        if (s.st_shndx == SHN_UNDEF || (bind != STB_GLOBAL && bind != STB_WEAK && bind != STB_GNU_UNIQUE) ||
+        if (s.st_shndx == SHN_UNDEF ||
+            (bind != STB_GLOBAL && bind != STB_WEAK && bind != STB_GNU_UNIQUE) ||
             s.st_name >= strings->sh_size || !names[s.st_name])
             continue;
         if (each(user, names + s.st_name))

@@ -113,7 +113,8 @@ void mri_registry_offer(mri_registry *r, const char *ext_id, const void *table)
 }
 
 void mri_registry_set_log(mri_registry *r,
-                          void (*log)(void *user, uint32_t level, const char *unit, const char *msg),
+                          void (*log)(void *user, uint32_t level, const char *unit,
+                                      const char *msg),
                           void *user)
 {
     r->log = log;
@@ -138,14 +139,25 @@ mr_status mri_registry_set_op_hook(mri_registry *r, mri_op_hook hook, mr_err *er
 /* ---- loading -------------------------------------------------------------------------- */
 
 /* Core reads an op's fields by name: a definition of an older header is widened with zeros.
- * Ops live as long as the process, like the library that they came from. */
+ * The catalogue keeps ops as long as the process lives, like the libraries that they come
+ * from, so the copies outlive the registry; the list only keeps them reachable. [main] */
+static const mr_op_def *widened(const mr_op_def *op)
+{
+    static struct wide_op {
+        struct wide_op *next;
+        mr_op_def def;
+    } *kept;
+    struct wide_op *w = mri_alloc(sizeof *w);
+    memcpy(&w->def, op, op->size);
+    w->next = kept;
+    kept = w;
+    return &w->def;
+}
+
 static mr_status take_op(mri_registry *r, const mr_op_def *op, mr_err *err)
 {
-    if (op->size < sizeof *op) {
-        mr_op_def *wide = mri_alloc(sizeof *wide);
-        memcpy(wide, op, op->size);
-        op = wide;
-    }
+    if (op->size < sizeof *op)
+        op = widened(op);
     MRI_PUSH(&r->ops, op);
     return r->op_hook ? r->op_hook(op, err) : 0;
 }

@@ -34,7 +34,8 @@ void mri_registry_offer(mri_registry *r, const char *ext_id, const void *service
 
 /* Where mr_host.log() and .cancelled() go; NULL: nowhere, and never. [main], before find. */
 void mri_registry_set_log(mri_registry *r,
-                          void (*log)(void *user, uint32_t level, const char *unit, const char *msg),
+                          void (*log)(void *user, uint32_t level, const char *unit,
+                                      const char *msg),
                           void *user);
 void mri_registry_set_cancelled(mri_registry *r, int32_t (*cancelled)(void *user), void *user);
 /* Units of kind "op" are handed to `hook` when their plugin is loaded (mri_op_register fits);

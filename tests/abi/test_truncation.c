@@ -98,7 +98,8 @@ Test(truncation, descriptor)
         mr_err err = MR_ERR_INIT;
         mr_plugin *q = at_the_edge(&p, n, 24);
         q->size = n;
-        judge(mri_plugin_validate(q, "x.so", &err), &err, n, offsetof(mr_plugin, pad), "descriptor");
+        judge(mri_plugin_validate(q, "x.so", &err), &err, n, offsetof(mr_plugin, pad),
+              "descriptor");
     }
 }
 

@@ -29,7 +29,8 @@ static const creature zoo[] = {
     { "name-null", "malformed", MR_E_PLUGIN_MALFORMED, "unit 0 has no name" },
     { "name-bad", "malformed", MR_E_PLUGIN_MALFORMED, "\"tokenizer/a b\"" },
     { "no-units", "malformed", MR_E_PLUGIN_MALFORMED, "offers no unit" },
-    { "duplicate-names", "malformed", MR_E_PLUGIN_MALFORMED, "units 0 and 1 are both tokenizer/dup" },
+    { "duplicate-names", "malformed", MR_E_PLUGIN_MALFORMED,
+      "units 0 and 1 are both tokenizer/dup" },
     { "newer-minor", "refused", MR_E_PLUGIN_VERSION, "needs ABI 0.99, this mrun has 0.1" },
     { "older-minor", "refused", MR_E_PLUGIN_VERSION, "was built for ABI 0.0, this mrun has 0.1" },
     { "other-major", "refused", MR_E_PLUGIN_VERSION, "needs ABI 7.1, this mrun has 0.1" },
@@ -39,11 +40,13 @@ static const creature zoo[] = {
       "crashed: SIGSEGV while loading (in a constructor)" },
     { "exiting-constructor", "crashed", MR_E_PLUGIN_CRASHED, "called exit(3) while loading" },
     { "crashing-open", "crashed", MR_E_PLUGIN_CRASHED, "crashed: SIGABRT in open()" },
-    { "hanging-open", "timeout", MR_E_PLUGIN_TIMEOUT, "did not answer within 2000 ms: stuck in open()" },
+    { "hanging-open", "timeout", MR_E_PLUGIN_TIMEOUT,
+      "did not answer within 2000 ms: stuck in open()" },
     { "refusing-open", "refused", MR_E_PLUGIN_OPEN, "no abacus is plugged in" },
     { "default-outside", "malformed", MR_E_PLUGIN_MALFORMED, "level" },
     { "offset-outside", "malformed", MR_E_PLUGIN_MALFORMED, "level" },
-    { "needs-service", "refused", MR_E_PLUGIN_VERSION, "needs the host service org.nobody.service/1" },
+    { "needs-service", "refused", MR_E_PLUGIN_VERSION,
+      "needs the host service org.nobody.service/1" },
 };
 enum { N_ZOO = sizeof zoo / sizeof *zoo };
 
@@ -138,7 +141,8 @@ Test(zoo, a_path_refuses_each_and_survives)
         char *path = mri_format("%s/%s.so", zoo_dir, zoo[i].name);
         /* hanging costs two seconds each time; chatty is a good plugin and may talk here */
         if (strcmp(zoo[i].name, "hanging-open") && strcmp(zoo[i].name, "chatty"))
-            check_error(&zoo[i], mri_registry_find(r, "tokenizer", path, &unit, &err), &err, "path");
+            check_error(&zoo[i], mri_registry_find(r, "tokenizer", path, &unit, &err), &err,
+                        "path");
         free(path);
     }
     mri_registry_free(r);

@@ -75,7 +75,7 @@ static void free_memory(void *dev, void *p, uint64_t bytes)
     free(p);
 }
 
-/* ---- kernels ---------------------------------------------------------------------------------- */
+/* ---- kernels ------------------------------------------------------------------------------- */
 
 static void release(void *dev, void *p)
 {
@@ -166,7 +166,8 @@ static mr_status query(void *dev, const char *op_id, const mr_call *call, uint32
     const mr_op_def *def = d->ref->find(op_id);
     (void)flags; /* what it gives is always deterministic */
     if (!def)
-        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_UNKNOWN, "backend/skeleton has no %s", op_id);
+        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_UNKNOWN, "backend/skeleton has no %s",
+                       op_id);
     *kernel_out = keep_call(def, call);
     if (!*kernel_out)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for a kernel of %s", op_id);
@@ -187,7 +188,7 @@ static mr_status run(void *dev, void *p, void *stream, const mr_buf *in, const m
     return k->def->ref(&k->call, in, out, err);
 }
 
-/* ---- streams: everything is done when a call returns ------------------------------------------- */
+/* ---- streams: everything is done when a call returns --------------------------------------- */
 
 static mr_status stream_create(void *dev, uint32_t priority, void **stream, mr_err *err)
 {

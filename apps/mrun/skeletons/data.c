@@ -12,7 +12,8 @@ typedef struct config {
 } config;
 
 static const mr_opt opts[] = {
-    MR_OPT_RANGE(config, MR_T_INT, period, "period", "10", 2, 1000000, "after which it starts again"),
+    MR_OPT_RANGE(config, MR_T_INT, period, "period", "10", 2, 1000000,
+                 "after which it starts again"),
     MR_OPT_RANGE(config, MR_T_INT, stride, "stride", "3", 1, 1000000,
                  "from the start of a sample to that of the next (tokens)"),
     MR_OPT_RANGE(config, MR_T_INT, samples, "samples", "1000", 1, 1000000000, "of an epoch"),

@@ -23,8 +23,8 @@ static mr_status create(const mr_host *host, const mr_model_env *env, const void
     (void)host;
     (void)config;
     if (s->vocab < 1)
-        return mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER, "[model] vocab = %lld, must be above 0",
-                       (long long)s->vocab);
+        return mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
+                       "[model] vocab = %lld, must be above 0", (long long)s->vocab);
     family *m = malloc(sizeof *m);
     if (!m)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for model/skeleton");
@@ -72,15 +72,16 @@ static mr_val matrix(const family *m, mr_net net)
 static void build_embed(const family *m, const mr_block_env *env, mr_net net)
 {
     mr_type tokens = mr_type1("i32", env->tokens);
-    mr_val y = MR_OP(net, "embedding", MR_IN(net.b->input(net.p, "tokens", &tokens), matrix(m, net)),
-                     MR_NOAT);
+    mr_val y = MR_OP(net, "embedding",
+                     MR_IN(net.b->input(net.p, "tokens", &tokens), matrix(m, net)), MR_NOAT);
     net.b->output(net.p, "y", y);
 }
 
 static void build_head(const family *m, const mr_block_env *env, mr_net net)
 {
     mr_type x = mr_type2("model", env->tokens, m->hidden);
-    mr_val logits = MR_OP(net, "linear", MR_IN(net.b->input(net.p, "x", &x), matrix(m, net)), MR_NOAT);
+    mr_val logits =
+        MR_OP(net, "linear", MR_IN(net.b->input(net.p, "x", &x), matrix(m, net)), MR_NOAT);
     if (strcmp(env->mode, "train")) {
         net.b->output(net.p, "logits", logits);
         return;

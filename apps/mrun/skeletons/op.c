@@ -11,8 +11,10 @@ static mr_status shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     const mr_type *a = c->in[0], *b = c->in[1];
     if (!mr_is(a, "f32") && !mr_is(a, "f64") && !mr_is(a, "bf16"))
-        return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER, "skeleton.scaled_add takes f32, f64, bf16");
-    if (a->rank != b->rank || !mr_is(b, a->dtype) || memcmp(a->dim, b->dim, a->rank * sizeof *a->dim))
+        return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER,
+                       "skeleton.scaled_add takes f32, f64, bf16");
+    if (a->rank != b->rank || !mr_is(b, a->dtype) ||
+        memcmp(a->dim, b->dim, a->rank * sizeof *a->dim))
         return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER,
                        "skeleton.scaled_add: both operands must have one type");
     *out[0] = *a;

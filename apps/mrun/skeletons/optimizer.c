@@ -10,7 +10,7 @@
 #include "mrun/optimizer.h"
 #include <stdlib.h>
 
-/* ---- the op: operands in the order of `sig` below ------------------------------------------- */
+/* ---- the op: operands in the order of `sig` below ------------------------------------------ */
 
 enum { MASTER, GRAD, LR, DECAY, SCALE, OK, N_IN };
 
@@ -63,7 +63,7 @@ static const mr_op_def update = {
     .cases = update_cases,
 };
 
-/* ---- the optimizer --------------------------------------------------------------------------- */
+/* ---- the optimizer ------------------------------------------------------------------------- */
 
 /* section [optimizer.skeleton] of a profile fills this struct, by the rows below */
 typedef struct config {
@@ -97,8 +97,8 @@ static mr_status build(void *optimizer, const mr_type *param, const mr_builder *
     type.dtype = "f32";
     mr_val master = b->state(p, "master", &type, MR_STATE_CHECKPOINT);
     MR_OPN(net, "skeleton.update", NULL, 0,
-           MR_IN(master, b->input(p, "grad", &type), b->scalar(p, "lr"), b->scalar(p, "weight_decay"),
-                 b->scalar(p, "grad_scale"), b->scalar(p, "ok")),
+           MR_IN(master, b->input(p, "grad", &type), b->scalar(p, "lr"),
+                 b->scalar(p, "weight_decay"), b->scalar(p, "grad_scale"), b->scalar(p, "ok")),
            MR_AT(mr_af("rate", o->rate)));
     return MR_OK;
 }

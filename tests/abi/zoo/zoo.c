@@ -121,7 +121,8 @@ static const char *const needs[] = { ZOO_NEEDS, NULL };
 #endif
 
 #define UNIT(name) \
-    { ZOO_UNIT_SIZE, 0, "tokenizer", name, "one of the zoo", opts, 1, sizeof(config), ZOO_TABLE, needs }
+    { ZOO_UNIT_SIZE, 0, "tokenizer", name, "one of the zoo", opts, 1, sizeof(config), \
+      ZOO_TABLE, needs }
 static const mr_unit units[] = { UNIT(ZOO_UNIT_NAME), UNIT(ZOO_UNIT_NAME) };
 
 #ifdef ZOO_CONSTRUCTOR

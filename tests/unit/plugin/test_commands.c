@@ -47,7 +47,7 @@ static void need(const char *command)
         cr_skip_test("this mrun has no such command");
 }
 
-/* ---- plugins ---------------------------------------------------------------------------------- */
+/* ---- plugins ------------------------------------------------------------------------------- */
 
 Test(commands, plugins_prints_a_table_and_json)
 {
@@ -77,11 +77,12 @@ Test(commands, plugins_finds_nothing_and_says_where_it_looked)
     cr_assert_eq(st, 0);
     /* an installed mrun may add rows; the folder is named when there are none */
     if (!strstr(out, " ok"))
-        cr_assert_not_null(strstr(out, "/nonexistent/x (--plugin-path): no such folder"), "%s", out);
+        cr_assert_not_null(strstr(out, "/nonexistent/x (--plugin-path): no such folder"), "%s",
+                           out);
     free(out);
 }
 
-/* ---- check ------------------------------------------------------------------------------------ */
+/* ---- check --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *file, *test; /* test NULL: all pass */
@@ -120,8 +121,9 @@ Test(commands, check_finds_each_sinner_and_passes_the_skeletons, .timeout = 100)
     need("plugins");
     for (size_t i = 0; i < sizeof judged / sizeof *judged; i++) {
         int st;
-        char *out = mrun(&st, "check '%s/%s.so' --json %s%s 2>/dev/null", built("sinners"), judged[i].file,
-                         judged[i].test ? "-t " : "", judged[i].test ? judged[i].test : "");
+        char *out =
+            mrun(&st, "check '%s/%s.so' --json %s%s 2>/dev/null", built("sinners"), judged[i].file,
+                 judged[i].test ? "-t " : "", judged[i].test ? judged[i].test : "");
         cr_assert_eq(st, judged[i].test ? 1 : 0, "%s: %d %s", judged[i].file, st, out);
         cr_assert_eq(strstr(out, "\"result\": \"fail\"") != NULL, judged[i].test != NULL, "%s: %s",
                      judged[i].file, out);
@@ -166,7 +168,7 @@ Test(commands, check_knows_its_arguments)
     free(out);
 }
 
-/* ---- new -------------------------------------------------------------------------------------- */
+/* ---- new ----------------------------------------------------------------------------------- */
 
 static const char *const kinds[] = { "backend", "data", "model", "op", "optimizer", "sink",
                                      "tokenizer" };
@@ -193,7 +195,8 @@ Test(commands, new_writes_plugins_that_build_and_pass, .timeout = 100)
     need("new");
     cr_assert_not_null(mkdtemp(dir));
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        char *out = mrun(&st, "new %s my_%s '%s/%s' 2>/dev/null", kinds[i], kinds[i], dir, kinds[i]);
+        char *out =
+            mrun(&st, "new %s my_%s '%s/%s' 2>/dev/null", kinds[i], kinds[i], dir, kinds[i]);
         cr_assert_eq(st, 0);
         cr_assert_not_null(strstr(out, ".c\n"));
         free(out);
@@ -206,10 +209,16 @@ Test(commands, new_writes_plugins_that_build_and_pass, .timeout = 100)
         cr_assert_eq(st, 0, "%s: %s", kinds[i], out);
         free(out);
     }
-    cr_assert_eq(shell("cd '%s' && printf 'plugindir=/nonexistent\\nName: mrun\\nDescription: sdk\\n"
-                       "Version: 0\\nCflags: -I%%s/include\\n' '%s' >mrun-1.pc", dir, source), 0);
-    cr_assert_eq(shell("cd '%s/sink' && export PKG_CONFIG_PATH='%s' && { meson setup build && ninja "
-                       "-C build; } >log 2>&1 || { cat log >&2; exit 1; }", dir, dir), 0);
+    cr_assert_eq(
+        shell("cd '%s' && printf 'plugindir=/nonexistent\\nName: mrun\\nDescription: sdk\\n"
+              "Version: 0\\nCflags: -I%%s/include\\n' '%s' >mrun-1.pc",
+              dir, source),
+        0);
+    cr_assert_eq(
+        shell("cd '%s/sink' && export PKG_CONFIG_PATH='%s' && { meson setup build && ninja "
+              "-C build; } >log 2>&1 || { cat log >&2; exit 1; }",
+              dir, dir),
+        0);
     free(mrun(&st, "check '%s/sink/build/my_sink.so' 2>/dev/null", dir));
     cr_assert_eq(st, 0);
     cr_assert_eq(shell("rm -r '%s'", dir), 0);

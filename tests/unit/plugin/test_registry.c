@@ -151,8 +151,9 @@ Test(registry, a_miss_names_every_path_tried_and_the_nearest_word)
     mr_err err = MR_ERR_INIT;
     cr_assert_eq(mri_registry_find(r, "sink", "onne", &u, &err), MR_E_PLUGIN_NOT_FOUND);
     cr_assert_str_eq(err.what, "no plugin offers sink/onne");
-    cr_assert_not_null(strstr(err.detail, "/tests/unit/plugin/trio (--plugin-path): 1 plugin file\n"), "%s",
-                       err.detail);
+    cr_assert_not_null(
+        strstr(err.detail, "/tests/unit/plugin/trio (--plugin-path): 1 plugin file\n"), "%s",
+        err.detail);
     cr_assert_not_null(strstr(err.detail, "/nonexistent/data/mrun/plugins-1 (XDG_DATA_HOME): "
                                           "no such folder"), "%s", err.detail);
     cr_assert_not_null(strstr(err.detail, "/../lib/mrun/plugins-1 (beside mrun)"));

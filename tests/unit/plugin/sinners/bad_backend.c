@@ -7,7 +7,14 @@
 #include "apps/mrun/skeletons/backend.c"
 #undef mrun_plugin_v1
 
-enum { WRONG_VALUE = 1, PAST_THE_END, BEFORE_THE_START, CHANGES_INPUT, OTHER_BITS, LEAVES_UNWRITTEN };
+enum {
+    WRONG_VALUE = 1,
+    PAST_THE_END,
+    BEFORE_THE_START,
+    CHANGES_INPUT,
+    OTHER_BITS,
+    LEAVES_UNWRITTEN
+};
 
 static mr_status bad_run(void *dev, void *p, void *stream, const mr_buf *in, const mr_buf *out,
                          void *workspace, mr_err *err)

@@ -10,7 +10,8 @@ static mr_status create(const mr_host *host, const mr_sink_env *env, const void 
     (void)env;
     (void)config;
     (void)err;
-    host->log(host->self, MR_LOG_WARN, "sink/one", host->cancelled(host->self) ? "stopping" : "going");
+    host->log(host->self, MR_LOG_WARN, "sink/one",
+              host->cancelled(host->self) ? "stopping" : "going");
     *sink = (void *)host->ext(host->self, "org.example.answer/1");
     return 0;
 }
