@@ -59,6 +59,17 @@ static const char common_options[] =
 #define COMPILER "gcc " __VERSION__
 #endif
 
+/* Talk of plugins and core: warnings always, more with -v, nothing but errors with -q. */
+static void print_log(void *user, uint32_t level, const char *unit, const char *msg)
+{
+    const app *a = user;
+    static const char *const name[] = { "error", "warning", "info", "debug" };
+    uint32_t shown = a->quiet ? MR_LOG_ERROR : MR_LOG_WARN + (uint32_t)a->verbose;
+    if (level <= shown)
+        fprintf(stderr, "%s: %s%s%s\n", name[level < 4 ? level : 3], unit ? unit : "",
+                unit ? ": " : "", msg);
+}
+
 static void print_help(void)
 {
     fputs(synopsis, stdout);
@@ -201,6 +212,7 @@ int main(int argc, char **argv)
                                       : "no command and no profile given");
     }
     a.registry = mri_registry_create(paths);
+    mri_registry_set_log(a.registry, print_log, &a);
     mri_registry_offer(a.registry, MR_EXT_REF, &mri_ref_service);
     mri_registry_offer(a.registry, MR_EXT_JSON, &mri_json_service);
     mr_err hook_err = MR_ERR_INIT;

@@ -224,12 +224,18 @@ static double flops_per_token(const mri_session *s)
     return f / (double)e->opt.tokens;
 }
 
+/* What the device's products reach at best: as it declares, else measured (0.1 s). The model-
+ * flop utilisation is flops a token x tokens a second / this. */
 static double peak_flops(const mri_session *s)
 {
     const mr_device_info *i = &s->device.info;
-    if (!strcmp(s->model_dtype, "bf16") && i->peak_flops_bf16 > 0)
-        return i->peak_flops_bf16;
-    return i->peak_flops_f32;
+    const mr_backend_ops *ops = s->device.ops;
+    bool bf16 = !strcmp(s->model_dtype, "bf16");
+    double declared = bf16 ? i->peak_flops_bf16 : i->peak_flops_f32;
+    const mr_probe *probe = MR_CAN(ops, ext) ? ops->ext(s->device.dev, MR_EXT_PROBE) : NULL;
+    if (declared > 0 || !probe)
+        return declared;
+    return bf16 ? probe->flops_bf16(s->device.dev) : probe->flops_f32(s->device.dev);
 }
 
 static mr_status resume(train_run *r, bool fork, mr_err *err)

@@ -62,7 +62,8 @@ static bool id_ok(const char *id)
     if (!id || !islower((unsigned char)*id) || strlen(id) > 63)
         return false;
     for (const char *p = id; *p; p++)
-        if (!islower((unsigned char)*p) && !isdigit((unsigned char)*p) && *p != '_' && *p != '.')
+        if (!islower((unsigned char)*p) && !isdigit((unsigned char)*p) && *p != '_' && *p != '.' &&
+            *p != '/')
             return false;
     return true;
 }
@@ -115,7 +116,7 @@ mr_status mri_op_check_def(const mr_op_def *def, mr_err *err)
                        def ? def->size : 0, sizeof *def);
     if (!id_ok(def->id))
         return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
-                       "\"%s\" is no op id: up to 63 of a-z 0-9 _ . are", def->id ? def->id : "");
+                       "\"%s\" is no op id: up to 63 of a-z 0-9 _ . / are", def->id ? def->id : "");
     if (!def->shape || !def->ref || !def->doc)
         return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN, "op %s lacks %s", def->id,
                        !def->shape ? "shape()" : !def->ref ? "reference loops, ref()" : "doc");

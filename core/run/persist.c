@@ -184,5 +184,5 @@ mr_status mri_session_init_weights(mri_session *s, mr_err *err)
 {
     if (has_weights(s->config->model.hf))
         return mri_session_load_hf(s, s->config->model.hf, err);
-    return mri_params_init(&s->params, &s->device, (uint64_t)s->config->run.seed, err);
+    return mri_params_init(&s->params, &s->device, (uint64_t)s->config->model.sizes.seed, err);
 }

@@ -45,7 +45,8 @@ static mr_status open_model(mri_session *s, mr_err *err)
             goto out;
     }
     sizes.size = sizeof sizes;
-    sizes.seed = s->config->run.seed;
+    if (!sizes.vocab && !json)
+        sizes.vocab = s->tok_info.vocab; /* 0 where the job has no tokenizer: the family says so */
     mr_model_env env = { sizeof env, 0, &sizes, json };
     s->model_ops = c->unit->table;
     MR_TRY(s->model_ops->create(mri_registry_host(s->registry), &env, c->config, &s->model, err));
@@ -58,21 +59,25 @@ out:
 
 static mr_status open_tokenizer(mri_session *s, mr_err *err)
 {
-    const mri_choice *c;
+    const mri_choice *c = mri_config_choice(s->config, "tokenizer", 0);
     mr_status st = 0;
-    MR_TRY(pick(s->config, "tokenizer", &c, err));
     s->tok_ops = c->unit->table;
     MR_TRY(s->tok_ops->create(mri_registry_host(s->registry), c->config, &s->tok, err));
     s->tok_info.size = sizeof s->tok_info;
     MR_TRY(s->tok_ops->info(s->tok, &s->tok_info, err));
-    if (s->model && s->tok_info.vocab > s->info.vocab) {
-        st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
-                     "the tokenizer has %lld ids, the model's vocabulary is %lld",
-                     (long long)s->tok_info.vocab, (long long)s->info.vocab);
-        mr_hint(err, "set [model] vocab to at least %lld", (long long)s->tok_info.vocab);
-    }
 out:
     return st;
+}
+
+static mr_status check_vocab(const mri_session *s, mr_err *err)
+{
+    if (!s->tok || s->tok_info.vocab <= s->info.vocab)
+        return 0;
+    mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+            "the tokenizer has %lld ids, the model's vocabulary is %lld",
+            (long long)s->tok_info.vocab, (long long)s->info.vocab);
+    mr_hint(err, "set [model] vocab to at least %lld", (long long)s->tok_info.vocab);
+    return MR_E_PROFILE_CONFLICT;
 }
 
 static mr_status open_data(mri_session *s, mr_err *err)
@@ -205,9 +210,14 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     s->model_dtype = mri_strdup(dtype_of(config->precision.recipe));
     MR_TRY(open_device(s, err));
     MR_TRY(mri_scalars_create(&s->scalars, &s->device, err));
-    MR_TRY(open_model(s, err));
-    if (o->needs & (MRI_NEED_TOKENIZER | MRI_NEED_DATA))
+    if (mri_config_choice(config, "tokenizer", 0))
         MR_TRY(open_tokenizer(s, err));
+    MR_TRY(open_model(s, err));
+    if (o->needs & (MRI_NEED_TOKENIZER | MRI_NEED_DATA)) {
+        const mri_choice *tokenizer;
+        MR_TRY(pick(config, "tokenizer", &tokenizer, err));
+        MR_TRY(check_vocab(s, err));
+    }
     if (o->needs & MRI_NEED_DATA)
         MR_TRY(open_data(s, err));
     int64_t tokens = config->train.micro_batch * config->train.seq;

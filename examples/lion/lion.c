@@ -12,7 +12,7 @@
 #include <mrun/op.h>
 #include <mrun/optimizer.h>
 
-#define LION "org.example.lion"
+#define LION "org.example.lion/1"
 
 /* ---- the op: operands in the order of its signature ---------------------------------------- */
 enum { MASTER, MOMENTUM, GRAD, LR, DECAY, GRAD_SCALE, GOOD, N_OPERANDS };

@@ -228,12 +228,17 @@ static mr_status fill(void *dev, void *stream, void *dst, uint32_t byte, uint64_
     return MR_OK;
 }
 
+static const void *ext(void *dev, const char *id)
+{
+    return !strcmp(id, MR_EXT_HOST_MEMORY) ? dev : NULL;
+}
+
 static const mr_backend_ops backend = {
     .size = sizeof(mr_backend_ops), .count = count, .open = device_open, .close = device_close,
     .info = info, .alloc = alloc, .free = dealloc, .query = query, .release = release, .run = run,
     .stream_create = stream_create, .stream_destroy = nothing_to_free, .record = record,
     .wait = wait_event, .event_destroy = nothing_to_free, .sync = sync_stream, .copy = copy,
-    .fill = fill,
+    .fill = fill, .ext = ext,
 };
 
 static const mr_unit units[] = { {
