@@ -30,6 +30,13 @@ static const mr_opt job_opts[] = {
 };
 #undef C
 
+#define C mri_cfg_backend
+static const mr_opt backend_opts[] = {
+    MR_OPT_CHOICE(C, fallback, "fallback", "none", "none|host",
+                  "ops that a device backend lacks: none stops, host runs their reference loops"),
+};
+#undef C
+
 #define C mri_cfg_mesh
 #define AXIS(field, doc) MR_OPT_RANGE(C, MR_T_INT, field, #field, "1", 1, 1048576, doc)
 static const mr_opt mesh_opts[] = {
@@ -192,6 +199,7 @@ static const mr_opt preprocess_opts[] = {
 static const mri_section sections[] = {
     SECTION(run, "where the run lives, and what makes it repeatable"),
     SECTION(job, "what the profile does"),
+    SECTION(backend, "where kernels run"),
     SECTION(mesh, "how many ranks each kind of parallelism takes"),
     SECTION(train, "steps, batches, validation, recompute"),
     SECTION(model, "the model family and the sizes that all families share"),

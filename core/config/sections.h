@@ -20,6 +20,10 @@ typedef struct mri_cfg_job {
     const char *run; /* train | preprocess | generate | score */
 } mri_cfg_job;
 
+typedef struct mri_cfg_backend {
+    const char *fallback; /* none | host */
+} mri_cfg_backend;
+
 typedef struct mri_cfg_mesh {
     int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto; 1 where no comm plugin is chosen */
 } mri_cfg_mesh;
@@ -85,6 +89,7 @@ typedef struct mri_config {
     mri_profile *profile; /* owned */
     mri_cfg_run run;
     mri_cfg_job job;
+    mri_cfg_backend backend;
     mri_cfg_mesh mesh;
     mri_cfg_train train;
     mri_cfg_model model;

@@ -119,6 +119,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .guard = o->guard,
                               .stress = o->stress,
                               .deterministic = s->config->run.deterministic != 0,
+                              .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL },
                             decode ? s->decode : NULL };
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
@@ -190,6 +191,12 @@ static mr_status open_update(mri_session *s, mr_err *err)
 {
     const mri_choice *c;
     mr_status st = 0;
+    if (!strcmp(s->model_dtype, "f64")) {
+        st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
+                     "[precision] recipe = fp64 is for checking gradients, not for training");
+        mr_hint(err, "recipe = fp32 or bf16; mrun grad-check uses fp64 by itself");
+        goto out;
+    }
     MR_TRY(pick(s->config, "optimizer", &c, err));
     s->optimizer_ops = c->unit->table;
     MR_TRY(s->optimizer_ops->create(mri_registry_host(s->registry), c->config, &s->optimizer, err));
