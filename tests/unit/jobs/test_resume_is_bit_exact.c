@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A run that is stopped and started again by the same command is the run that was never
+ * stopped: the log's numbers to the last digit, the last checkpoint to the last bit.
+ */
+#include "job.h"
+
+static void whole(const job *j, const char *const *more)
+{
+    const char *argv[16] = { "p.ini", "--set", "run.dir=whole" };
+    for (size_t i = 0; more && more[i]; i++)
+        argv[3 + i] = more[i];
+    job_result r = job_wait(job_start(j, argv));
+    job_expect(&r, 0, NULL);
+}
+
+/* Stops the run DIR/run by a signal once its log has 5 lines, then starts it again. */
+static void stop_and_go(const job *j, int signal, int code, const char *const *more)
+{
+    const char *argv[16] = { "p.ini", "--set", "run.dir=run" };
+    char *run = job_path(j, "run");
+    for (size_t i = 0; more && more[i]; i++)
+        argv[3 + i] = more[i];
+    job_child c = job_start(j, argv);
+    job_await(run, 5);
+    kill(c.pid, signal);
+    job_result r = job_wait(c);
+    job_expect(&r, code, NULL);
+    mri_checkpoint *ck = job_checkpoint(run);
+    int64_t step = mri_checkpoint_info(ck)->step;
+    cr_assert(step >= 4 && step < 400, "it stopped at step %lld", (long long)step);
+    mri_checkpoint_close(ck);
+    r = job_wait(job_start(j, argv));
+    job_expect(&r, 0, NULL);
+}
+
+#define LONG_RUN "--set", "train.steps=400"
+
+Test(resume, after_sigint_with_accumulation)
+{
+    job j = job_new();
+    const char *const more[] = { LONG_RUN, NULL };
+    whole(&j, more);
+    stop_and_go(&j, SIGINT, 130, more);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
+Test(resume, after_sigterm_with_batch_ramp_up)
+{
+    job j = job_new();
+    const char *const more[] = { LONG_RUN,
+                                 "--set", "train.global_batch=8",
+                                 "--set", "train.rampup_start=2",
+                                 "--set", "train.rampup_increment=2",
+                                 "--set", "train.rampup_samples=600", NULL };
+    whole(&j, more);
+    stop_and_go(&j, SIGTERM, 143, more);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
+/* the first 15 steps as a run of 15, then the same folder taken on to 40 */
+Test(resume, from_a_shorter_run)
+{
+    job j = job_new();
+    whole(&j, NULL);
+    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=15");
+    job_expect(&r, 0, NULL);
+    r = job_run(&j, "p.ini", "--set", "run.dir=run");
+    job_expect(&r, 0, NULL);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
+Test(resume, with_recomputation_switched_on_in_between)
+{
+    job j = job_new();
+    whole(&j, NULL);
+    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=15");
+    job_expect(&r, 0, NULL);
+    r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.recompute=full");
+    job_expect(&r, 0, NULL);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
+Test(resume, a_run_that_validates)
+{
+    job j = job_new();
+    const char *const more[] = { "--set", "train.eval_every=10", "--set", "train.eval_steps=3",
+                                 NULL };
+    whole(&j, more);
+    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=13",
+                           "--set", "train.eval_every=10", "--set", "train.eval_steps=3");
+    job_expect(&r, 0, NULL);
+    r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.eval_every=10", "--set",
+                "train.eval_steps=3");
+    job_expect(&r, 0, NULL);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
+Test(resume, sigusr1_saves_and_goes_on)
+{
+    job j = job_new();
+    char *run = job_path(&j, "run");
+    job_child c = job_start(&j, JOB_ARGS("p.ini", "--set", "run.dir=run", LONG_RUN, "--set",
+                                         "checkpoint.save_at_end=false"));
+    job_await(run, 5);
+    kill(c.pid, SIGUSR1);
+    job_result r = job_wait(c);
+    job_expect(&r, 0, NULL);
+    mri_checkpoint *ck = job_checkpoint(run);
+    int64_t step = mri_checkpoint_info(ck)->step;
+    cr_assert(step >= 4 && step < 400, "saved at step %lld", (long long)step);
+    mri_checkpoint_close(ck);
+    char *losses = job_losses(run);
+    cr_assert_not_null(strstr(losses, "\n400 loss"), "the run went on to its end:\n%s", losses);
+    job_free(&j);
+}
+
+Test(resume, a_finished_run_says_so)
+{
+    job j = job_new();
+    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run");
+    job_expect(&r, 0, NULL);
+    char *before = job_losses(job_path(&j, "run"));
+    r = job_run(&j, "p.ini", "--set", "run.dir=run");
+    JOB_EXPECT(&r, 0, "is finished: 40 of 40 steps");
+    cr_assert_str_eq(before, job_losses(job_path(&j, "run")));
+    job_free(&j);
+}
