@@ -154,7 +154,9 @@ mr_status mri_prog_node(mr_prog *p, const char *id, const mr_val *in, uint32_t n
         return p->failed;
     const mr_op_def *def = mri_op_find(id);
     if (!def) {
-        mr_fail(&p->err, MR_E_OP_UNKNOWN, MR_BLAME_PLUGIN, "no such op");
+        const char *near = mri_op_nearest(id);
+        mr_fail(&p->err, MR_E_OP_UNKNOWN, MR_BLAME_PLUGIN, "no such op%s%s%s",
+                near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
         mr_hint(&p->err, "mrun explain op lists the catalogue; a plugin may bring ops of its own");
         return at_line(p, MR_E_OP_UNKNOWN, id, file, line);
     }
@@ -213,10 +215,12 @@ mr_status mri_prog_node(mr_prog *p, const char *id, const mr_val *in, uint32_t n
     }
     uint32_t index = (uint32_t)p->nodes.n;
     for (uint32_t i = 0; i < n.n_out; i++) {
-        if (!out_type[i].dtype)
+        if (!out_type[i].dtype) {
+            free(n.attr);
             return at_line(p, mr_fail(&p->err, MR_E_OP_SHAPE, MR_BLAME_PLUGIN,
                                       "its shape function left output %s without a type",
                                       sig.out[i].name), id, file, line);
+        }
         mr_val v = mri_prog_value(p, MRI_TEMP, NULL, &out_type[i]);
         mri_val(p, v)->node = index;
         mri_val(p, v)->slot = i;
