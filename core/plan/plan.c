@@ -106,6 +106,19 @@ static const struct {
     { "lower", mri_pass_lower }, { "streams", pass_streams }, { "arena", pass_arena },
 };
 
+/* The program with all that the passes decided: options, kernels, room. */
+static uint64_t identify(const mri_plan *plan, const mri_plan_options *opt)
+{
+    uint64_t shape[] = { opt->train,  opt->split_w,      opt->deterministic,  opt->guard,
+                         opt->stress, plan->saved_bytes, plan->scratch_bytes, plan->keep_bytes };
+    uint64_t id = mri_hash(mri_prog_hash(plan->prog), shape, sizeof shape);
+    for (int ph = 0; ph < MRI_PHASES; ph++)
+        for (size_t i = 0; i < plan->steps[ph].n; i++)
+            id = mri_hash_str(id, plan->steps[ph].v[i].info.impl ? plan->steps[ph].v[i].info.impl
+                                                                 : "");
+    return id;
+}
+
 mr_status mri_plan_compile(mr_prog *prog, const mri_plan_options *opt,
                            const mr_backend_ops *backend, void *dev, mri_plan **out, mr_err *err)
 {
@@ -123,9 +136,7 @@ mr_status mri_plan_compile(mr_prog *prog, const mri_plan_options *opt,
         if (opt->stop_after && !strcmp(opt->stop_after, passes[i].name))
             break;
     }
-    uint64_t shape[] = { opt->train, opt->split_w, opt->guard, opt->stress, plan->saved_bytes,
-                         plan->scratch_bytes, plan->keep_bytes };
-    plan->id = mri_hash(mri_prog_hash(prog), shape, sizeof shape);
+    plan->id = identify(plan, opt);
 out:
     if (st) {
         mri_plan_free(plan);
