@@ -31,7 +31,7 @@ static void print_memory(const mri_session *s, mri_str *o)
     row(o, "  scratch", (double)m.scratch);
     row(o, "model states", (double)m.states);
     row(o, "predicted peak", (double)(m.parameters + m.optimizer + m.arena + m.states));
-    if (m.device)
+    if (m.device && m.device != UINT64_MAX)
         row(o, "device", (double)m.device);
 }
 
@@ -119,7 +119,8 @@ int cmd_plan(app *a, int argc, char **argv)
     mri_config *c = NULL;
     mri_session *s = NULL;
     mri_str o = { 0 };
-    mri_session_options so = { .needs = MRI_NEED_TRAIN | MRI_NEED_EVAL, .dry = true };
+    mri_session_options so = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_EVAL,
+                                .dry = true };
     int code = app_args_parse(a, argc, argv, takes, NULL, &args);
     const char *pass = app_arg(&args, "--print");
     bool known = !pass;

@@ -163,19 +163,65 @@ static int32_t output_index(const mri_plan *pl, const char *name)
     return mri_plan_port_find(pl->outputs.v, pl->outputs.n, name);
 }
 
-void mri_exec_bind(mri_exec *e, char *base)
+/* Gradients of a frozen parameter have no memory and no step that writes them. */
+static void bind_params(mri_exec *e, uint32_t instance)
+{
+    const mri_frame *f = &e->frames.v[instance];
+    for (size_t j = 0; j < f->plan->params.n; j++) {
+        char *name = mri_assembly_full_name(e->assembly, instance, f->plan->params.v[j].name);
+        int64_t s = mri_params_find(e->params, name);
+        free(name);
+        MRI_ASSERT(s >= 0);
+        f->param[j] = mri_params_weight(e->params, &e->params->slots.v[s]);
+        f->grad[j] = mri_params_grad(e->params, &e->params->slots.v[s]);
+    }
+}
+
+static void *state_data(const mri_exec *e, const char *name)
+{
+    for (size_t i = 0; i < e->states.n; i++)
+        if (!strcmp(e->states.v[i].name, name))
+            return e->states.v[i].data;
+    return NULL;
+}
+
+static mr_status bind_states(mri_exec *e, mr_err *err)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < e->frames.n; i++)
+        for (size_t j = 0; j < e->frames.v[i].plan->states.n; j++) {
+            mri_state *s = &e->states.v[at++];
+            mr_status st = 0;
+            if (s->borrowed)
+                s->data = state_data(e->opt.states_of, s->name);
+            else if (!s->data)
+                st = e->device->ops->alloc(e->device->dev, mr_bytes(&s->type), MR_MEM_ARENA,
+                                           &s->data, err);
+            if (st)
+                return st;
+            MRI_ASSERT(s->data);
+            e->frames.v[i].state[j] = s->data;
+        }
+    return 0;
+}
+
+mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
 {
     uint32_t n = (uint32_t)e->assembly->instances.n;
     uint64_t saved = e->at_saved, keep = e->at_keep, grads = e->at_grads, loss = e->at_losses;
     uint64_t half = e->grad_bytes / 2;
     bool alternate = edges_alternate(e);
     uint64_t edges[2] = { e->at_saved, e->at_saved + e->edge_bytes / 2 };
+    mr_status st = bind_states(e, err);
+    if (st)
+        return st;
     e->base = base;
     if (alternate)
         saved += e->edge_bytes;
     for (uint32_t i = 0; i < n; i++) { /* outputs first: inputs point at them */
         mri_frame *f = &e->frames.v[i];
         const mri_plan *pl = f->plan;
+        bind_params(e, i);
         f->saved = base + saved;
         saved += align(pl->saved_bytes);
         f->keep = base + keep;
@@ -230,6 +276,7 @@ void mri_exec_bind(mri_exec *e, char *base)
                 }
         }
     }
+    return 0;
 }
 
 /* A gradient that several instances feed would need a sum across blocks, and one that nobody
@@ -266,47 +313,22 @@ static void **table(size_t n)
     return mri_alloc((n ? n : 1) * sizeof(void *));
 }
 
-static void *state_data(const mri_exec *e, const char *name)
-{
-    for (size_t i = 0; i < e->states.n; i++)
-        if (!strcmp(e->states.v[i].name, name))
-            return e->states.v[i].data;
-    return NULL;
-}
-
-static mr_status make_frame(mri_exec *e, uint32_t i, const mri_params *params, mri_scalars *scalars,
-                            mr_err *err)
+static void make_frame(mri_exec *e, uint32_t i, mri_scalars *scalars)
 {
     const mri_plan *pl = plan_of(e, i);
     mri_frame f = { .plan = pl, .label = e->assembly->instances.v[i].prefix, .instance = i };
-    mr_status st = 0;
     f.param = table(pl->params.n);
     f.grad = table(pl->params.n);
     f.state = table(pl->states.n);
     f.scalar = table(pl->scalars.n);
     f.input = table(pl->inputs.n);
     f.output = table(pl->outputs.n);
-    for (size_t j = 0; j < pl->params.n; j++) {
-        char *name = mri_assembly_full_name(e->assembly, i, pl->params.v[j].name);
-        int64_t s = mri_params_find(params, name);
-        free(name);
-        MRI_ASSERT(s >= 0);
-        f.param[j] = mri_params_weight(params, &params->slots.v[s]);
-        f.grad[j] = mri_params_grad(params, &params->slots.v[s]);
-    }
-    for (size_t j = 0; j < pl->states.n && !st; j++) {
+    for (size_t j = 0; j < pl->states.n; j++) {
         mri_state s = { mri_assembly_full_name(e->assembly, i, pl->states.v[j].name),
                         pl->states.v[j].type, 0, NULL, e->opt.states_of != NULL };
         s.flags = mri_val(pl->prog, pl->states.v[j].value)->flags;
-        if (s.borrowed) {
-            s.data = state_data(e->opt.states_of, s.name);
-            MRI_ASSERT(s.data);
-        } else {
-            st = e->device->ops->alloc(e->device->dev, mr_bytes(&s.type), MR_MEM_ARENA, &s.data,
-                                       err);
+        if (!s.borrowed)
             e->state_bytes += mr_bytes(&s.type);
-        }
-        f.state[j] = s.data;
         MRI_PUSH(&e->states, s);
     }
     for (size_t j = 0; j < pl->scalars.n; j++)
@@ -317,7 +339,6 @@ static mr_status make_frame(mri_exec *e, uint32_t i, const mri_params *params, m
             MRI_PUSH(&e->losses, l);
         }
     MRI_PUSH(&e->frames, f);
-    return st;
 }
 
 /* Which outputs are read is a question about all kinds, so it is asked before any compiles. */
@@ -354,11 +375,12 @@ mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *para
     mri_exec *e = mri_alloc(sizeof *e);
     e->device = d;
     e->assembly = a;
+    e->params = params;
     e->opt = *opt;
     e->opt.plan.host_fallback |= d->host_memory;
     MR_TRY(compile_kinds(e, err));
     for (uint32_t i = 0; i < a->instances.n; i++)
-        MR_TRY(make_frame(e, i, params, scalars, err));
+        make_frame(e, i, scalars);
     MR_TRY(check_gradients(e, err));
     lay_out(e);
 out:

@@ -7,7 +7,10 @@
  *   batch fields | losses | edges and saved values of every instance | keep | gradient
  *   edges (two that alternate, or one an instance when W is split) | scratch (shared)
  * Execs of one session that are never live together (training, validation) are bound to
- * the same arena. States (key-value caches) are memory of their own, zeroed at creation.
+ * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
+ *
+ * Creating an exec plans it and takes no device memory, so that a session knows what all its
+ * execs need before it takes any; binding gives every frame its addresses.
  */
 #ifndef MRI_EXEC_H
 #define MRI_EXEC_H
@@ -52,6 +55,7 @@ typedef struct mri_exec_options {
 typedef struct mri_exec {
     mri_device *device;
     mri_assembly *assembly;
+    const mri_params *params;
     mri_exec_options opt;
     MRI_VEC(mri_plan *) plans;   /* by kind */
     MRI_VEC(mri_frame) frames;   /* by instance */
@@ -64,13 +68,15 @@ typedef struct mri_exec {
     const mri_trace *trace;      /* NULL outside debugging */
 } mri_exec;
 
-/* Compiles; allocates states only. The assembly is consumed (owned), also on error. */
+/* Compiles. The assembly is consumed (owned), also on error; `params` need be planned only,
+ * not allocated. */
 mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *params,
                           mri_scalars *scalars, const mri_exec_options *opt, mri_exec **out,
                           mr_err *err);
 void mri_exec_free(mri_exec *e);
-/* Points every frame into `base` (bytes long, 64-byte aligned). */
-void mri_exec_bind(mri_exec *e, char *base);
+/* Points every frame at the parameters and into `base` (bytes long, 64-byte aligned); the first
+ * time also allocates the states. An exec whose states are borrowed binds after their owner. */
+mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);
 mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
 mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in order   */

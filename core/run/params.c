@@ -175,18 +175,20 @@ static size_t width(const char *dtype)
     return mr_dtype_bytes(dtype);
 }
 
-static bool one_copy(const mri_params *p)
+bool mri_params_one_copy(const mri_params *p)
 {
     return !strcmp(p->dtype, p->acc_dtype);
 }
 
 uint64_t mri_params_bytes(const mri_params *p, bool train)
 {
-    uint64_t b = p->total * width(p->dtype);
     bool any_f32 = false;
+    if (!p->slots.n) /* a session without a model's plan, for its tokenizer alone */
+        return 0;
+    uint64_t b = p->total * width(p->dtype);
     for (size_t i = 0; i < p->slots.n; i++)
         any_f32 |= p->slots.v[i].f32;
-    if (!one_copy(p) && (train || any_f32))
+    if (!mri_params_one_copy(p) && (train || any_f32))
         b += p->total * width(p->acc_dtype);
     return b + (train ? p->trainable * width(p->acc_dtype) : 0);
 }
@@ -199,7 +201,7 @@ mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err
         any_f32 |= p->slots.v[i].f32;
     MR_TRY(d->ops->alloc(d->dev, p->total * width(p->dtype), MR_MEM_WEIGHTS, (void **)&p->weights,
                          err));
-    if (one_copy(p))
+    if (mri_params_one_copy(p))
         p->master = p->weights;
     else if (train || any_f32)
         MR_TRY(d->ops->alloc(d->dev, p->total * width(p->acc_dtype), MR_MEM_WEIGHTS,

@@ -49,6 +49,7 @@ mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err
 void mri_params_free(mri_params *p, mri_device *d);
 int64_t mri_params_find(const mri_params *p, const char *name); /* -1: none */
 uint64_t mri_params_bytes(const mri_params *p, bool train); /* weights, masters, gradients */
+bool mri_params_one_copy(const mri_params *p); /* weights and masters are the same memory */
 
 void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s);
 void *mri_params_master(const mri_params *p, const mri_tensor_slot *s);

@@ -104,14 +104,11 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
-    if (!s->params.slots.n) {
+    if (!s->params.slots.n)
         st = mri_params_plan(a, &s->config->optimizer, s->model_dtype, &s->params, err);
-        if (!st && !o->dry)
-            st = mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0, err);
-        if (st) {
-            mri_assembly_free(a);
-            return st;
-        }
+    if (st) {
+        mri_assembly_free(a);
+        return st;
     }
     mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
                             { .train = train,
@@ -183,7 +180,7 @@ static mr_status make_arena(mri_session *s, mr_err *err)
     st = s->device.ops->alloc(s->device.dev, s->arena_bytes, MR_MEM_ARENA, (void **)&s->arena, err);
     for (int i = 0; i < 4 && !st; i++)
         if (all[i])
-            mri_exec_bind(all[i], s->arena);
+            st = mri_exec_bind(all[i], s->arena, err);
     return st;
 }
 
@@ -236,11 +233,15 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         MR_TRY(make_exec(s, o, "decode", 1, &s->decode, err));
     if ((o->needs & MRI_NEED_DECODE) && o->prefill_tokens > 1)
         MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
-    if (!o->dry) {
+    if (o->needs & MRI_NEED_UPDATE)
+        MR_TRY(open_update(s, err));
+    if (!o->dry) { /* all is planned, now it is taken */
         MR_TRY(check_memory(s, err));
+        if (s->params.slots.n)
+            MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0, err));
         MR_TRY(make_arena(s, err));
-        if (o->needs & MRI_NEED_UPDATE)
-            MR_TRY(open_update(s, err));
+        if (s->update)
+            MR_TRY(mri_update_alloc(s->update, err));
     }
 out:
     if (st) {
@@ -279,8 +280,7 @@ void mri_session_close(mri_session *s)
     free(s);
 }
 
-/* Optimizer states are not planned before the optimizer is open: two moments are assumed for
- * the prediction when it is not, which is what AdamW takes. */
+/* Without its optimizer (gradients alone) a session for training keeps no optimizer states. */
 void mri_session_memory(const mri_session *s, mri_memory *m)
 {
     const mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill };
@@ -288,9 +288,7 @@ void mri_session_memory(const mri_session *s, mri_memory *m)
     m->device = s->device.info.memory_bytes;
     m->parameters = mri_params_bytes(&s->params, s->train != NULL);
     if (s->update)
-        m->optimizer = s->update->state_bytes;
-    else if (s->train)
-        m->optimizer = 2 * s->params.trainable * mr_dtype_bytes(s->params.acc_dtype);
+        m->optimizer = s->update->state_bytes + s->update->scratch_bytes;
     for (int i = 0; i < 4; i++) {
         if (!all[i])
             continue;

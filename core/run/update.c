@@ -59,7 +59,8 @@ static mr_status compile(mri_update *u, mr_prog *p, bool deterministic, mri_plan
 
 /* ---- the optimizer's program ---------------------------------------------------------------- */
 
-/* Builds a group's update over its flat range; every further state it declares is allocated. */
+/* Builds a group's update over its flat range; every further state it declares gets memory of
+ * its own, in mri_update_alloc(). */
 static mr_status group_update(mri_update *u, uint32_t group, const mr_optimizer_ops *ops,
                               void *optimizer, bool deterministic, mr_err *err)
 {
@@ -94,8 +95,6 @@ static mr_status group_update(mri_update *u, uint32_t group, const mr_optimizer_
             goto out;
         }
         mri_opt_state s = { pl->states.v[i].name, group, NULL };
-        MR_TRY(u->device->ops->alloc(u->device->dev, mr_bytes(&pl->states.v[i].type),
-                                     MR_MEM_WEIGHTS, &s.data, err));
         u->state_bytes += mr_bytes(&pl->states.v[i].type);
         MRI_PUSH(&u->states, s);
     }
@@ -127,19 +126,34 @@ mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scal
         MR_TRY(compile(u, prog_sumsq(&t), deterministic, &pl, err));
         MRI_PUSH(&u->sumsq, pl);
         MR_TRY(group_update(u, g, ops, optimizer, deterministic, err));
-        if (params->master != params->weights) {
+        if (!mri_params_one_copy(params)) {
             MR_TRY(compile(u, prog_store(&t, params->dtype), deterministic, &pl, err));
             MRI_PUSH(&u->store, pl);
         }
     }
-    if (u->scratch_bytes)
-        MR_TRY(d->ops->alloc(d->dev, u->scratch_bytes, MR_MEM_ARENA, (void **)&u->scratch, err));
 out:
     if (st) {
         mri_update_free(u);
         u = NULL;
     }
     *out = u;
+    return st;
+}
+
+static uint64_t state_bytes(const mri_update *u, const mri_opt_state *s)
+{
+    return u->params->groups.v[s->group].n * mr_dtype_bytes(u->params->acc_dtype);
+}
+
+mr_status mri_update_alloc(mri_update *u, mr_err *err)
+{
+    const mri_device *d = u->device;
+    mr_status st = 0;
+    for (size_t i = 0; i < u->states.n && !st; i++)
+        st = d->ops->alloc(d->dev, state_bytes(u, &u->states.v[i]), MR_MEM_WEIGHTS,
+                           &u->states.v[i].data, err);
+    if (!st && u->scratch_bytes)
+        st = d->ops->alloc(d->dev, u->scratch_bytes, MR_MEM_ARENA, (void **)&u->scratch, err);
     return st;
 }
 
@@ -150,8 +164,7 @@ void mri_update_free(mri_update *u)
     for (size_t i = 0; i < u->states.n; i++)
         if (u->states.v[i].data)
             u->device->ops->free(u->device->dev, u->states.v[i].data,
-                                 u->params->groups.v[u->states.v[i].group].n *
-                                     mr_dtype_bytes(u->params->acc_dtype));
+                                 state_bytes(u, &u->states.v[i]));
     if (u->scratch)
         u->device->ops->free(u->device->dev, u->scratch, u->scratch_bytes);
     for (size_t i = 0; i < u->sumsq.n; i++)

@@ -30,9 +30,12 @@ typedef struct mri_update {
     uint64_t scratch_bytes, state_bytes;
 } mri_update;
 
+/* Plans; state_bytes and scratch_bytes say what mri_update_alloc() will take. `params` need be
+ * planned only. */
 mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
                             const mr_optimizer_ops *ops, void *optimizer, double max_norm,
                             bool deterministic, mri_update **out, mr_err *err);
+mr_status mri_update_alloc(mri_update *u, mr_err *err);
 void mri_update_free(mri_update *u);
 
 typedef struct mri_update_result {
