@@ -162,6 +162,19 @@ static mr_status check_edges(const mri_assembly *a, mr_err *err)
     return 0;
 }
 
+static mr_status build_kind(const mr_model_ops *ops, void *model, const char *kind,
+                            const mr_block_env *env, const char *model_dtype, mr_prog **out,
+                            mr_err *err)
+{
+    mr_prog *p = *out = mri_prog_new(kind, model_dtype);
+    mr_status st = ops->build(model, kind, env, &mri_builder, p, err);
+    if (p->failed) { /* the builder's first error explains more than what followed it */
+        *err = p->err;
+        st = p->failed;
+    }
+    return st ? st : mri_prog_verify(p, "build", err);
+}
+
 mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env *env,
                        const char *model_dtype, mri_assembly **out, mr_err *err)
 {
@@ -178,17 +191,9 @@ mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env 
         st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN, "the model assembles no blocks");
         goto out;
     }
-    for (size_t k = 0; k < a->kinds.n; k++) {
-        mr_prog *p = a->kinds.v[k].prog = mri_prog_new(a->kinds.v[k].name, model_dtype);
-        st = ops->build(model, a->kinds.v[k].name, env, &mri_builder, p, err);
-        if (p->failed) { /* the builder's first error explains more than what followed it */
-            *err = p->err;
-            st = p->failed;
-        }
-        if (st)
-            goto out;
-        MR_TRY(mri_prog_verify(p, "build", err));
-    }
+    for (size_t k = 0; k < a->kinds.n; k++)
+        MR_TRY(build_kind(ops, model, a->kinds.v[k].name, env, model_dtype, &a->kinds.v[k].prog,
+                          err));
     MR_TRY(check_edges(a, err));
 out:
     if (st) {
@@ -196,6 +201,96 @@ out:
         a = NULL;
     }
     *out = a;
+    return st;
+}
+
+/* ---- frozen parameters ---------------------------------------------------------------------- */
+
+/* Does the program mark just those parameters that are frozen in instance i? With `mark`: it
+ * does from now on. */
+static bool frozen_alike(const mri_assembly *a, uint32_t i, const mr_prog *p, bool mark,
+                         bool (*frozen)(const void *, const char *), const void *ctx)
+{
+    bool alike = true;
+    for (size_t v = 0; v < p->values.n; v++) {
+        mri_value *x = &p->values.v[v];
+        if (x->kind != MRI_PARAM)
+            continue;
+        char *name = mri_assembly_full_name(a, i, x->name);
+        uint32_t flag = frozen(ctx, name) ? MR_PARAM_FROZEN : 0;
+        free(name);
+        alike &= (x->flags & MR_PARAM_FROZEN) == flag;
+        if (mark)
+            x->flags = (x->flags & ~(uint32_t)MR_PARAM_FROZEN) | flag;
+    }
+    return alike;
+}
+
+mr_status mri_assembly_freeze(mri_assembly *a, const mr_model_ops *ops, void *model,
+                              const mr_block_env *env, const char *model_dtype,
+                              bool (*frozen)(const void *ctx, const char *full_name),
+                              const void *ctx, mr_err *err)
+{
+    bool *marked = mri_alloc((a->kinds.n + a->instances.n) * sizeof *marked);
+    mr_status st = 0;
+    for (uint32_t i = 0; i < a->instances.n && !st; i++) {
+        uint32_t own = a->instances.v[i].kind, k = own;
+        const char *name = a->kinds.v[own].name;
+        if (!marked[own]) { /* the first instance of a kind shapes it */
+            frozen_alike(a, i, a->kinds.v[own].prog, true, frozen, ctx);
+            marked[own] = true;
+        }
+        for (k = 0; k < a->kinds.n; k++)
+            if (marked[k] && !strcmp(a->kinds.v[k].name, name) &&
+                frozen_alike(a, i, a->kinds.v[k].prog, false, frozen, ctx))
+                break;
+        if (k == a->kinds.n) {
+            mri_kind_prog kp = { name, NULL };
+            st = build_kind(ops, model, name, env, model_dtype, &kp.prog, err);
+            MRI_PUSH(&a->kinds, kp);
+            if (!st)
+                frozen_alike(a, i, kp.prog, true, frozen, ctx);
+            marked[k] = true;
+        }
+        a->instances.v[i].kind = k;
+    }
+    free(marked);
+    return st;
+}
+
+/* ---- region names --------------------------------------------------------------------------- */
+
+static bool listed(const char *const *words, size_t n, const char *word)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(words[i], word))
+            return true;
+    return false;
+}
+
+mr_status mri_assembly_check_regions(const mri_assembly *a, const mr_list *names, mr_err *err)
+{
+    MRI_VEC(const char *) all = { 0 };
+    mr_status st = 0;
+    MRI_PUSH(&all, "full");
+    for (size_t k = 0; k < a->kinds.n; k++)
+        for (size_t r = 1; r < a->kinds.v[k].prog->regions.n; r++)
+            if (!listed(all.v, all.n, a->kinds.v[k].prog->regions.v[r].name))
+                MRI_PUSH(&all, a->kinds.v[k].prog->regions.v[r].name);
+    for (uint64_t i = 0; i < names->n && !st; i++) {
+        if (listed(all.v, all.n, names->v[i]))
+            continue;
+        const char *near = mri_nearest(names->v[i], all.v, all.n);
+        mri_str s = { 0 };
+        for (size_t w = 0; w < all.n; w++)
+            mri_str_fmt(&s, "%s%s", w ? ", " : "", all.v[w]);
+        st = mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER,
+                     "[train] recompute: the model has no region '%s'%s%s%s", names->v[i],
+                     near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+        mr_detail(err, "its regions: %s", s.s);
+        mri_str_free(&s);
+    }
+    free(all.v);
     return st;
 }
 

@@ -49,6 +49,15 @@ mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env 
                        const char *model_dtype, mri_assembly **out, mr_err *err);
 void mri_assembly_free(mri_assembly *a);
 
+/* Instances of one kind that differ in which of their parameters are frozen get kinds of their
+ * own, built again, with those parameters marked: the vjp then makes no gradients of them. */
+mr_status mri_assembly_freeze(mri_assembly *a, const mr_model_ops *ops, void *model,
+                              const mr_block_env *env, const char *model_dtype,
+                              bool (*frozen)(const void *ctx, const char *full_name),
+                              const void *ctx, mr_err *err);
+/* Refuses a name that is neither "full" nor a region of any block. */
+mr_status mri_assembly_check_regions(const mri_assembly *a, const mr_list *names, mr_err *err);
+
 /* the source of input `in` of instance i: default "y" of i-1 for "x" */
 bool mri_assembly_source(const mri_assembly *a, uint32_t i, const char *in, mri_edge *out);
 /* Outputs of a kind that some instance's consumer reads: names borrowed from the program, the
