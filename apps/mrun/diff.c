@@ -174,6 +174,8 @@ static mr_status one_batch(pair *p, int64_t sample, mr_err *err)
         MR_TRY(lock_step(p, i, MRI_F, err));
     for (uint32_t i = n; i-- > 0;)
         MR_TRY(lock_step(p, i, MRI_B, err));
+    for (uint32_t i = n; i-- > 0;) /* empty where weight gradients are part of B */
+        MR_TRY(lock_step(p, i, MRI_W, err));
 out:
     free(x);
     free(w);
