@@ -4,7 +4,8 @@
  * Megatron's): train, log, validate, save and stop decisions.
  *
  * A run folder belongs to one profile. Started again it resumes from the newest checkpoint,
- * with the loss curve that it would have had; finished, it says so.
+ * with the loss curve that it would have had; finished, it says so. The folder is claimed
+ * (profile.resolved.ini written) last before the first step: a start that fails claims nothing.
  */
 #include "app.h"
 #include "sinks.h"
@@ -39,6 +40,7 @@ static void catch_signals(void)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGUSR1, &sa, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of write(), as a full disk is */
 }
 
 static double now(void)
@@ -87,11 +89,11 @@ static const char *const *keys_to_ignore(const mri_config *c)
 }
 
 /* Refuses a folder that another profile made; *fork says that its weights are to be taken. */
-static mr_status claim_folder(const mri_config *c, bool *fork, mr_err *err)
+static mr_status check_folder(const mri_config *c, bool *fork, mr_err *err)
 {
     char *path = mri_format("%s/profile.resolved.ini", c->run.dir);
     mri_profile *old = NULL;
-    mri_str text = { 0 }, differences = { 0 };
+    mri_str differences = { 0 };
     mr_status st = make_folder(c->run.dir, err);
     *fork = false;
     if (st)
@@ -109,13 +111,21 @@ static mr_status claim_folder(const mri_config *c, bool *fork, mr_err *err)
         }
         *fork = n != 0;
     }
-    mri_profile_print(c->profile, false, &text);
-    MR_TRY(mri_write_file_atomic(path, text.s, text.n, err));
 out:
     free(path);
     mri_profile_free(old);
-    mri_str_free(&text);
     mri_str_free(&differences);
+    return st;
+}
+
+static mr_status claim_folder(const mri_config *c, mr_err *err)
+{
+    char *path = mri_format("%s/profile.resolved.ini", c->run.dir);
+    mri_str text = { 0 };
+    mri_profile_print(c->profile, false, &text);
+    mr_status st = mri_write_file_atomic(path, text.s, text.n, err);
+    free(path);
+    mri_str_free(&text);
     return st;
 }
 
@@ -238,18 +248,64 @@ static double peak_flops(const mri_session *s)
     return bf16 ? probe->flops_bf16(s->device.dev) : probe->flops_f32(s->device.dev);
 }
 
-static mr_status resume(train_run *r, bool fork, mr_err *err)
+static mr_status resume(train_run *r, mr_err *err)
 {
     mri_checkpoint *ck = NULL;
     mr_status st = 0;
     MR_TRY(mri_checkpoint_open_newest(r->checkpoints, &ck, err));
     if (ck)
-        MR_TRY(mri_session_load(r->s, ck, fork, err));
+        MR_TRY(mri_session_load(r->s, ck, false, err));
     else
         MR_TRY(mri_session_init_weights(r->s, err));
-    r->saved_at = ck && !fork ? r->s->done.step : -1;
+    r->saved_at = ck ? r->s->done.step : -1;
 out:
     mri_checkpoint_close(ck);
+    return st;
+}
+
+static mr_status move(const char *from, const char *to, mr_err *err)
+{
+    if (!rename(from, to))
+        return 0;
+    return mr_fail(err, MR_E_STORE_IO, MR_BLAME_ENV, "cannot rename %s to %s: %s", from, to,
+                   strerror(errno));
+}
+
+/* A fork has checkpoints of its own from its first moment, or the next start would take the old
+ * run's newest for its own: the weights that it starts from become its step 0 in a folder beside
+ * the old one, and the two change places. Killed between the two renames it finds that folder. */
+static mr_status fork_run(train_run *r, mr_err *err)
+{
+    char *next = mri_format("%s.fork", r->checkpoints), *aside = NULL;
+    mri_checkpoint *old = NULL, *begun = NULL;
+    mr_status st = 0;
+    MR_TRY(mri_checkpoint_open_newest(r->checkpoints, &old, err));
+    MR_TRY(mri_checkpoint_open_newest(next, &begun, err));
+    if (!old && !begun) {
+        st = mri_session_init_weights(r->s, err); /* the old run never saved */
+        goto out;
+    }
+    MR_TRY(mri_session_load(r->s, old ? old : begun, true, err));
+    if (old || !begun) {
+        MR_TRY(make_folder(next, err));
+        MR_TRY(mri_session_save(r->s, next, 0, err));
+    }
+    for (int i = 1; !aside; i++) { /* the first free name */
+        aside = mri_format("%s.before-fork-%d", r->checkpoints, i);
+        if (access(aside, F_OK) == 0) {
+            free(aside);
+            aside = NULL;
+        }
+    }
+    if (old)
+        MR_TRY(move(r->checkpoints, aside, err));
+    MR_TRY(move(next, r->checkpoints, err)); /* over the empty folder, where there was no old one */
+    r->saved_at = 0;
+out:
+    mri_checkpoint_close(old);
+    mri_checkpoint_close(begun);
+    free(next);
+    free(aside);
     return st;
 }
 
@@ -289,10 +345,10 @@ int job_train(app *a, mri_config *c)
     if (sample)
         o.max_seq = (int64_t)strlen(c->train.sample_prompt) + 8 + c->train.sample_tokens;
     catch_signals();
-    MR_TRY(claim_folder(c, &fork, &err));
+    MR_TRY(check_folder(c, &fork, &err));
     MR_TRY(make_folder(r.checkpoints, &err));
     MR_TRY(mri_session_open(a->registry, c, &o, &r.s, &err));
-    MR_TRY(resume(&r, fork, &err));
+    MR_TRY(fork ? fork_run(&r, &err) : resume(&r, &err));
     finished = r.s->done.step >= c->train.steps;
     if (finished) {
         fprintf(stderr, "mrun: %s is finished: %lld of %lld steps; choose another run.dir to start "
@@ -300,6 +356,7 @@ int job_train(app *a, mri_config *c)
                 (long long)c->train.steps);
         goto out;
     }
+    MR_TRY(claim_folder(c, &err));
     MR_TRY(app_sinks_open(&r.sinks, a, c, r.s->done.step, &err));
     if (step_mode)
         r.s->train->trace = &trace;
