@@ -1,83 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  * model_args.c - see model_args.h. */
 #include "model_args.h"
-#include "core/base/json.h"
+#include "core/run/source.h"
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-
-/* A family's plugin has the name of its config.json's model_type, "_text" left off. */
-static mr_status family_of(const char *dir, char **set, mr_err *err)
-{
-    char *path = mri_format("%s/config.json", dir);
-    mri_json *json = NULL;
-    const char *type;
-    mr_status st = mri_json_read(path, 16 << 20, &json, err);
-    if (!st && !mri_json_service.string(json, "model_type", &type))
-        st = mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER, "%s has no model_type", path);
-    if (!st) {
-        size_t n = strlen(type);
-        if (n > 5 && !strcmp(type + n - 5, "_text"))
-            n -= 5;
-        *set = mri_format("model.plugin=%.*s", (int)n, type);
-    }
-    mri_json_free(json);
-    free(path);
-    return st;
-}
 
 mr_status app_model_config(app *a, const app_args *args, const char *const *extra, size_t n_extra,
                            mri_config **out, mr_err *err)
 {
-    const char *hf = app_arg(args, "--hf"), *path = NULL;
-    char *resolved = NULL, *family = NULL, *folder = NULL;
     MRI_VEC(const char *) sets = { 0 };
-    struct stat sb;
-    mr_status st = 0;
-    if (args->positional.n)
-        path = args->positional.v[0];
-    if (path && !stat(path, &sb) && S_ISDIR(sb.st_mode))
-        path = resolved = mri_format("%s/profile.resolved.ini", path);
-    if (!path && !hf) {
-        st = mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "no model: give a profile, a run folder, or "
-                                                     "--hf DIR");
-        goto out;
-    }
-    if (hf) {
-        folder = mri_format("model.hf=%s", hf);
-        MR_TRY(family_of(hf, &family, err));
-        MRI_PUSH(&sets, folder);
-        MRI_PUSH(&sets, family);
-    }
     for (size_t i = 0; i < n_extra; i++)
         MRI_PUSH(&sets, extra[i]);
     for (size_t i = 0; i < args->sets.n; i++)
         MRI_PUSH(&sets, args->sets.v[i]);
-    MR_TRY(mri_config_load(a->registry, path, sets.v, sets.n, out, err));
-out:
-    free(resolved);
-    free(family);
-    free(folder);
+    mr_status st = mri_source_config(a->registry, args->positional.n ? args->positional.v[0] : NULL,
+                                     app_arg(args, "--hf"), sets.v, sets.n, out, err);
     free(sets.v);
     return st;
 }
 
 mr_status app_model_weights(mri_session *s, mr_err *err)
 {
-    const mri_config *c = s->config;
-    mri_checkpoint *ck = NULL;
-    if (c->model.hf)
-        return mri_session_init_weights(s, err);
-    char *dir = c->checkpoint.dir ? mri_strdup(c->checkpoint.dir)
-                                  : mri_format("%s/checkpoints", c->run.dir ? c->run.dir : ".");
-    mr_status st = mri_checkpoint_open_newest(dir, &ck, err);
-    if (!st && !ck) {
-        st = mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "there is no checkpoint in %s", dir);
-        mr_hint(err, "train first (mrun PROFILE.ini), or give --hf DIR");
-    }
-    if (!st)
-        st = mri_session_load(s, ck, true, err);
-    mri_checkpoint_close(ck);
-    free(dir);
-    return st;
+    return mri_source_weights(s, err);
 }

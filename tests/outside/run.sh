@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # run.sh: a stranger's plugins. Installs the built mrun into a temporary root, builds copies of
 # examples/ against that installation alone (pkg-config is all they get), checks each plugin, and
-# trains a few steps with it. Environment: MRUN_SOURCE, MRUN_BUILD.
+# trains a few steps with it; then a program that embeds libmrun, on a model trained just before.
+# Environment: MRUN_SOURCE, MRUN_BUILD.
 #   run.sh [NAME...]     default: every folder of examples/
 set -euo pipefail
 source_dir=${MRUN_SOURCE:?run through meson test} build_dir=${MRUN_BUILD:?run through meson test}
@@ -27,7 +28,8 @@ mrun=$(find "$work/root" -path '*/bin/mrun' -type f)
 clean=(env -i "PATH=$PATH" "HOME=$work" "LANG=C" "PKG_CONFIG_PATH=$(dirname "$pc")")
 plugins=$("${clean[@]}" pkg-config --variable=plugindir mrun-1)
 [ -d "$plugins" ] || fail "plugindir of mrun-1.pc is $plugins, which does not exist"
-clean+=("MRUN_PLUGIN_PATH=$plugins")
+# a moved installation finds its plugins in ../lib; one with another libdir has to be told
+[ "$plugins" -ef "$(dirname "$mrun")/../lib/mrun/plugins-1" ] || clean+=("MRUN_PLUGIN_PATH=$plugins")
 outside() { (cd "$work" && "${clean[@]}" "$@"); }
 
 loss() { sed -n 's/.*"loss": *\([-+.0-9eE]*\).*/\1/p' "$1" | sed -n "$2"; }
@@ -58,7 +60,20 @@ try() {
   printf 'ok   %-12s loss %s to %s\n' "$name" "$first" "$last"
 }
 
+# ---- libmrun: a program that knows mrun/mrun.h and pkg-config's words only -----------------------
+embed() {
+  local flags said
+  cp "$source_dir/tests/outside/embed.c" "$work/embed.c"
+  read -ra flags <<<"$(outside pkg-config --cflags --libs mrun-1)"
+  quiet outside cc -std=c17 -Wall -Wextra -Werror -o embed embed.c "${flags[@]}" -lm
+  quiet outside env "LD_LIBRARY_PATH=$(outside pkg-config --variable=libdir mrun-1)" \
+    "MRUN_PLUGIN_PATH=$plugins" ./embed "$1"
+  said=$(tail -n 1 "$work/said")
+  printf 'ok   %-12s %s\n' libmrun "$said"
+}
+
 mkdir "$work/examples"
 [ $# -gt 0 ] || set -- $(cd "$source_dir/examples" && ls)
 for name; do try "$name"; done
-printf '%d passed, 0 failed\n' $#
+embed "$work/run-$1"
+printf '%d passed, 0 failed\n' $(($# + 1))

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * source.h - which model is meant: a profile, a run folder, a Hugging Face folder; and where
+ * its weights are.
+ */
+#ifndef MRI_SOURCE_H
+#define MRI_SOURCE_H
+#include "session.h"
+
+/* path: PROFILE.ini, or a run folder (its profile.resolved.ini), or NULL. hf: a Hugging Face
+ * folder or NULL; its family is config.json's model_type. At least one of the two is given;
+ * the later of `sets` win over both. */
+mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
+                            const char *const *sets, size_t n_sets, mri_config **out, mr_err *err);
+
+/* The weights of [model] hf, else of the run folder's newest checkpoint. */
+mr_status mri_source_weights(mri_session *s, mr_err *err);
+
+#endif
