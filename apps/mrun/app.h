@@ -16,11 +16,13 @@ typedef struct app {
     int verbose;
 } app;
 
-/* One row of the command table (main.c); help, completion and man pages print from it. */
+/* One row of the command table (main.c); help, completion and man pages print from it, where it
+ * has a doc. */
 typedef struct app_command {
     const char *name, *args, *doc;
     int (*run)(app *a, int argc, char **argv); /* argv[0] is the command's name */
 } app_command;
+const app_command *app_commands(void); /* ends with a row without a name */
 
 /* Prints the error (what, detail, hint, its number) on stderr; returns the exit code. */
 int app_fail(app *a, const mr_err *err);
@@ -51,6 +53,7 @@ int cmd_report(app *a, int argc, char **argv);   /* report.c */
 int cmd_inspect(app *a, int argc, char **argv);  /* inspect.c */
 int cmd_generate(app *a, int argc, char **argv); /* generate.c */
 int cmd_score(app *a, int argc, char **argv);    /* score.c */
+int cmd_fill_in(app *a, int argc, char **argv);  /* fill_in.c: docs/man/, completion/ */
 
 /* check_plugin.c: the conformance suite of one plugin file or KIND/NAME; returns an exit code */
 int app_check_plugin(app *a, const char *what, int argc, char **argv);

@@ -25,12 +25,18 @@ static const app_command commands[] = {
     { "plan", "PROFILE.ini [--print PASS]",
       "memory, flops and schedule of a run, before it starts", cmd_plan },
     { "inspect", "DIR|FILE.safetensors", "what a checkpoint or a model folder holds", cmd_inspect },
+    { "fill-in", "FILE.in", "", cmd_fill_in }, /* no doc: not in the help */
     { "plugins", "[--scan]", "the plugins that are there, from their notes", cmd_plugins },
     { "report", "RUN_DIR [-o FILE]", "a run as one HTML page", cmd_report },
     { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--logits OUT]",
       "log-probabilities, one JSON line a sequence", cmd_score },
     { NULL, NULL, NULL, NULL },
 };
+
+const app_command *app_commands(void)
+{
+    return commands;
+}
 
 /* `[job] run = NAME` */
 static const struct job {
@@ -75,7 +81,8 @@ static void print_help(void)
     fputs(synopsis, stdout);
     puts("\ncommands:");
     for (const app_command *c = commands; c->name; c++)
-        printf("  %-12s %s\n  %-12s   %s\n", c->name, c->doc, "", c->args);
+        if (*c->doc)
+            printf("  %-12s %s\n  %-12s   %s\n", c->name, c->doc, "", c->args);
     printf("\noptions:\n%s", common_options);
     puts("\nexit: 0 ok, 1 run failed, 2 usage or profile, 3 environment, 130/143 interrupted");
 }
@@ -123,7 +130,8 @@ static int unknown_command(app *a, const char *word)
 {
     MRI_VEC(const char *) words = { 0 };
     for (const app_command *c = commands; c->name; c++)
-        MRI_PUSH(&words, c->name);
+        if (*c->doc)
+            MRI_PUSH(&words, c->name);
     const char *near = mri_nearest(word, words.v, words.n);
     int rc = near ? app_usage(a, "'%.60s' is no command and no file, did you mean '%s'?", word,
                               near)
