@@ -219,7 +219,7 @@ static mr_status fill(void *dev, void *stream, void *dst, uint32_t byte, uint64_
 
 static const void *ext(void *dev, const char *id)
 {
-    if (!strcmp(id, MR_EXT_HOST_MEMORY)) /* so that ops of other plugins run by their loops */
+    if (!strcmp(id, MR_EXT_HOST_MEMORY))
         return dev;
     return !strcmp(id, MR_EXT_PROBE) ? &cpu_probe : NULL;
 }
