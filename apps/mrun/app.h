@@ -63,5 +63,6 @@ int job_train(app *a, mri_config *c);      /* train.c */
 int job_generate(app *a, mri_config *c);   /* generate.c */
 int job_score(app *a, mri_config *c);      /* score.c */
 int job_preprocess(app *a, mri_config *c); /* preprocess.c */
+int job_bench(app *a, mri_config *c);      /* bench_step.c */
 
 #endif

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 static const app_command commands[] = {
+    { "bench", "op [OP...] | step PROFILE.ini | decode PROFILE.ini|--hf DIR",
+      "kernels, training steps and decoding beside what the machine can do at most", cmd_bench },
     { "check", "PROFILE.ini|PLUGIN.so|KIND/NAME [--set section.key=value]...",
       "a profile resolved, each value with its origin; or a plugin's conformance", cmd_check },
     { "explain", "KIND/NAME|SECTION|SECTION.KEY|KEY|E0203|op NAME",
@@ -44,6 +46,7 @@ static const struct job {
     int (*run)(app *a, mri_config *c);
 } jobs[] = {
     { "train", job_train },
+    { "bench", job_bench },
     { "generate", job_generate },
     { "preprocess", job_preprocess },
     { "score", job_score },

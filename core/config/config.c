@@ -333,7 +333,7 @@ static mr_status cross_check(loader *l)
     mr_status st = check_key(l);
     if (!st)
         st = check_mesh(l);
-    if (!st && !strcmp(l->job->name, "train")) {
+    if (!st && l->job->section && !strcmp(l->job->section, "train")) {
         st = check_batch(l);
         if (!st)
             st = check_optimizer(l);

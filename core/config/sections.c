@@ -25,7 +25,7 @@ static const mr_opt run_opts[] = {
 
 #define C mri_cfg_job
 static const mr_opt job_opts[] = {
-    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score",
+    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score|bench",
                   "what `mrun PROFILE.ini` does"),
 };
 #undef C
@@ -230,6 +230,8 @@ static const mri_job_needs jobs[] = {
     { "preprocess", "tokenizer", "", "preprocess", "input" },
     { "generate", "backend model tokenizer", "comm shard graph", NULL, NULL },
     { "score", "backend model tokenizer", "comm shard graph", NULL, NULL },
+    { "bench", "backend model optimizer", "comm shard graph data tokenizer", "train",
+      "steps" },
 };
 
 const mri_section *mri_sections(size_t *n)

@@ -53,10 +53,12 @@ typedef struct fill_job {
     const char *list; /* of {1,2,3} */
 } fill_job;
 
+/* Of a large operand the first PERIOD numbers are drawn and then repeat: drawing is slow. */
 static bool fill_normal(const fill_job *f)
 {
+    enum { PERIOD = 1 << 20 };
     for (int64_t i = 0; i < f->n; i++)
-        mri_put(f->v, i, normal(f->key, (uint64_t)i));
+        mri_put(f->v, i, i < PERIOD ? normal(f->key, (uint64_t)i) : mri_get(f->v, i - PERIOD));
     return true;
 }
 
@@ -189,13 +191,14 @@ static mr_status do_fill(const mr_op_def *def, const char *text, const mri_sig *
 static void *alloc64(size_t n)
 {
     void *p = aligned_alloc(64, (n + 63) / 64 * 64 + 64);
-    MRI_ASSERT(p); /* cases are small: read_type() bounds them */
+    MRI_ASSERT(p); /* read_type() bounds them */
     memset(p, 0, (n + 63) / 64 * 64 + 64);
     return p;
 }
 
-/* "F[7,16]" -> type; *rest: what follows the dims */
-static bool read_type(const char *s, const char *dtype, mr_type *t, const char **rest)
+/* "F[7,16]" -> type of at most `most` elements; *rest: what follows the dims */
+static bool read_type(const char *s, const char *dtype, int64_t most, mr_type *t,
+                      const char **rest)
 {
     char word[8];
     size_t n = strcspn(s, "[");
@@ -215,12 +218,10 @@ static bool read_type(const char *s, const char *dtype, mr_type *t, const char *
         if (t->rank == MR_MAX_RANK)
             return false;
         int64_t d = strtoll(s + 1, &end, 10);
-        if (end == s + 1 || d < 1 || d > 1 << 20)
+        if (end == s + 1 || d < 1 || d > most / total)
             return false;
         t->dim[t->rank++] = d;
         total *= d;
-        if (total > 1 << 24) /* a sample case is small */
-            return false;
         s = end;
     }
     *rest = s + 1;
@@ -228,8 +229,8 @@ static bool read_type(const char *s, const char *dtype, mr_type *t, const char *
 }
 
 static mr_status read_operand(const mr_op_def *def, const char *text, const mri_sig *sig,
-                              const char *w, const char *dtype, uint64_t seed, mri_case *c,
-                              mr_err *err)
+                              const char *w, const char *dtype, uint64_t seed, int64_t most,
+                              mri_case *c, mr_err *err)
 {
     const char *eq = strchr(w, '='), *fill;
     uint32_t i = 0;
@@ -244,7 +245,7 @@ static mr_status read_operand(const mr_op_def *def, const char *text, const mri_
         return bad(err, def, text, "operand %s is given twice", sig->in[i].name);
     if (!strcmp(eq + 1, "-"))
         return 0;
-    if (!read_type(eq + 1, dtype, &c->in_type[i], &fill))
+    if (!read_type(eq + 1, dtype, most, &c->in_type[i], &fill))
         return bad(err, def, text, "\"%s\" is not of the form dtype[dims]", eq + 1);
     c->in_ptr[i] = &c->in_type[i];
     c->in[i].data = alloc64(mr_bytes(&c->in_type[i]));
@@ -291,8 +292,8 @@ static mr_status read_attr(const mr_op_def *def, const char *text, const mri_att
     return 0;
 }
 
-mr_status mri_case_make(const mr_op_def *def, const char *text, const char *dtype, uint64_t seed,
-                        mri_case *c, mr_err *err)
+static mr_status make(const mr_op_def *def, const char *text, const char *dtype, uint64_t seed,
+                      int64_t most, mri_case *c, mr_err *err)
 {
     mri_sig sig;
     mri_attr_list attrs;
@@ -315,7 +316,7 @@ mr_status mri_case_make(const mr_op_def *def, const char *text, const char *dtyp
         if (*w == '@')
             MR_TRY(read_attr(def, text, &attrs, w + 1, &n_arrays, c, err));
         else
-            MR_TRY(read_operand(def, text, &sig, w, dtype, seed, c, err));
+            MR_TRY(read_operand(def, text, &sig, w, dtype, seed, most, c, err));
     }
     for (uint32_t i = 0; i < sig.n_out; i++) {
         out[i] = &c->out_type[i];
@@ -328,6 +329,18 @@ out:
     if (st)
         mri_case_free(c);
     return st;
+}
+
+mr_status mri_case_make(const mr_op_def *def, const char *text, const char *dtype, uint64_t seed,
+                        mri_case *c, mr_err *err)
+{
+    return make(def, text, dtype, seed, 1 << 24, c, err);
+}
+
+mr_status mri_case_make_large(const mr_op_def *def, const char *text, const char *dtype,
+                              uint64_t seed, mri_case *c, mr_err *err)
+{
+    return make(def, text, dtype, seed, 1 << 30, c, err);
 }
 
 void mri_case_free(mri_case *c)

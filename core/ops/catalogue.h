@@ -91,6 +91,9 @@ typedef struct mri_case {
  * text does not name, or leaves out with "-", are absent; call.n_in counts them all. */
 mr_status mri_case_make(const mr_op_def *def, const char *text, const char *dtype, uint64_t seed,
                         mri_case *out, mr_err *err);
+/* The same for measuring: a sample case has 2^24 elements an operand at most, this 2^30. */
+mr_status mri_case_make_large(const mr_op_def *def, const char *text, const char *dtype,
+                              uint64_t seed, mri_case *out, mr_err *err);
 void mri_case_free(mri_case *c); /* {0} is fine */
 
 #endif

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bench_shapes.c - the shapes that `mrun bench op` measures, in the language of mrun/op.h. The
+ * backward ops are not listed: they come from each op's vjp at the same shape.
+ *
+ * Products: squares, a 124M GPT-2's at 256 tokens, a wide batch, few rows against a large
+ * weight (decoding). Attention: sequences of 1024 and 2048, heads as in small models, grouped
+ * key-value heads, chunks. Experts: few with many rows each, and many with few.
+ */
+#include "bench.h"
+
+/* 32 frequencies: heads of 64 */
+#define FREQ8 "1,.75,.5,.4,.3,.2,.15,.1"
+#define FREQ32 FREQ8 "," FREQ8 "," FREQ8 "," FREQ8
+#define ATTN(T, HC, GC, S) \
+    "q=F[" #T "," #HC "] k=F[" #T "," #GC "] v=F[" #T "," #GC "] seq_start=i32[" #T "]start:" #S " "
+
+const bench_shape bench_shapes[] = {
+    { "linear", "x=F[256,256] w=F[256,256]", true },
+    { "linear", "x=F[512,512] w=F[512,512]", true },
+    { "linear", "x=F[1024,1024] w=F[1024,1024]", false },
+    { "linear", "x=F[2048,2048] w=F[2048,2048]", false },
+    { "linear", "x=F[256,768] w=F[768,768] bias=F[768]", true },
+    { "linear", "x=F[256,768] w=F[3072,768]", true },
+    { "linear", "x=F[256,3072] w=F[768,3072]", false },
+    { "linear", "x=F[256,768] w=F[50304,768]", false },
+    { "linear", "x=F[4096,1024] w=F[1024,1024]", false },
+    { "linear", "x=F[8,4096] w=F[4096,4096]", true },
+    { "linear", "x=F[1,4096] w=F[4096,4096]", true },
+    { "attention", ATTN(256, 768, 768, 64) "@heads=12 @kv_heads=12 @head_dim=64 @seq=64", true },
+    { "attention", ATTN(1024, 768, 768, 1024) "@heads=12 @kv_heads=12 @head_dim=64 @seq=1024", true },
+    { "attention", ATTN(2048, 768, 768, 2048) "@heads=12 @kv_heads=12 @head_dim=64 @seq=2048", false },
+    { "attention", ATTN(2048, 2048, 512, 2048) "@heads=16 @kv_heads=4 @head_dim=128 @seq=2048", false },
+    { "attention", ATTN(2048, 2048, 512, 2048) "@heads=16 @kv_heads=4 @head_dim=128 @chunk=512 @seq=2048",
+      false },
+    { "attention.cached",
+      "q=F[1,2048] k=F[1,512] v=F[1,512] positions=i32[1]{2047} slot=i32[1]{0} k_cache=F[1,2048,512] "
+      "v_cache=F[1,2048,512] @heads=16 @kv_heads=4 @head_dim=128", true },
+    { "grouped_linear", "x=F[4096,768] w=F[4,768,1536] offsets=i32[5]part:4096", false },
+    { "grouped_linear", "x=F[1024,512] w=F[8,512,1024] offsets=i32[9]part:1024", true },
+    { "grouped_linear", "x=F[512,512] w=F[64,512,512] offsets=i32[65]part:512", true },
+    { "grouped_linear", "x=F[8,512] w=F[64,512,512] offsets=i32[65]part:8", false },
+    { "rmsnorm", "x=F[4096,1024] w=F[1024]", true },
+    { "layernorm", "x=F[256,768] w=F[768] bias=F[768]", true },
+    { "layernorm", "x=F[4096,1024] w=F[1024] bias=F[1024]", false },
+    { "rope", "x=F[4096,1024] positions=i32[4096]ramp @head_dim=64 @inv_freq=" FREQ32, true },
+    { "attn_temperature", "x=F[4096,1024] positions=i32[4096]ramp @floor_scale=8192 @attn_scale=0.1",
+      true },
+    { "swiglu", "gate=F[4096,2048] up=F[4096,2048]", true },
+    { "gelu", "x=F[256,3072] @approx=tanh", true },
+    { "gelu", "x=F[4096,2048] @approx=tanh", false },
+    { "add", "a=F[4096,1024] b=F[4096,1024]", true },
+    { "cast", "x=f32[4096,1024] @dtype=bf16", true },
+    { "store", "x=f32[4096,1024] dst=bf16[4096,1024]", true },
+    { "accumulate", "x=F[4096,1024] dst=S[4096,1024]", true },
+    { "sum_rows", "x=F[4096,1024] acc=S[1024]", true },
+    { "embedding", "ids=i32[4096]<32000 table=F[32000,512]", true },
+    { "embedding", "ids=i32[256]<50304 table=F[50304,768]", false },
+    { "cross_entropy", "logits=F[256,50304] targets=i32[256]<50304 weight=S[256]pos", true },
+    { "route_topk", "logits=F[4096,128] bias=- @k=1", true },
+    { "route_topk", "logits=F[4096,384] bias=S[384] @k=8 @norm=1 @scale=2.5", false },
+    { "route_plan", "index=i32[4096,8]<128 @experts=128", true },
+    { "permute", "x=F[4096,512] rows=i32[8192]perm slots=i32[8192]inv:rows probs=S[4096,2]", true },
+    { "unpermute", "y=F[8192,512] rows=i32[8192]perm slots=i32[8192]inv:rows probs=S[4096,2] @k=2",
+      true },
+    { "moe_aux_loss", "logits=F[4096,128] seq_start=i32[4096]start:1024 @k=2 @coeff=0.01", true },
+    { "router_z_loss", "logits=F[4096,128] @coeff=0.001", true },
+    { "sumsq", "x=f32[10000000] acc=f32[1]zero", true },
+    { "clip_scale", "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero @max_norm=1",
+      true },
+    { "adamw", "master=f32[10000000] exp_avg=f32[10000000] exp_avg_sq=f32[10000000]pos "
+               "grad=f32[10000000] lr=f32[1]{1e-4} weight_decay=f32[1]{0.1} step=f32[1]{3} "
+               "grad_scale=f32[1]{1} ok=f32[1]{1}", true },
+    { "sgd", "master=f32[10000000] momentum=f32[10000000] grad=f32[10000000] lr=f32[1]{1e-4} "
+             "weight_decay=f32[1]{0.1} grad_scale=f32[1]{1} ok=f32[1]{1} @momentum=0.9", true },
+    { NULL, NULL, false },
+};
