@@ -34,12 +34,17 @@ uint64_t attn_tile_room(const struct attn *k)
     return cpu_round((uint64_t)(m * (k->cp + KEYS + k->cvp + 2) + KEYS * (k->cp + k->cvp)) * 4);
 }
 
-/* One row of scores to weights, in place; returns what the row's earlier sums are scaled by. */
+/* One row of scores to weights, in place; returns what the row's earlier sums are scaled by.
+ * A maximum passes over NaN, the sum does not: no NaN is lost. */
 INLINE float soften(float *s, int64_t j0, int64_t lo, int64_t hi, float *max, float *sum)
 {
     const vi lane = viota();
     int whole = lo <= j0 && hi >= j0 + KEYS;
     vf top = vset(-INFINITY);
+    if (hi <= j0 || lo >= j0 + KEYS) { /* sees nothing of this tile */
+        memset(s, 0, KEYS * 4);
+        return 1;
+    }
     for (int64_t j = 0; j < KEYS; j += W) {
         vf v = vload(s + j);
         if (!whole) {
@@ -51,13 +56,9 @@ INLINE float soften(float *s, int64_t j0, int64_t lo, int64_t hi, float *max, fl
     }
     float m = vhmax(top), old = *max;
     m = m > old ? m : old;
-    if (m == -INFINITY) { /* sees no key so far */
-        memset(s, 0, KEYS * 4);
-        return 1;
-    }
-    vf total = { 0 };
+    vf base = vset(m == -INFINITY ? 0 : m), total = { 0 };
     for (int64_t j = 0; j < KEYS; j += W) {
-        vf e = vexp_neg(vload(s + j) - m);
+        vf e = vexp_neg(vload(s + j) - base);
         vstore(s + j, e);
         total += e;
     }
@@ -118,9 +119,7 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
 
     for (int64_t r = 0; r < m; r++) {
         int64_t h = r / t->n, i = r % t->n;
-        float scale = sum[r] > 0 ? 1 / sum[r] : 0;
-        if (sum[r] != sum[r])
-            scale = sum[r]; /* NaN is passed on */
+        float scale = 1 / sum[r]; /* every row sees itself */
         for (int64_t j = 0; j < k->cvp; j += W)
             vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * scale);
         from_f32(t->o, (i * k->heads + h) * k->cv, o + r * k->cvp, k->cv);

@@ -29,16 +29,15 @@ static float log_sum_exp(arr x, int64_t n)
             sum *= expf(m - now);
             m = now;
         }
-        if (m == -INFINITY)
-            continue;
+        float base = m == -INFINITY ? 0 : m; /* so that NaN, which no maximum is, gets into the sum */
         for (i = lo; i + 2 * W <= hi; i += 2 * W) {
-            s[0] += vexp_neg(ld(x, i, W) - m);
-            s[1] += vexp_neg(ld(x, i + W, W) - m);
+            s[0] += vexp_neg(ld(x, i, W) - base);
+            s[1] += vexp_neg(ld(x, i + W, W) - base);
         }
         sum += vsum(s[0] + s[1]);
         for (; i < hi; i += W) {
             int l = LANES(i, hi);
-            vf e = vexp_neg(ld(x, i, l) - m);
+            vf e = vexp_neg(ld(x, i, l) - base);
             sum += vsum(vsel((vi)(viota() < l), e, (vf){ 0 }));
         }
     }
