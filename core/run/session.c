@@ -156,6 +156,19 @@ static void largest_buffers(const mri_exec *e, mri_str *out)
     }
 }
 
+static void largest_parameter(const mri_params *p, mri_str *out)
+{
+    const mri_tensor_slot *best = NULL;
+    for (size_t i = 0; i < p->slots.n; i++)
+        if (!best || p->slots.v[i].n > best->n)
+            best = &p->slots.v[i];
+    if (!best)
+        return;
+    char *text = mri_bytes_text((double)best->n * (double)mr_dtype_bytes(p->dtype));
+    mri_str_fmt(out, "%s%s in parameter %s", out->n ? ", " : "", text, best->name);
+    free(text);
+}
+
 static mr_status check_memory(const mri_session *s, mr_err *err)
 {
     mri_memory m;
@@ -164,14 +177,18 @@ static mr_status check_memory(const mri_session *s, mr_err *err)
     if (!m.device || need <= m.device)
         return 0;
     mri_str top = { 0 };
-    largest_buffers(s->train ? s->train : s->eval, &top);
+    const mri_exec *largest = s->train ? s->train : s->eval ? s->eval : s->decode;
+    largest_buffers(largest, &top);
+    largest_parameter(&s->params, &top);
     char *a = mri_bytes_text((double)need), *b = mri_bytes_text((double)m.device);
     char *p = mri_bytes_text((double)(m.parameters + m.optimizer));
     char *r = mri_bytes_text((double)m.arena);
     mr_fail(err, MR_E_NOMEM, MR_BLAME_USER, "the run needs %s, the device has %s", a, b);
     mr_detail(err, "parameters, gradients and optimizer %s, activations %s; largest buffers: %s", p,
               r, top.s ? top.s : "none");
-    mr_hint(err, "lower [train] micro_batch, or set recompute = mlp,moe (or full)");
+    mr_hint(err, need - m.arena > m.device
+                     ? "the parameters alone do not fit: fewer layers or experts, or a smaller hidden"
+                     : "lower [train] micro_batch, or set recompute = mlp,moe (or full)");
     free(a);
     free(b);
     free(p);

@@ -158,7 +158,11 @@ Test(bad_runs, what_does_not_fit_is_refused_before_it_is_taken)
     struct rusage use;
     job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "model.hidden=131072",
                            "--set", "model.ffn_hidden=1048576");
-    JOB_EXPECT(&r, 2, "error E0501", "the run needs", "largest buffers", "micro_batch");
+    JOB_EXPECT(&r, 2, "error E0501", "the run needs", "largest buffers",
+               "in parameter model.layers.0.feed_forward", "the parameters alone do not fit");
+    r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.micro_batch=1000000", "--set",
+                "train.global_batch=1000000", "--set", "train.seq=512");
+    JOB_EXPECT(&r, 2, "error E0501", "largest buffers", "micro_batch", "recompute");
     getrusage(RUSAGE_CHILDREN, &use);
     cr_assert_lt(use.ru_maxrss, 300 << 10, "it took %ld kB to say so", use.ru_maxrss);
     job_free(&j);

@@ -80,6 +80,33 @@ ParameterizedTest(variant *v, plan, gradients_are_equal_to_the_last_bit)
     tiny_close(&b);
 }
 
+/* The poison that the comparisons above rely on: a saved buffer that dies one step too early is
+ * read as NaN. */
+Test(plan, poison_shows_a_buffer_that_dies_too_early)
+{
+    size_t n;
+    tiny t = tiny_open("ref", (mri_session_options){ 0 }, NULL);
+    mri_plan *pl = t.s->train->plans.v[1];
+    mri_step *last = NULL, *before = NULL;
+    for (size_t i = 1; i < pl->steps[MRI_B].n && !last; i++)
+        if (pl->steps[MRI_B].v[i].dead.n && pl->steps[MRI_B].v[i].dead.v[0].seg == MRI_SEG_SAVED) {
+            last = &pl->steps[MRI_B].v[i];
+            before = last - 1;
+        }
+    cr_assert_not_null(last);
+    mri_addr at = last->dead.v[0];
+    uint64_t bytes = last->dead_bytes.v[0];
+    MRI_PUSH(&before->dead, at);
+    MRI_PUSH(&before->dead_bytes, bytes);
+    float *g = (float *)tiny_gradients(&t, 5, &n);
+    bool nan = false;
+    for (size_t i = 0; i < n / 4; i++)
+        nan |= isnan(g[i]);
+    cr_assert(nan, "%llu bytes of NaN passed unseen", (unsigned long long)bytes);
+    free(g);
+    tiny_close(&t);
+}
+
 /* The sums of two micro-batches are those of one batch that holds both (the losses are sums
  * over tokens, each micro-batch seeded with one over all tokens). Router losses are means over
  * a micro-batch, so they stay out of this model. */
