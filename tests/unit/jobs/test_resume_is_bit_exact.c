@@ -60,28 +60,28 @@ Test(resume, after_sigterm_with_batch_ramp_up)
     job_free(&j);
 }
 
-/* the first 15 steps as a run of 15, then the same folder taken on to 40 */
-static void shorter_run(const char *set)
+/* the first third as a run of its own, then the same folder taken on to the end */
+static void shorter_run(int steps, const char *set)
 {
     job j = job_new();
-    whole(&j, (const char *const[]){ "--set", set, NULL });
-    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=15", "--set",
-                           set);
+    char *all = mri_format("train.steps=%d", steps), *third = mri_format("train.steps=%d", steps / 3);
+    whole(&j, (const char *const[]){ "--set", set, "--set", all, NULL });
+    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", set, "--set", third);
     job_expect(&r, 0, NULL);
-    r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", set);
+    r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", set, "--set", all);
     job_expect(&r, 0, NULL);
     job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
     job_free(&j);
 }
 
-Test(resume, from_a_shorter_run) { shorter_run("train.seq=16"); }
-Test(resume, in_bf16) { shorter_run("precision.recipe=bf16"); }
-Test(resume, on_two_threads) { shorter_run("backend.cpu.threads=2"); }
-Test(resume, on_the_reference_backend) { shorter_run("backend.plugin=ref"); }
-Test(resume, with_a_falling_rate) { shorter_run("optimizer.decay_steps=40"); }
+Test(resume, from_a_shorter_run) { shorter_run(40, "train.seq=16"); }
+Test(resume, in_bf16) { shorter_run(40, "precision.recipe=bf16"); }
+Test(resume, on_two_threads) { shorter_run(9, "backend.cpu.threads=2"); }
+Test(resume, on_the_reference_backend) { shorter_run(15, "backend.plugin=ref"); }
+Test(resume, with_a_falling_rate) { shorter_run(40, "optimizer.decay_steps=40"); }
 Test(resume, with_groups_of_parameters)
 {
-    shorter_run("optimizer.groups=*.weight:lr_mult=0.5,model.layers.0.*:frozen,"
+    shorter_run(40, "optimizer.groups=*.weight:lr_mult=0.5,model.layers.0.*:frozen,"
                 "model.norm.weight:decay_mult=2");
 }
 
