@@ -8,6 +8,7 @@
 #include "core/run/session.h"
 #include "core/schedule/schedule.h"
 #include "core/schedule/lr.h"
+#include "train.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,6 +86,9 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
                             .stop_after = pass,
                             .host_fallback = true };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
+    if (!st)
+        st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
+                                 &s->params, err);
     if (!st && a->kinds.n > 64)
         st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "the model has over 64 block kinds");
     bool steps = !strcmp(pass, "lower") || !strcmp(pass, "streams") || !strcmp(pass, "arena");
@@ -119,8 +123,6 @@ int cmd_plan(app *a, int argc, char **argv)
     mri_config *c = NULL;
     mri_session *s = NULL;
     mri_str o = { 0 };
-    mri_session_options so = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_EVAL,
-                                .dry = true };
     int code = app_args_parse(a, argc, argv, takes, NULL, &args);
     const char *pass = app_arg(&args, "--print");
     bool known = !pass;
@@ -134,6 +136,9 @@ int cmd_plan(app *a, int argc, char **argv)
     if (code)
         goto done;
     MR_TRY(mri_config_load(a->registry, args.positional.v[0], args.sets.v, args.sets.n, &c, &err));
+    mri_session_options so = app_train_options(c);
+    so.needs &= ~(uint32_t)(MRI_NEED_DATA | MRI_NEED_TOKENIZER); /* planning needs no text */
+    so.dry = true;
     MR_TRY(mri_session_open(a->registry, c, &so, &s, &err));
     if (pass) {
         MR_TRY(print_pass(s, pass, &o, &err));
@@ -144,8 +149,7 @@ int cmd_plan(app *a, int argc, char **argv)
         print_memory(s, &o);
         print_blocks(s->train, &o);
         mri_str_fmt(&o, "model flops: %.4g a token (forward and backward, no recomputation)\n",
-                    (mri_exec_flops(s->train, MRI_F) + mri_exec_flops(s->train, MRI_B) +
-                     mri_exec_flops(s->train, MRI_W)) / (double)s->train->opt.tokens);
+                    mri_exec_model_flops(s->train) / (double)s->train->opt.tokens);
         print_schedule(s, &o);
     }
     fputs(o.s ? o.s : "", stdout);

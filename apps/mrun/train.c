@@ -10,6 +10,7 @@
 #include "app.h"
 #include "sinks.h"
 #include "trace.h"
+#include "train.h"
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
@@ -222,18 +223,6 @@ out:
     return st;
 }
 
-/* Model FLOPs per token: the plan's forward and backward, recomputation not counted. */
-static double flops_per_token(const mri_session *s)
-{
-    const mri_exec *e = s->train;
-    double f = 0;
-    for (uint32_t i = 0; i < e->frames.n; i++) {
-        const mri_plan *pl = e->frames.v[i].plan;
-        f += pl->flops[MRI_F] + pl->flops[MRI_B] + pl->flops[MRI_W] - pl->recompute_flops;
-    }
-    return f / (double)e->opt.tokens;
-}
-
 /* What the device's products reach at best: as it declares, else measured (0.1 s). The model-
  * flop utilisation is flops a token x tokens a second / this. */
 static double peak_flops(const mri_session *s)
@@ -325,6 +314,25 @@ static void say_start(train_run *r)
     free(mem);
 }
 
+static bool has_sample(const mri_config *c)
+{
+    return c->train.sample_prompt && *c->train.sample_prompt;
+}
+
+mri_session_options app_train_options(const mri_config *c)
+{
+    mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_DATA |
+                                       MRI_NEED_TOKENIZER | MRI_NEED_EVAL,
+                              .slots = 1,
+                              .guard = !strcmp(c->debug.mode, "step") };
+    if (has_sample(c)) {
+        o.needs |= MRI_NEED_DECODE;
+        o.prefill_tokens = 32;
+        o.max_seq = (int64_t)strlen(c->train.sample_prompt) + 8 + c->train.sample_tokens;
+    }
+    return o;
+}
+
 int job_train(app *a, mri_config *c)
 {
     mr_err err = MR_ERR_INIT;
@@ -332,18 +340,10 @@ int job_train(app *a, mri_config *c)
     train_run r = { .a = a, .c = c, .saved_at = -1 };
     app_trace trace_ctx = { true };
     mri_trace trace = { app_trace_step, &trace_ctx, true, c->debug.poison != 0 };
-    bool step_mode = !strcmp(c->debug.mode, "step"), fork = false, finished = false;
-    bool sample = c->train.sample_prompt && *c->train.sample_prompt;
-    mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_DATA |
-                                       MRI_NEED_TOKENIZER | MRI_NEED_EVAL |
-                                       (sample ? MRI_NEED_DECODE : 0),
-                              .slots = 1,
-                              .prefill_tokens = sample ? 32 : 0,
-                              .guard = step_mode };
+    bool fork = false, finished = false;
+    mri_session_options o = app_train_options(c);
     r.checkpoints = c->checkpoint.dir ? mri_strdup(c->checkpoint.dir)
                                       : mri_format("%s/checkpoints", c->run.dir);
-    if (sample)
-        o.max_seq = (int64_t)strlen(c->train.sample_prompt) + 8 + c->train.sample_tokens;
     catch_signals();
     MR_TRY(check_folder(c, &fork, &err));
     MR_TRY(make_folder(r.checkpoints, &err));
@@ -358,7 +358,7 @@ int job_train(app *a, mri_config *c)
     }
     MR_TRY(claim_folder(c, &err));
     MR_TRY(app_sinks_open(&r.sinks, a, c, r.s->done.step, &err));
-    if (step_mode)
+    if (o.guard)
         r.s->train->trace = &trace;
     else if (c->debug.poison) {
         trace.fn = NULL;
@@ -366,11 +366,11 @@ int job_train(app *a, mri_config *c)
         r.s->train->trace = &trace;
     }
     r.peak_flops = peak_flops(r.s);
-    r.step_flops = flops_per_token(r.s);
+    r.step_flops = mri_exec_model_flops(r.s->train) / (double)r.s->train->opt.tokens;
     say_start(&r);
     MR_TRY(loop(&r, &err));
     app_sinks_event(&r.sinks, "end", r.s->done.step, NULL, 0, NULL);
-    if (sample && !stop_signal)
+    if (has_sample(c) && !stop_signal)
         st = app_print_sample(r.s, c->train.sample_prompt, c->train.sample_tokens, &err);
 out:
     app_sinks_close(&r.sinks);

@@ -496,3 +496,13 @@ double mri_exec_flops(const mri_exec *e, uint8_t phase)
         f += plan_of(e, i)->flops[phase];
     return f;
 }
+
+double mri_exec_model_flops(const mri_exec *e)
+{
+    double f = 0;
+    for (uint32_t i = 0; i < e->frames.n; i++) {
+        const mri_plan *pl = plan_of(e, i);
+        f += pl->flops[MRI_F] + pl->flops[MRI_B] + pl->flops[MRI_W] - pl->recompute_flops;
+    }
+    return f;
+}

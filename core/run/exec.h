@@ -85,6 +85,8 @@ mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in r
 mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err);
 /* device address and type of an output of the last instance that has one of this name */
 const void *mri_exec_output(const mri_exec *e, const char *name, const mr_type **type);
-double mri_exec_flops(const mri_exec *e, uint8_t phase);
+double mri_exec_flops(const mri_exec *e, uint8_t phase); /* recomputation and all */
+/* of forward and backward of one batch; recomputation is not the model's work */
+double mri_exec_model_flops(const mri_exec *e);
 
 #endif

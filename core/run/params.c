@@ -238,6 +238,13 @@ int64_t mri_params_find(const mri_params *p, const char *name)
     return -1;
 }
 
+bool mri_params_frozen(const void *params, const char *name)
+{
+    const mri_params *p = params;
+    int64_t i = mri_params_find(p, name);
+    return i >= 0 && p->groups.v[p->slots.v[i].group].frozen;
+}
+
 void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s)
 {
     return s->f32 ? mri_params_master(p, s) : p->weights + s->at * width(p->dtype);

@@ -48,6 +48,7 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
 mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err);
 void mri_params_free(mri_params *p, mri_device *d);
 int64_t mri_params_find(const mri_params *p, const char *name); /* -1: none */
+bool mri_params_frozen(const void *params, const char *name); /* as mri_assembly_freeze() asks */
 uint64_t mri_params_bytes(const mri_params *p, bool train); /* weights, masters, gradients */
 bool mri_params_one_copy(const mri_params *p); /* weights and masters are the same memory */
 

@@ -93,13 +93,6 @@ static mr_status open_data(mri_session *s, mr_err *err)
     return s->data_ops->create(mri_registry_host(s->registry), &env, c->config, &s->data, err);
 }
 
-static bool is_frozen(const void *params, const char *full_name)
-{
-    const mri_params *p = params;
-    int64_t i = mri_params_find(p, full_name);
-    return i >= 0 && p->groups.v[p->slots.v[i].group].frozen;
-}
-
 /* One exec; the first one made also fixes the parameters' layout. */
 static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                            int64_t tokens, mri_exec **out, mr_err *err)
@@ -116,7 +109,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     if (!st && train)
         st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
     if (!st && train)
-        st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, is_frozen,
+        st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
                                  &s->params, err);
     if (st) {
         mri_assembly_free(a);

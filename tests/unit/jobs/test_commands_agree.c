@@ -128,6 +128,44 @@ Test(commands, sampling_repeats_with_its_seed)
     job_free(&j);
 }
 
+/* `mrun plan` and the run agree on the bytes and on the flops, whatever the profile asks for. */
+Test(commands, plan_predicts_what_the_run_reports)
+{
+    static const char *const sets[] = { "train.log_every=1", "optimizer.plugin=sgd",
+                                        "train.recompute=full", "train.sample_prompt=the cat",
+                                        "optimizer.groups=model.layers.0.*:frozen" };
+    job j = job_new();
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        char *name = mri_format("run%zu", i), *dir = mri_format("run.dir=%s", name), *at;
+        unsigned long long predicted = 0;
+        job_result r = job_run(&j, "plan", "p.ini", "--set", sets[i], "--set",
+                               "train.sample_tokens=400");
+        job_expect(&r, 0, NULL);
+        at = strstr(r.out, "predicted peak");
+        cr_assert(at && sscanf(at, "predicted peak %llu", &predicted) == 1, "%s", r.out);
+        r = job_run(&j, "p.ini", "--set", dir, "--set", sets[i], "--set", "train.sample_tokens=400",
+                    "--set", "train.steps=2");
+        job_expect(&r, 0, NULL);
+        at = strstr(job_read(mri_format("%s/%s/log.jsonl", j.dir, name)), "\"memory_bytes\":");
+        cr_assert_not_null(at);
+        cr_assert_eq(strtoull(at + strlen("\"memory_bytes\":"), NULL, 10), predicted, "%s: %s, "
+                     "predicted %llu", sets[i], at, predicted);
+    }
+    job_free(&j);
+}
+
+/* Recomputation is not the model's work: flops a token do not grow by it. */
+Test(commands, plan_counts_the_model_s_flops_alone)
+{
+    job j = job_new();
+    job_result a = job_run(&j, "plan", "p.ini");
+    job_result b = job_run(&j, "plan", "p.ini", "--set", "train.recompute=full");
+    char *x = strstr(a.out, "model flops:"), *y = strstr(b.out, "model flops:");
+    cr_assert(x && y, "%s%s", a.out, b.out);
+    cr_assert_eq(strncmp(x, y, strcspn(x, "\n")), 0, "%.40s and %.40s", x, y);
+    job_free(&j);
+}
+
 Test(commands, grad_check_agrees_and_can_disagree)
 {
     job j = job_new();
