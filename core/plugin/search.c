@@ -19,12 +19,20 @@
 enum { MAX_DEPTH = 2, MAX_FILES = 4096 };
 #define PLUGINS_DIR "mrun/plugins-1"
 
+/* One folder may have two names: EXE/../lib and the one that was compiled in. */
+static bool same_folder(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !strcmp(a, b) ||
+           (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
 static void add_dir(mri_search *s, char *path, const char *from)
 {
     for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
         path[n - 1] = 0;
     for (size_t i = 0; i < s->dirs.n; i++)
-        if (!strcmp(s->dirs.v[i].path, path)) {
+        if (same_folder(s->dirs.v[i].path, path)) {
             free(path);
             return;
         }
