@@ -9,4 +9,5 @@ exported=$(nm -D --defined-only "$1" | awk '$2 == "T" { print $3 }' | sort)
 [ -n "$public" ] || { echo "no MR_EXPORT function found in mrun.h" >&2; exit 1; }
 diff <(sed 's/$/@@MRUN_0/' <<<"$public") <(printf '%s\n' "$exported") ||
   { echo "left: mrun.h, right: $1" >&2; exit 1; }
-readelf -d "$1" | grep -q 'SONAME.*\[libmrun.so.0\]' || { echo "the soname is not libmrun.so.0" >&2; exit 1; }
+[[ $(readelf -d "$1") == *'soname: [libmrun.so.0]'* ]] ||
+  { echo "the soname is not libmrun.so.0" >&2; exit 1; }

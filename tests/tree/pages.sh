@@ -27,15 +27,16 @@ done
 for e in $errors; do holds "$pages/mrun.1" "$e"; done
 ! grep -n '@[A-Z_]*@' "$pages"/*.[157] "$shells"/*mrun* || miss "a marker is left"
 
-# bash: offers commands, keys after --set, options of a command
+# bash: offers commands, keys after --set, options of a command (grep reads to the end: an early
+# end would break the pipe)
 offers() { # WORD WORDS... : the last word is the one to complete
   bash -c 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); compopt() { :; }; _mrun
     printf "%s\n" "${COMPREPLY[@]}"' - "$shells/mrun" mrun "$@"
 }
-offers pl | grep -qx plan || miss "bash: pl does not give plan"
-offers x.ini --set train.st | grep -qx train.steps= || miss "bash: --set train.st does not give train.steps="
-offers generate --pro | grep -qx -- --prompt || miss "bash: generate --pro does not give --prompt"
-offers explain E02 | grep -qx E0203 || miss "bash: explain E02 does not give E0203"
+offers pl | grep -x plan >/dev/null || miss "bash: pl does not give plan"
+offers x.ini --set train.st | grep -x train.steps= >/dev/null || miss "bash: --set train.st does not give train.steps="
+offers generate --pro | grep -x -- --prompt >/dev/null || miss "bash: generate --pro does not give --prompt"
+offers explain E02 | grep -x E0203 >/dev/null || miss "bash: explain E02 does not give E0203"
 if command -v zsh >/dev/null; then zsh -n "$shells/_mrun" || bad=1; fi
 if command -v fish >/dev/null; then fish -n "$shells/mrun.fish" || bad=1; fi
 if command -v man >/dev/null && command -v groff >/dev/null; then

@@ -11,7 +11,7 @@ while IFS= read -r file; do
   apps/mrun/skeletons/*.in | apps/mrun/skeletons/*.c) continue ;;
   esac
   count=$((count + 1))
-  if ! head -n 4 "$file" | grep -q 'SPDX-License-Identifier: Apache-2.0'; then
+  if ! grep -q -m 1 'SPDX-License-Identifier: Apache-2.0' <(head -n 4 "$file"); then
     echo "no SPDX line: $file" >&2
     bad=$((bad + 1))
   fi
