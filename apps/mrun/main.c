@@ -13,7 +13,7 @@
 static const app_command commands[] = {
     { "bench", "op [OP...] | step PROFILE.ini | decode PROFILE.ini|--hf DIR",
       "kernels, training steps and decoding beside what the machine can do at most", cmd_bench },
-    { "check", "PROFILE.ini|PLUGIN.so|KIND/NAME [--set section.key=value]...",
+    { "check", "PROFILE.ini|PLUGIN.so|KIND/NAME [--list] [--in-process] [--seed N] [-t TEST]",
       "a profile resolved, each value with its origin; or a plugin's conformance", cmd_check },
     { "explain", "KIND/NAME|SECTION|SECTION.KEY|KEY|E0203|op NAME",
       "what a plugin, a section, a key, an error or an op means", cmd_explain },
@@ -21,7 +21,8 @@ static const app_command commands[] = {
       "two profiles in lock step; the first op that differs", cmd_diff },
     { "grad-check", "PROFILE.ini [--samples N] [--tolerance X]",
       "a model's gradients against finite differences, in fp64", cmd_gradcheck },
-    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT [--max-tokens N] [--temperature T]",
+    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT [--max-tokens N] [--temperature T] "
+                  "[--top-k K] [--top-p P] [--seed S]",
       "text on stdout, from a run's newest checkpoint or a Hugging Face folder", cmd_generate },
     { "new", "KIND NAME [DIR]", "a plugin skeleton that builds and passes its check", cmd_new },
     { "plan", "PROFILE.ini [--print PASS]",
