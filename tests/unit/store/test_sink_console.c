@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The console: plain aligned lines when piped, one line in place on a terminal. */
 #include "sinkkit.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <pty.h>
 #include <sys/ioctl.h>
@@ -58,7 +59,8 @@ static char *terminal(int64_t steps, int columns, const char *const *options)
     char *text = mri_alloc(1 << 20);
     size_t n = 0;
     ssize_t got;
-    cr_assert_eq(openpty(&master, &slave, NULL, NULL, &w), 0);
+    if (openpty(&master, &slave, NULL, NULL, &w)) /* as in a bare chroot */
+        cr_skip_test("there are no pseudo-terminals here: %s", strerror(errno));
     run(slave, steps, options);
     while ((got = read(master, text + n, (1 << 20) - 1 - n)) > 0)
         n += (size_t)got;
