@@ -72,8 +72,10 @@ void bench_print_peaks(const app *a, const mri_device *d, const bench_peaks *p, 
         mri_str s = { 0 };
         mri_str_fmt(&s, "{\"kind\": \"limits\", \"when\": \"%s\", \"device\": ", when);
         mri_str_json(&s, d->info.name ? d->info.name : "device");
-        mri_str_fmt(&s, ", \"threads\": %u, \"flops_f32\": %.4g, \"flops_bf16\": %.4g, "
-                        "\"read_bytes_per_s\": %.4g}\n", d->info.threads, p->f32, p->bf16, p->read);
+        mri_str_fmt(&s,
+                    ", \"threads\": %u, \"flops_f32\": %.4g, \"flops_bf16\": %.4g, "
+                    "\"read_bytes_per_s\": %.4g}\n",
+                    d->info.threads, p->f32, p->bf16, p->read);
         fputs(s.s, stdout);
         mri_str_free(&s);
         return;
@@ -96,10 +98,10 @@ enum { N_BENCHES = sizeof benches / sizeof *benches };
 
 int cmd_bench(app *a, int argc, char **argv)
 {
-    static const char *const takes[] = { "--backend", "--dtype",  "--against", "--hf",     "--steps",
-                                         "--warmup",  "--profile", "--prompt-tokens",
+    static const char *const takes[] = { "--backend",    "--dtype",  "--against", "--hf",
+                                         "--steps",      "--warmup", "--profile", "--prompt-tokens",
                                          "--max-tokens", NULL };
-    static const char *const flags[] = { "--quick", "--synthetic", "--shapes", NULL };
+    static const char *const flags[] = { "--quick", "--synthetic", "--shapes", "--brief", NULL };
     app_args args = { 0 };
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
     if (code)

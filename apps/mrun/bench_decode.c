@@ -23,7 +23,7 @@ typedef struct decode_bench {
     int64_t prompt, tokens;
     bench_peaks peaks;
     bench_times prefill, token;
-    double read; /* mean of the probes */
+    double read;                      /* mean of the probes */
     double weight_bytes, cache_bytes; /* a token, at the middle position */
 } decode_bench;
 
@@ -105,30 +105,37 @@ static void print(decode_bench *b)
     const mri_session *s = b->s;
     bench_stat p = bench_summary(&b->prefill), t = bench_summary(&b->token);
     double bytes = b->weight_bytes + b->cache_bytes, rate = bytes / t.median;
-    double flops = forward_flops(s->prefill ? s->prefill : s->decode) * (double)b->prompt / p.median;
+    double flops =
+        forward_flops(s->prefill ? s->prefill : s->decode) * (double)b->prompt / p.median;
     double peak = bench_peak(&b->peaks, s->model_dtype);
     if (b->a->json) {
-        printf("{\"kind\": \"decode\", \"parameters\": %llu, \"dtype\": \"%s\", \"prompt_tokens\": %lld, "
-               "\"prefill_tokens_per_s\": %.3f, \"prefill_flops_per_s\": %.4g, \"prefill_of_peak\": "
-               "%.4f, \"decode_tokens_per_s\": %.3f, \"token_ms\": %.4f, \"min_ms\": %.4f, \"max_ms\": "
-               "%.4f, \"bytes_per_token\": %.6g, \"cache_bytes\": %.6g, \"bytes_per_s\": %.4g, "
-               "\"read_bytes_per_s\": %.4g, \"of_read\": %.4f}\n",
-               (unsigned long long)s->params.count, s->model_dtype, (long long)b->prompt,
-               (double)b->prompt / p.median, flops, bench_ratio(flops, peak), 1 / t.median,
-               t.median * 1e3, t.min * 1e3, t.max * 1e3, bytes, b->cache_bytes, rate, b->read,
-               bench_ratio(rate, b->read));
+        printf(
+            "{\"kind\": \"decode\", \"parameters\": %llu, \"dtype\": \"%s\", \"prompt_tokens\": "
+            "%lld, "
+            "\"prefill_tokens_per_s\": %.3f, \"prefill_flops_per_s\": %.4g, \"prefill_of_peak\": "
+            "%.4f, \"decode_tokens_per_s\": %.3f, \"token_ms\": %.4f, \"min_ms\": %.4f, "
+            "\"max_ms\": "
+            "%.4f, \"bytes_per_token\": %.6g, \"cache_bytes\": %.6g, \"bytes_per_s\": %.4g, "
+            "\"read_bytes_per_s\": %.4g, \"of_read\": %.4f}\n",
+            (unsigned long long)s->params.count, s->model_dtype, (long long)b->prompt,
+            (double)b->prompt / p.median, flops, bench_ratio(flops, peak), 1 / t.median,
+            t.median * 1e3, t.min * 1e3, t.max * 1e3, bytes, b->cache_bytes, rate, b->read,
+            bench_ratio(rate, b->read));
         return;
     }
     printf("model  : %.2f M parameters, %s\n", (double)s->params.count / 1e6, s->model_dtype);
-    printf("prefill: %lld tokens in %.1f ms (%.1f to %.1f): %.1f tokens/s, %.1f GFLOP/s = %.1f %% of "
-           "products' peak\n", (long long)b->prompt, p.median * 1e3, p.min * 1e3, p.max * 1e3,
-           (double)b->prompt / p.median, flops * 1e-9, 100 * bench_ratio(flops, peak));
+    printf(
+        "prefill: %lld tokens in %.1f ms (%.1f to %.1f): %.1f tokens/s, %.1f GFLOP/s = %.1f %% of "
+        "products' peak\n",
+        (long long)b->prompt, p.median * 1e3, p.min * 1e3, p.max * 1e3,
+        (double)b->prompt / p.median, flops * 1e-9, 100 * bench_ratio(flops, peak));
     printf("decode : %.2f ms a token (%.2f to %.2f): %.2f tokens/s\n", t.median * 1e3, t.min * 1e3,
            t.max * 1e3, 1 / t.median);
     char *w = mri_bytes_text(b->weight_bytes), *c = mri_bytes_text(b->cache_bytes);
-    printf("         reads %s of weights and %s of cache a token: %.2f GB/s = %.2f of the %.2f GB/s "
-           "that were read in this run\n", w, c, rate * 1e-9, bench_ratio(rate, b->read),
-           b->read * 1e-9);
+    printf(
+        "         reads %s of weights and %s of cache a token: %.2f GB/s = %.2f of the %.2f GB/s "
+        "that were read in this run\n",
+        w, c, rate * 1e-9, bench_ratio(rate, b->read), b->read * 1e-9);
     free(w);
     free(c);
 }
@@ -137,7 +144,8 @@ int bench_decode(app *a, const app_args *args)
 {
     static const char *const extra[] = { "job.run=generate" };
     const char *prompt = app_arg(args, "--prompt-tokens"), *tokens = app_arg(args, "--max-tokens");
-    decode_bench b = { .a = a, .prompt = prompt ? atoll(prompt) : 256,
+    decode_bench b = { .a = a,
+                       .prompt = prompt ? atoll(prompt) : 256,
                        .tokens = tokens ? atoll(tokens) : 32 };
     mri_session_options o = { .needs = MRI_NEED_DECODE, .slots = 1 };
     mr_err err = MR_ERR_INIT;

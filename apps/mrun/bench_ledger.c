@@ -11,8 +11,9 @@ void ledger_mark(ledger *l)
 
 void ledger_stage(ledger *l, const char *name, double flops, double bytes)
 {
-    ledger_entry e = { .stage = name, .start = l->mark, .end = bench_now(), .flops = flops,
-                       .bytes = bytes };
+    ledger_entry e = {
+        .stage = name, .start = l->mark, .end = bench_now(), .flops = flops, .bytes = bytes
+    };
     MRI_PUSH(&l->entries, e);
     ledger_mark(l);
 }
@@ -24,9 +25,10 @@ static void describe(const mri_trace_step *t, ledger_entry *e)
         const mr_type *type = t->call->in[i];
         if (!type)
             continue;
+        const char *gap = shown ? " " : "";
         for (uint32_t r = 0; r < type->rank && at + 22 < sizeof e->shape; r++)
-            at += (size_t)snprintf(e->shape + at, sizeof e->shape - at, "%s%lld",
-                                   r ? "x" : shown ? " " : "", (long long)type->dim[r]);
+            at += (size_t)snprintf(e->shape + at, sizeof e->shape - at, "%s%lld", r ? "x" : gap,
+                                   (long long)type->dim[r]);
         shown++;
     }
 }
@@ -35,8 +37,13 @@ mr_status ledger_trace(void *ctx, const mri_trace_step *t, mr_err *err)
 {
     ledger *l = ctx;
     const mri_step *s = &t->frame->plan->steps[t->phase].v[t->step];
-    ledger_entry e = { .frame = t->frame, .node = t->node, .phase = t->phase, .start = l->mark,
-                       .end = bench_now(), .flops = s->cost.flops, .bytes = s->cost.bytes,
+    ledger_entry e = { .frame = t->frame,
+                       .node = t->node,
+                       .phase = t->phase,
+                       .start = l->mark,
+                       .end = bench_now(),
+                       .flops = s->cost.flops,
+                       .bytes = s->cost.bytes,
                        .impl = s->ref ? "reference" : s->info.impl };
     (void)err;
     describe(t, &e);
@@ -53,7 +60,7 @@ double ledger_total(const ledger *l)
     return l->steps ? sum / l->steps : 0;
 }
 
-/* ---- tables ---------------------------------------------------------------------------------- */
+/* ---- tables -------------------------------------------------------------------------------- */
 
 typedef struct sum {
     char *name;
@@ -109,7 +116,9 @@ static int by_time(const void *a, const void *b)
 static const struct {
     const char *title, *json;
     int width;
-} keys[] = { { "phase", "phase", 40 }, { "region", "region", 40 }, { "op", "op", 40 },
+} keys[] = { { "phase", "phase", 40 },
+             { "region", "region", 40 },
+             { "op", "op", 40 },
              { "op and operands", "shape", 56 } };
 
 static void print_sum(const app *a, enum ledger_key key, const sum *s, int steps, double total,
@@ -119,10 +128,11 @@ static void print_sum(const app *a, enum ledger_key key, const sum *s, int steps
     if (a->json) {
         mri_str name = { 0 };
         mri_str_json(&name, s->name);
-        printf("{\"kind\": \"time\", \"by\": \"%s\", \"name\": %s, \"ms\": %.4f, \"share\": %.4f, "
-               "\"calls\": %.1f, \"flops_per_s\": %.4g, \"bytes_per_s\": %.4g, \"of_roof\": %.4f}\n",
-               keys[key].json, name.s, 1e3 * s->seconds / steps, s->seconds / total,
-               (double)s->calls / steps, flops, bytes, s->floor / s->seconds);
+        printf(
+            "{\"kind\": \"time\", \"by\": \"%s\", \"name\": %s, \"ms\": %.4f, \"share\": %.4f, "
+            "\"calls\": %.1f, \"flops_per_s\": %.4g, \"bytes_per_s\": %.4g, \"of_roof\": %.4f}\n",
+            keys[key].json, name.s, 1e3 * s->seconds / steps, s->seconds / total,
+            (double)s->calls / steps, flops, bytes, s->floor / s->seconds);
         mri_str_free(&name);
         return;
     }
@@ -154,7 +164,7 @@ void ledger_print(const ledger *l, const app *a, enum ledger_key key, const benc
     free(all.v);
 }
 
-/* ---- a trace for chrome://tracing and Perfetto -------------------------------------------------- */
+/* ---- a trace for chrome://tracing and Perfetto --------------------------------------------- */
 
 mr_status ledger_write_trace(const ledger *l, const char *path, mr_err *err)
 {
@@ -163,18 +173,20 @@ mr_status ledger_write_trace(const ledger *l, const char *path, mr_err *err)
     mri_str_add(&s, "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n");
     for (size_t i = 0; i < l->entries.n; i++) {
         const ledger_entry *e = &l->entries.v[i];
-        mri_str_fmt(&s, "%s{\"ph\": \"X\", \"pid\": 1, \"tid\": 1, \"ts\": %.3f, \"dur\": %.3f, "
-                        "\"name\": ", i ? ",\n" : "", 1e6 * (e->start - zero),
-                    1e6 * (e->end - e->start));
+        mri_str_fmt(&s,
+                    "%s{\"ph\": \"X\", \"pid\": 1, \"tid\": 1, \"ts\": %.3f, \"dur\": %.3f, "
+                    "\"name\": ",
+                    i ? ",\n" : "", 1e6 * (e->start - zero), 1e6 * (e->end - e->start));
         mri_str_json(&s, e->frame ? e->node->def->id : e->stage);
         mri_str_add(&s, ", \"cat\": ");
         mri_str_json(&s, e->frame ? region_of(e) : "step");
         mri_str_fmt(&s, ", \"args\": {\"flops\": %.6g, \"bytes\": %.6g", e->flops, e->bytes);
         if (e->frame) {
             char *block = mri_format("%s%s", e->frame->label, e->frame->plan->name);
-            mri_str_fmt(&s, ", \"phase\": \"%s\", \"recomputed\": %s, \"operands\": \"%s\", "
-                            "\"block\": ", mri_phase_name[e->phase],
-                        e->node->recomputed ? "true" : "false", e->shape);
+            mri_str_fmt(&s,
+                        ", \"phase\": \"%s\", \"recomputed\": %s, \"operands\": \"%s\", "
+                        "\"block\": ",
+                        mri_phase_name[e->phase], e->node->recomputed ? "true" : "false", e->shape);
             mri_str_json(&s, block);
             mri_str_add(&s, ", \"kernel\": ");
             mri_str_json(&s, e->impl ? e->impl : "");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_op.c - `mrun bench op [OP...] [--backend NAME] [--against K=V[,K=V]] [--dtype D] [--quick]`:
- * every op of the catalogue at the shapes of bench_shapes.c, forward and backward, beside what
- * the machine can do at most.
+ * bench_op.c - `mrun bench op [OP...] [--backend NAME] [--against KEY=VALUE[,KEY=VALUE]]
+ * [--dtype D] [--quick]`: every op of the catalogue at the shapes of bench_shapes.c, forward and
+ * backward, beside what the machine can do at most.
  *
  * How a number is made: operands in several copies that together exceed the caches, used in
  * turn; one warm-up; then the median of repeated timings, each long enough for the clock. The
@@ -10,15 +10,13 @@
  * With --against a second device (the same backend with other options, or another backend) is
  * timed in turn with the first, so that noise falls on both.
  */
-#include "bench.h"
+#include "bench_trial.h"
 #include "core/ops/record.h"
 #include "core/ops/ref.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_COPIES = 64, SHAPE_TEXT = 64 };
-#define ROTATE ((double)(32 << 20)) /* bytes that the copies of an op's operands exceed */
+enum { SHAPE_TEXT = 64 };
 
 typedef struct side { /* one of the devices that are compared */
     const char *name;
@@ -41,7 +39,7 @@ typedef struct op_bench {
     int rows;
 } op_bench;
 
-/* ---- devices -------------------------------------------------------------------------------- */
+/* ---- devices ------------------------------------------------------------------------------- */
 
 typedef struct plugin_key {
     const char *plugin;
@@ -64,8 +62,8 @@ static mr_status open_side(op_bench *b, side *s, const char *const *sets, size_t
     section = mri_format("backend.%s", u->name);
     s->name = u->name;
     s->config = mri_alloc(u->config_size);
-    MR_TRY(mri_profile_fill(s->profile, section, u->opts, u->n_opts, s->config, u->config_size,
-                            err));
+    MR_TRY(
+        mri_profile_fill(s->profile, section, u->opts, u->n_opts, s->config, u->config_size, err));
     MR_TRY(mri_profile_finish(s->profile, NULL, 0, err));
     MR_TRY(mri_device_open(u->table, mri_registry_host(b->a->registry), s->config, 0, &s->device,
                            err));
@@ -109,144 +107,7 @@ out:
     return st;
 }
 
-/* ---- one op on one device -------------------------------------------------------------------- */
-
-typedef struct copy {
-    mr_buf in[MRI_MAX_OPERANDS], out[MRI_MAX_OPERANDS];
-} copy;
-
-typedef struct trial {
-    mri_device *device;
-    void *kernel; /* NULL: the backend has none */
-    mr_kernel_info info;
-    void *workspace;
-    int n_copies;
-    copy copies[MAX_COPIES];
-    uint64_t turn;
-    bench_times times;
-} trial;
-
-static int copies_for(const mr_call *c)
-{
-    double bytes = 0;
-    for (uint32_t i = 0; i < c->n_in; i++)
-        bytes += c->in[i] ? (double)mr_bytes(c->in[i]) : 0;
-    for (uint32_t i = 0; i < c->n_out; i++)
-        bytes += c->out[i] ? (double)mr_bytes(c->out[i]) : 0;
-    double n = ceil(ROTATE / (bytes + 1));
-    return n < 1 ? 1 : n > MAX_COPIES ? MAX_COPIES : (int)n;
-}
-
-static mr_status take(mri_device *d, const mr_type *t, const void *from, mr_buf *out, mr_err *err)
-{
-    mr_status st = d->ops->alloc(d->dev, mr_bytes(t), MR_MEM_ARENA, &out->data, err);
-    return st || !from ? st : mri_device_write(d, out->data, from, mr_bytes(t), err);
-}
-
-static mr_status trial_open(trial *t, mri_device *d, const mr_op_def *def, const mr_call *c,
-                            const mr_buf *in, mr_err *err)
-{
-    mr_status st;
-    memset(t, 0, sizeof *t);
-    t->device = d;
-    t->info.size = sizeof t->info;
-    st = d->ops->query(d->dev, def->id, c, 0, &t->kernel, &t->info, err);
-    if (st == MR_E_UNSUPPORTED) {
-        t->kernel = NULL;
-        return 0;
-    }
-    if (!st && t->info.workspace)
-        st = d->ops->alloc(d->dev, t->info.workspace, MR_MEM_ARENA, &t->workspace, err);
-    t->n_copies = copies_for(c);
-    for (int k = 0; k < t->n_copies && !st; k++) {
-        for (uint32_t i = 0; i < c->n_in && !st; i++)
-            if (c->in[i])
-                st = take(d, c->in[i], in[i].data, &t->copies[k].in[i], err);
-        for (uint32_t i = 0; i < c->n_out && !st; i++)
-            if (c->out[i])
-                st = take(d, c->out[i], NULL, &t->copies[k].out[i], err);
-    }
-    return st;
-}
-
-static void trial_close(trial *t, const mr_call *c)
-{
-    mri_device *d = t->device;
-    if (!d)
-        return;
-    for (int k = 0; k < t->n_copies; k++) {
-        for (uint32_t i = 0; i < c->n_in; i++)
-            if (t->copies[k].in[i].data)
-                d->ops->free(d->dev, t->copies[k].in[i].data, mr_bytes(c->in[i]));
-        for (uint32_t i = 0; i < c->n_out; i++)
-            if (t->copies[k].out[i].data)
-                d->ops->free(d->dev, t->copies[k].out[i].data, mr_bytes(c->out[i]));
-    }
-    if (t->workspace)
-        d->ops->free(d->dev, t->workspace, t->info.workspace);
-    if (t->kernel)
-        d->ops->release(d->dev, t->kernel);
-    free(t->times.v);
-}
-
-/* n runs on copies in turn; seconds a run */
-static mr_status trial_time(trial *t, int n, double *seconds, mr_err *err)
-{
-    mri_device *d = t->device;
-    mr_status st = 0;
-    double start = bench_now();
-    for (int i = 0; i < n; i++) {
-        const copy *x = &t->copies[t->turn++ % (uint64_t)t->n_copies];
-        MR_TRY(d->ops->run(d->dev, t->kernel, d->stream, x->in, x->out, t->workspace, err));
-    }
-    MR_TRY(mri_device_sync(d, err));
-    *seconds = (bench_now() - start) / n;
-out:
-    return st;
-}
-
-/* The trials take turns, sample by sample. */
-static mr_status measure(const op_bench *b, trial *t, int n, mr_err *err)
-{
-    const double least = 3e-4, total = b->quick ? 0.05 : 0.4; /* seconds */
-    const size_t samples = b->quick ? 3 : 7, most = 64;
-    mr_status st = 0;
-    double once, spent = 0;
-    int runs[2] = { 1, 1 };
-    for (int k = 0; k < n; k++) { /* the first run touches pages, the second is the guess */
-        MR_TRY(trial_time(&t[k], 1, &once, err));
-        MR_TRY(trial_time(&t[k], 1, &once, err));
-        runs[k] = once < least ? (int)ceil(least / (once + 1e-9)) : 1;
-    }
-    for (size_t i = 0; (i < samples || spent < total) && i < most; i++)
-        for (int k = 0; k < n; k++) {
-            double s;
-            MR_TRY(trial_time(&t[k], runs[k], &s, err));
-            MRI_PUSH(&t[k].times, s);
-            spent += s * runs[k] / n;
-        }
-out:
-    return st;
-}
-
-/* What the first run of a fresh copy leaves is what later ops of the case read. */
-static mr_status bring_back(const trial *t, const mr_op_def *def, const mr_call *c,
-                            const mr_buf *in, const mr_buf *out, mr_err *err)
-{
-    mri_sig sig;
-    mr_status st = mri_sig_parse(def->sig, &sig, err);
-    for (uint32_t i = 0; i < c->n_in && !st; i++)
-        if (c->in[i] && sig.in[i].mutated)
-            st = mri_device_read(t->device, in[i].data, t->copies[0].in[i].data,
-                                 mr_bytes(c->in[i]), err);
-    for (uint32_t i = 0; i < c->n_out && !st; i++)
-        if (c->out[i])
-            st = mri_device_read(t->device, out[i].data, t->copies[0].out[i].data,
-                                 mr_bytes(c->out[i]), err);
-    return st;
-}
-
-/* ---- the table -------------------------------------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------------------------- */
 
 /* The first three operands' dims say what an op works on. */
 static void shape_text(const mr_call *c, char *out)
@@ -256,17 +117,17 @@ static void shape_text(const mr_call *c, char *out)
     for (uint32_t i = 0, shown = 0; i < c->n_in && shown < 3; i++) {
         if (!c->in[i])
             continue;
+        const char *gap = shown ? " " : "";
         for (uint32_t r = 0; r < c->in[i]->rank && at + 24 < SHAPE_TEXT; r++)
-            at += (size_t)snprintf(out + at, SHAPE_TEXT - at, "%s%lld",
-                                   r ? "x" : shown ? " " : "", (long long)c->in[i]->dim[r]);
+            at += (size_t)snprintf(out + at, SHAPE_TEXT - at, "%s%lld", r ? "x" : gap,
+                                   (long long)c->in[i]->dim[r]);
         shown++;
     }
     const char *const keys[] = { "heads", "kv_heads", "chunk" };
     for (size_t k = 0; k < 3; k++) {
         int64_t v = mr_attr_i(c, keys[k], 0);
         if (v && at + 16 < SHAPE_TEXT)
-            at += (size_t)snprintf(out + at, SHAPE_TEXT - at, " %c%lld",
-                                   "HGc"[k], (long long)v);
+            at += (size_t)snprintf(out + at, SHAPE_TEXT - at, " %c%lld", "HGc"[k], (long long)v);
     }
 }
 
@@ -292,8 +153,8 @@ static void print_row(op_bench *b, const mr_op_def *def, const mr_call *c, trial
             printf("{\"kind\": \"op\", \"op\": \"%s\", \"operands\": \"%s\", \"kernel\": null}\n",
                    def->id, shape);
         else
-            printf("%-20s %c %-34s no kernel of this backend\n", def->id,
-                   b->backward ? 'B' : 'F', shape);
+            printf("%-20s %c %-34s no kernel of this backend\n", def->id, b->backward ? 'B' : 'F',
+                   shape);
         return;
     }
     bench_stat s = bench_summary(&t[0].times), other = { 0 };
@@ -305,7 +166,8 @@ static void print_row(op_bench *b, const mr_op_def *def, const mr_call *c, trial
     double roof = bench_floor(&b->peaks, b->dtype, cost.flops, cost.bytes) / s.median;
     const char *impl = t[0].info.impl ? t[0].info.impl : "";
     if (b->a->json) {
-        printf("{\"kind\": \"op\", \"op\": \"%s\", \"phase\": \"%c\", \"dtype\": \"%s\", \"operands\": "
+        printf("{\"kind\": \"op\", \"op\": \"%s\", \"phase\": \"%c\", \"dtype\": \"%s\", "
+               "\"operands\": "
                "\"%s\", \"kernel\": \"%s\", \"us\": %.3f, \"min_us\": %.3f, \"max_us\": %.3f, "
                "\"samples\": %zu, \"flops\": %.6g, \"bytes\": %.6g, \"flops_per_s\": %.4g, "
                "\"bytes_per_s\": %.4g, \"of_peak\": %.4f, \"of_read\": %.4f, \"of_roof\": %.4f, "
@@ -319,14 +181,15 @@ static void print_row(op_bench *b, const mr_op_def *def, const mr_call *c, trial
         return;
     }
     printf("%-20s %c %-34s %10.1f %10.1f %8.2f %6.1f %7.2f %6.1f %6.1f  %-14s", def->id,
-           b->backward ? 'B' : 'F', shape, s.median * 1e6, s.min * 1e6, flops * 1e-9, 100 * of_peak, bytes * 1e-9, 100 * of_read, 100 * roof, impl);
+           b->backward ? 'B' : 'F', shape, s.median * 1e6, s.min * 1e6, flops * 1e-9, 100 * of_peak,
+           bytes * 1e-9, 100 * of_read, 100 * roof, impl);
     if (other.n) /* above 1: the first side is faster */
         printf("  x%.2f %s", other.median / s.median, t[1].info.impl ? t[1].info.impl : "");
     puts("");
     fflush(stdout);
 }
 
-/* ---- shapes ------------------------------------------------------------------------------------ */
+/* ---- shapes -------------------------------------------------------------------------------- */
 
 /* Asked for by its own name, or by the forward op's that brought it here. */
 static bool wanted(const op_bench *b, const char *id)
@@ -344,21 +207,18 @@ static mr_status bench_call(void *self, const mr_op_def *def, const mr_call *c, 
     op_bench *b = self;
     trial t[2] = { { 0 } };
     int n = b->n_sides;
-    double ignored;
     mr_status st = 0;
     for (int k = 0; k < n; k++)
         MR_TRY(trial_open(&t[k], &b->side[k].device, def, c, in, err));
     if (!t[0].kernel) {
         MR_TRY(def->ref(c, in, out, err));
     } else {
-        MR_TRY(trial_time(&t[0], 1, &ignored, err));
-        MR_TRY(bring_back(&t[0], def, c, in, out, err));
-        t[0].turn = 0;
+        MR_TRY(trial_once(&t[0], def, c, in, out, err));
     }
     if (!wanted(b, def->id))
         goto out;
     if (t[0].kernel)
-        MR_TRY(measure(b, t, n > 1 && t[1].kernel ? 2 : 1, err));
+        MR_TRY(trial_measure(t, n > 1 && t[1].kernel ? 2 : 1, b->quick, err));
     print_row(b, def, c, t);
 out:
     for (int k = 0; k < n; k++)
@@ -451,7 +311,9 @@ static int check_names(app *a, const app_args *args)
 int bench_op(app *a, const app_args *args)
 {
     const char *dtype = app_arg(args, "--dtype");
-    op_bench b = { .a = a, .args = args, .dtype = dtype ? dtype : "f32",
+    op_bench b = { .a = a,
+                   .args = args,
+                   .dtype = dtype ? dtype : "f32",
                    .quick = app_arg(args, "--quick") != NULL };
     mr_err err = MR_ERR_INIT;
     mr_status st = 0;

@@ -12,8 +12,10 @@
 /* 32 frequencies: heads of 64 */
 #define FREQ8 "1,.75,.5,.4,.3,.2,.15,.1"
 #define FREQ32 FREQ8 "," FREQ8 "," FREQ8 "," FREQ8
-#define ATTN(T, HC, GC, S) \
-    "q=F[" #T "," #HC "] k=F[" #T "," #GC "] v=F[" #T "," #GC "] seq_start=i32[" #T "]start:" #S " "
+/* T tokens in sequences of S, H heads, G of keys and values, HC = H C, GC = G C */
+#define ATTN(T, S, H, G, C, HC, GC) \
+    "q=F[" #T "," #HC "] k=F[" #T "," #GC "] v=F[" #T "," #GC "] seq_start=i32[" #T "]start:" #S \
+    " @heads=" #H " @kv_heads=" #G " @head_dim=" #C " @seq=" #S
 
 const bench_shape bench_shapes[] = {
     { "linear", "x=F[256,256] w=F[256,256]", true },
@@ -27,15 +29,14 @@ const bench_shape bench_shapes[] = {
     { "linear", "x=F[4096,1024] w=F[1024,1024]", false },
     { "linear", "x=F[8,4096] w=F[4096,4096]", true },
     { "linear", "x=F[1,4096] w=F[4096,4096]", true },
-    { "attention", ATTN(256, 768, 768, 64) "@heads=12 @kv_heads=12 @head_dim=64 @seq=64", true },
-    { "attention", ATTN(1024, 768, 768, 1024) "@heads=12 @kv_heads=12 @head_dim=64 @seq=1024", true },
-    { "attention", ATTN(2048, 768, 768, 2048) "@heads=12 @kv_heads=12 @head_dim=64 @seq=2048", false },
-    { "attention", ATTN(2048, 2048, 512, 2048) "@heads=16 @kv_heads=4 @head_dim=128 @seq=2048", false },
-    { "attention", ATTN(2048, 2048, 512, 2048) "@heads=16 @kv_heads=4 @head_dim=128 @chunk=512 @seq=2048",
-      false },
+    { "attention", ATTN(256, 64, 12, 12, 64, 768, 768), true },
+    { "attention", ATTN(1024, 1024, 12, 12, 64, 768, 768), true },
+    { "attention", ATTN(2048, 2048, 12, 12, 64, 768, 768), false },
+    { "attention", ATTN(2048, 2048, 16, 4, 128, 2048, 512), false },
+    { "attention", ATTN(2048, 2048, 16, 4, 128, 2048, 512) " @chunk=512", false },
     { "attention.cached",
-      "q=F[1,2048] k=F[1,512] v=F[1,512] positions=i32[1]{2047} slot=i32[1]{0} k_cache=F[1,2048,512] "
-      "v_cache=F[1,2048,512] @heads=16 @kv_heads=4 @head_dim=128", true },
+      "q=F[1,2048] k=F[1,512] v=F[1,512] positions=i32[1]{2047} slot=i32[1]{0} "
+      "k_cache=F[1,2048,512] v_cache=F[1,2048,512] @heads=16 @kv_heads=4 @head_dim=128", true },
     { "grouped_linear", "x=F[4096,768] w=F[4,768,1536] offsets=i32[5]part:4096", false },
     { "grouped_linear", "x=F[1024,512] w=F[8,512,1024] offsets=i32[9]part:1024", true },
     { "grouped_linear", "x=F[512,512] w=F[64,512,512] offsets=i32[65]part:512", true },
@@ -44,8 +45,8 @@ const bench_shape bench_shapes[] = {
     { "layernorm", "x=F[256,768] w=F[768] bias=F[768]", true },
     { "layernorm", "x=F[4096,1024] w=F[1024] bias=F[1024]", false },
     { "rope", "x=F[4096,1024] positions=i32[4096]ramp @head_dim=64 @inv_freq=" FREQ32, true },
-    { "attn_temperature", "x=F[4096,1024] positions=i32[4096]ramp @floor_scale=8192 @attn_scale=0.1",
-      true },
+    { "attn_temperature",
+      "x=F[4096,1024] positions=i32[4096]ramp @floor_scale=8192 @attn_scale=0.1", true },
     { "swiglu", "gate=F[4096,2048] up=F[4096,2048]", true },
     { "gelu", "x=F[256,3072] @approx=tanh", true },
     { "gelu", "x=F[4096,2048] @approx=tanh", false },
@@ -66,8 +67,8 @@ const bench_shape bench_shapes[] = {
     { "moe_aux_loss", "logits=F[4096,128] seq_start=i32[4096]start:1024 @k=2 @coeff=0.01", true },
     { "router_z_loss", "logits=F[4096,128] @coeff=0.001", true },
     { "sumsq", "x=f32[10000000] acc=f32[1]zero", true },
-    { "clip_scale", "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero @max_norm=1",
-      true },
+    { "clip_scale",
+      "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero @max_norm=1", true },
     { "adamw", "master=f32[10000000] exp_avg=f32[10000000] exp_avg_sq=f32[10000000]pos "
                "grad=f32[10000000] lr=f32[1]{1e-4} weight_decay=f32[1]{0.1} step=f32[1]{3} "
                "grad_scale=f32[1]{1} ok=f32[1]{1}", true },

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * bench_step.c - `mrun bench step PROFILE.ini [--steps N] [--warmup N] [--synthetic] [--shapes]
- * [--profile FILE]`: the time of a training step, without run folder, sinks or checkpoints.
+ * [--brief] [--profile FILE]`: the time of a training step, without run folder, sinks or
+ * checkpoints.
  *
- * Two passes. The first times whole steps, exactly as training runs them. The second runs a few
- * steps op by op to say where the time goes; its total stands beside the first's median, so that
- * what watching costs can be seen. Without data, tokens are pseudo-random: an untrained model
- * takes the same time for any tokens, except that experts are then chosen nearly evenly.
+ * Two passes. The first times whole steps, exactly as training runs them. The second (not with
+ * --brief) runs a few steps op by op to say where the time goes; its total stands beside the
+ * first's median, so that what watching costs can be seen. Without data, tokens are
+ * pseudo-random: an untrained model takes the same time for any tokens, except that experts are
+ * then chosen nearly evenly.
  */
 #include "bench_ledger.h"
 #include "core/base/rng.h"
@@ -18,7 +20,7 @@
 
 enum { TRACED_STEPS = 2 };
 
-/* ---- tokens without data: sample i is a function of the seed and i, as data plugins promise ---- */
+/* ---- tokens without data: sample i is a function of the seed and i, as data plugins promise  */
 
 typedef struct synthetic {
     int64_t vocab, seq;
@@ -67,19 +69,19 @@ static const mr_data_ops synthetic_ops = { .size = sizeof(mr_data_ops),
 static void give_synthetic_data(mri_session *s)
 {
     synthetic *x = mri_alloc(sizeof *x);
-    *x = (synthetic){ s->info.vocab, s->config->train.seq,
-                      mri_rng_named((uint64_t)s->config->run.seed, "bench") };
+    *x = (synthetic) { s->info.vocab, s->config->train.seq,
+                       mri_rng_named((uint64_t)s->config->run.seed, "bench") };
     s->data_ops = &synthetic_ops;
     s->data = x; /* mri_session_close() destroys it */
 }
 
-/* ---- the step, op by op --------------------------------------------------------------------- */
+/* ---- the step, op by op -------------------------------------------------------------------- */
 
 typedef struct step_bench {
     app *a;
     mri_session *s;
     int64_t steps, warmup;
-    bool shapes;
+    bool shapes, brief;
     const char *profile;
     bench_times times;
     ledger ledger;
@@ -107,13 +109,15 @@ static mr_status read_batch(mri_session *s, int64_t first, host_batch *h, mr_err
     h->positions = h->tokens + 2 * n;
     h->seq_start = h->tokens + 3 * n;
     for (int64_t at = 0; at < n && !st; at += seq) {
-        mr_sample x = { sizeof x, 0, h->tokens + at, h->targets + at, h->positions + at,
-                        h->seq_start + at, h->weight + at };
+        mr_sample x = { sizeof x,          0,
+                        h->tokens + at,    h->targets + at,
+                        h->positions + at, h->seq_start + at,
+                        h->weight + at };
         st = s->data_ops->read(s->data, train, first + at / seq, &x, err);
         for (int64_t i = 0; i < seq; i++)
             h->seq_start[at + i] += (int32_t)at;
     }
-    h->batch = (mri_batch){ h->tokens, h->positions, h->seq_start, h->targets, NULL, h->weight };
+    h->batch = (mri_batch) { h->tokens, h->positions, h->seq_start, h->targets, NULL, h->weight };
     return st;
 }
 
@@ -129,7 +133,8 @@ static void update_cost(const mri_update *u, double *flops, double *bytes)
     const struct {
         mri_plan *const *v;
         size_t n;
-    } parts[] = { { u->sumsq.v, u->sumsq.n }, { u->update.v, u->update.n },
+    } parts[] = { { u->sumsq.v, u->sumsq.n },
+                  { u->update.v, u->update.n },
                   { u->store.v, u->store.n } };
     for (size_t p = 0; p < 3; p++)
         for (size_t i = 0; i < parts[p].n; i++) {
@@ -145,8 +150,8 @@ static mr_status traced_step(step_bench *b, mr_err *err)
     mri_exec *e = s->train;
     int64_t micro = s->config->train.micro_batch;
     int64_t rows = mri_global_batch(&s->config->train, s->done.samples);
-    double flops = 0, bytes = 0, gradients = (double)s->params.trainable *
-                                             (double)mr_dtype_bytes(s->params.acc_dtype);
+    double flops = 0, bytes = 0,
+           gradients = (double)s->params.trainable * (double)mr_dtype_bytes(s->params.acc_dtype);
     host_batch h = { 0 };
     mri_update_result u;
     mr_status st = 0;
@@ -171,8 +176,8 @@ static mr_status traced_step(step_bench *b, mr_err *err)
             MR_TRY(run_watched(b, i, MRI_W, err));
     }
     ledger_mark(&b->ledger);
-    MR_TRY(mri_update_run(s->update, mri_lr(&s->config->optimizer, s->done.step,
-                                            s->config->train.steps),
+    MR_TRY(mri_update_run(s->update,
+                          mri_lr(&s->config->optimizer, s->done.step, s->config->train.steps),
                           s->config->optimizer.weight_decay, s->done.step + 1, &u, err));
     update_cost(s->update, &flops, &bytes);
     ledger_stage(&b->ledger, "update", flops, bytes);
@@ -185,7 +190,7 @@ out:
     return st;
 }
 
-/* ---- what is printed ---------------------------------------------------------------------------- */
+/* ---- what is printed ----------------------------------------------------------------------- */
 
 static double model_flops(const mri_exec *e) /* of a micro-batch; recomputation does not count */
 {
@@ -204,14 +209,17 @@ static void print_summary(step_bench *b)
     mri_memory m;
     struct rusage usage;
     double per_token = model_flops(s->train) / (double)s->train->opt.tokens;
-    double peak = (bench_peak(&b->first, s->model_dtype) + bench_peak(&b->last, s->model_dtype)) / 2;
+    double peak =
+        (bench_peak(&b->first, s->model_dtype) + bench_peak(&b->last, s->model_dtype)) / 2;
     double rate = b->tokens / t.median, mfu = bench_ratio(per_token * rate, peak);
     mri_session_memory(s, &m);
     getrusage(RUSAGE_SELF, &usage);
     if (b->a->json) {
-        printf("{\"kind\": \"step\", \"parameters\": %llu, \"dtype\": \"%s\", \"tokens\": %.0f, \"steps\": "
+        printf("{\"kind\": \"step\", \"parameters\": %llu, \"dtype\": \"%s\", \"tokens\": %.0f, "
+               "\"steps\": "
                "%zu, \"ms\": %.3f, \"min_ms\": %.3f, \"max_ms\": %.3f, \"tokens_per_s\": %.3f, "
-               "\"flops_per_token\": %.6g, \"mfu\": %.4f, \"peak_flops\": %.4g, \"memory_bytes\": %llu, "
+               "\"flops_per_token\": %.6g, \"mfu\": %.4f, \"peak_flops\": %.4g, \"memory_bytes\": "
+               "%llu, "
                "\"max_rss_bytes\": %llu, \"traced_ms\": %.3f, \"loss\": %.6f}\n",
                (unsigned long long)s->params.count, s->model_dtype, b->tokens, t.n, t.median * 1e3,
                t.min * 1e3, t.max * 1e3, rate, per_token, mfu, peak,
@@ -220,19 +228,23 @@ static void print_summary(step_bench *b)
         return;
     }
     char *p = mri_bytes_text((double)m.parameters), *o = mri_bytes_text((double)m.optimizer);
-    char *r = mri_bytes_text((double)m.arena), *rss = mri_bytes_text((double)usage.ru_maxrss * 1024);
+    char *r = mri_bytes_text((double)m.arena),
+         *rss = mri_bytes_text((double)usage.ru_maxrss * 1024);
     printf("model  : %.2f M parameters, %s, %.0f tokens a step (%lld x %lld), loss %.4f\n",
            (double)s->params.count / 1e6, s->model_dtype, b->tokens,
            (long long)(b->tokens / (double)s->config->train.seq), (long long)s->config->train.seq,
            b->loss);
-    printf("step   : median %.1f ms, min %.1f, max %.1f of %zu steps; op by op %.1f ms\n",
-           t.median * 1e3, t.min * 1e3, t.max * 1e3, t.n, 1e3 * ledger_total(&b->ledger));
+    printf("step   : median %.1f ms, min %.1f, max %.1f of %zu steps", t.median * 1e3, t.min * 1e3,
+           t.max * 1e3, t.n);
+    if (!b->brief)
+        printf("; op by op %.1f ms", 1e3 * ledger_total(&b->ledger));
+    puts("");
     printf("rate   : %.1f tokens/s at the median\n", rate);
     printf("MFU    : %.1f %% = %.1f tokens/s x %.4g model flop a token (forward + backward) / "
-           "%.1f GFLOP/s of large products, measured in this run\n", 100 * mfu, rate, per_token,
-           peak * 1e-9);
-    printf("memory : parameters and gradients %s, optimizer %s, arena %s; process at most %s\n", p, o,
-           r, rss);
+           "%.1f GFLOP/s of large products, measured in this run\n",
+           100 * mfu, rate, per_token, peak * 1e-9);
+    printf("memory : parameters and gradients %s, optimizer %s, arena %s; process at most %s\n", p,
+           o, r, rss);
     free(p);
     free(o);
     free(r);
@@ -241,12 +253,13 @@ static void print_summary(step_bench *b)
 
 static void print_tables(step_bench *b)
 {
-    static const enum ledger_key tables[] = { LEDGER_PHASE, LEDGER_REGION, LEDGER_OP, LEDGER_SHAPE };
+    static const enum ledger_key tables[] = { LEDGER_PHASE, LEDGER_REGION, LEDGER_OP,
+                                              LEDGER_SHAPE };
     for (size_t i = 0; i < (b->shapes ? 4 : 3); i++)
         ledger_print(&b->ledger, b->a, tables[i], &b->first, b->s->model_dtype);
 }
 
-/* ---- the bench ---------------------------------------------------------------------------------- */
+/* ---- the bench ----------------------------------------------------------------------------- */
 
 static mr_status run(step_bench *b, mr_err *err)
 {
@@ -277,12 +290,13 @@ static mr_status run(step_bench *b, mr_err *err)
     b->tokens = (double)r.tokens;
     b->loss = r.loss;
     s->train->trace = &trace;
-    for (int i = 0; i < TRACED_STEPS; i++)
+    for (int i = 0; i < (b->brief ? 0 : TRACED_STEPS); i++)
         MR_TRY(traced_step(b, err));
     s->train->trace = NULL;
     b->last = bench_probe(&s->device);
     print_summary(b);
-    print_tables(b);
+    if (!b->brief)
+        print_tables(b);
     bench_print_peaks(b->a, &s->device, &b->last, "last");
     if (b->profile)
         MR_TRY(ledger_write_trace(&b->ledger, b->profile, err));
@@ -319,8 +333,11 @@ int bench_step(app *a, const app_args *args)
 {
     static const char *const extra[] = { "job.run=bench", "data.plugin=none" };
     const char *steps = app_arg(args, "--steps"), *warmup = app_arg(args, "--warmup");
-    step_bench b = { .a = a, .steps = steps ? atoll(steps) : 5, .warmup = warmup ? atoll(warmup) : 1,
+    step_bench b = { .a = a,
+                     .steps = steps ? atoll(steps) : 5,
+                     .warmup = warmup ? atoll(warmup) : 1,
                      .shapes = app_arg(args, "--shapes") != NULL,
+                     .brief = app_arg(args, "--brief") != NULL,
                      .profile = app_arg(args, "--profile") };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;

@@ -14,8 +14,8 @@ static const char profile[] =
 
 static char *run(const char *arguments, int code)
 {
-    char *text = NULL, *command = mri_format("'%s' %s >out 2>err </dev/null", getenv("MRUN_EXE"),
-                                             arguments);
+    char *text = NULL,
+         *command = mri_format("'%s' %s >out 2>err </dev/null", getenv("MRUN_EXE"), arguments);
     mr_err err = MR_ERR_INIT;
     size_t n = 0;
     int status = system(command);
