@@ -268,6 +268,8 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
     mr_status st = attn_shape(k, c, c->in[1], c->in[2], c->in[3], err);
     if (st)
         return st;
+    /* as many query rows as keys, or the diagonal's tiles would be mostly masked */
+    k->queries = k->group == 1 ? KEYS : 2 * KEYS / k->group > 8 ? 2 * KEYS / k->group : 8;
     k->room = bwd_room_bytes(k);
     base->workspace = cpu_round((uint64_t)(2 * k->tokens + 1) * 4) +
                       cpu_round((uint64_t)(k->tokens * k->heads) * 4) +

@@ -4,6 +4,8 @@
  * one matrix, so each tile of keys is packed once for all of them. */
 #include "attn.h"
 
+enum { ROWS = 192 }; /* of a tile's matrices, about; a tile's memory fits a second-level cache */
+
 mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const mr_type *kt,
                      const mr_type *vt, mr_err *err)
 {
@@ -21,8 +23,7 @@ mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const m
     k->cv = mr_last(vt) / k->kv;
     k->cp = (k->c + W - 1) / W * W;
     k->cvp = (k->cv + W - 1) / W * W;
-    /* about as many query rows as keys, or the diagonal's tiles would be mostly masked */
-    k->queries = k->group == 1 ? KEYS : 2 * KEYS / k->group > 8 ? 2 * KEYS / k->group : 8;
+    k->queries = ROWS / k->group > 8 ? ROWS / k->group : 8;
     k->chunk = mr_attr_i(c, "chunk", 0);
     k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)k->c));
     return MR_OK;
@@ -68,9 +69,23 @@ INLINE float soften(float *s, int64_t j0, int64_t lo, int64_t hi, float *max, fl
     return fix;
 }
 
+/* The rows [*from, *to) of the tile's that may see keys of [j0, j0 + KEYS): of the others, on
+ * the far side of the diagonal or of a document's border, nothing is computed. */
+static void rows_that_see(const struct attn_tile *t, int64_t j0, int64_t *from, int64_t *to)
+{
+    int64_t a = 0, b = t->n;
+    while (a < b && t->hi[a] <= j0)
+        a++;
+    while (b > a && t->lo[b - 1] >= j0 + KEYS)
+        b--;
+    *from = a;
+    *to = b;
+}
+
+/* Row r of the tile's matrices is head r % group of query row r / group. */
 void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
 {
-    int64_t m = t->n * k->group, kc = k->kv * k->c, vc = k->kv * k->cv;
+    int64_t group = k->group, m = t->n * group, kc = k->kv * k->c, vc = k->kv * k->cv;
     float *q = room, *s = q + m * k->cp, *o = s + m * KEYS, *max = o + m * k->cvp, *sum = max + m;
     float *kt = sum + m, *v = kt + KEYS * k->cp;
     int64_t first = INT64_MAX, end = 0;
@@ -80,8 +95,7 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
         end = t->hi[i] > end ? t->hi[i] : end;
     }
     for (int64_t r = 0; r < m; r++) {
-        int64_t h = r / t->n, i = r % t->n;
-        to_f32(q + r * k->cp, t->q, (i * k->heads + h) * k->c, k->c, k->cp);
+        to_f32(q + r * k->cp, t->q, (r / group * k->heads + r % group) * k->c, k->c, k->cp);
         for (int64_t j = 0; j < k->cp; j += W)
             vstore(q + r * k->cp + j, vload(q + r * k->cp + j) * k->scale);
         if (thin && t->k.bf)
@@ -92,38 +106,44 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
     memset(o, 0, (size_t)(m * k->cvp) * 4);
 
     for (int64_t j0 = first; j0 < end; j0 += KEYS) {
-        int64_t n = end - j0 < KEYS ? end - j0 : KEYS;
+        int64_t n = end - j0 < KEYS ? end - j0 : KEYS, i0, i1;
+        rows_that_see(t, j0, &i0, &i1);
+        int64_t r0 = i0 * group, rows = (i1 - i0) * group;
+        float *s0 = s + r0 * KEYS, *q0 = q + r0 * k->cp, *o0 = o + r0 * k->cvp;
         arr key = arr_at(t->k, j0 * kc), value = arr_at(t->v, j0 * vc);
+        if (!rows)
+            continue;
         if (thin) {
-            mm_thin_dots(m, n, k->c, q, k->cp, key, kc, (arr){ s, 0 }, KEYS, (arr){ 0 });
+            mm_thin_dots(rows, n, k->c, q0, k->cp, key, kc, (arr){ s0, 0 }, KEYS, (arr){ 0 });
         } else {
             if (n < KEYS)
                 memset(kt, 0, (size_t)(KEYS * k->c) * 4);
             mm_transpose(kt, KEYS, key, kc, n, k->c);
             for (int64_t j = 0; j < n; j++)
                 to_f32(v + j * k->cvp, value, j * vc, k->cv, k->cvp);
-            mm(m, KEYS, k->c, q, k->cp, 1, kt, KEYS, s, KEYS, 0);
+            mm(rows, KEYS, k->c, q0, k->cp, 1, kt, KEYS, s0, KEYS, 0);
         }
-        for (int64_t r = 0; r < m; r++) {
-            int64_t i = r % t->n;
+        for (int64_t r = r0; r < r0 + rows; r++) {
+            int64_t i = r / group;
             float fix = soften(s + r * KEYS, j0, t->lo[i], t->hi[i], max + r, sum + r);
             if (fix != 1)
                 for (int64_t j = 0; j < k->cvp; j += W)
                     vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * fix);
         }
         if (thin)
-            mm_thin_sums(m, k->cv, n, s, KEYS, value, vc, (arr){ o, 0 }, k->cvp, 1, (arr){ 0 }, v);
+            mm_thin_sums(rows, k->cv, n, s0, KEYS, value, vc, (arr){ o0, 0 }, k->cvp, 1,
+                         (arr){ 0 }, v);
         else
-            mm(m, k->cvp, n, s, KEYS, 1, v, k->cvp, o, k->cvp, 1);
+            mm(rows, k->cvp, n, s0, KEYS, 1, v, k->cvp, o0, k->cvp, 1);
     }
 
     for (int64_t r = 0; r < m; r++) {
-        int64_t h = r / t->n, i = r % t->n;
+        int64_t at = r / group * k->heads + r % group;
         float scale = 1 / sum[r]; /* every row sees itself */
         for (int64_t j = 0; j < k->cvp; j += W)
             vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * scale);
-        from_f32(t->o, (i * k->heads + h) * k->cv, o + r * k->cvp, k->cv);
+        from_f32(t->o, at * k->cv, o + r * k->cvp, k->cv);
         if (t->lse)
-            t->lse[i * k->heads + h] = max[r] + logf(sum[r]);
+            t->lse[at] = max[r] + logf(sum[r]);
     }
 }

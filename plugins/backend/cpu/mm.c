@@ -41,21 +41,26 @@ INLINE void tile(const int mr, const int nv, int64_t K, const float *A, int64_t 
             vstore(C + i * ldc + v * W, c[i][v]);
 }
 
+/* all m rows: MR at a time, the last MR + 1 to 2 MR - 1 in two even tiles, since a tile of one
+ * or two rows would only wait for its own sums */
 INLINE void rows(const int nv, int64_t m, int64_t K, const float *A, int64_t rs, int64_t cs,
                  const float *B, int64_t ldb, float *C, int64_t ldc, int acc)
 {
-    for (; m >= MR; m -= MR, A += MR * rs, C += MR * ldc)
-        tile(MR, nv, K, A, rs, cs, B, ldb, C, ldc, acc);
-    switch (m) {
-    case 1: tile(1, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
-    case 2: tile(2, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
-    case 3: tile(3, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
-    case 4: tile(4, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
-    case 5: tile(5, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+    while (m > 0) {
+        int64_t n = m >= 2 * MR ? MR : m > MR ? (m + 1) / 2 : m;
+        switch (n) {
+        case 1: tile(1, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 2: tile(2, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 3: tile(3, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 4: tile(4, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 5: tile(5, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 6: tile(6, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
 #if MR > 6
-    case 6: tile(6, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
-    case 7: tile(7, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 7: tile(7, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
+        case 8: tile(8, nv, K, A, rs, cs, B, ldb, C, ldc, acc); break;
 #endif
+        }
+        m -= n, A += n * rs, C += n * ldc;
     }
 }
 
@@ -196,10 +201,17 @@ void mm_packed(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr 
                     to_f32(block + r * K, a.a, r * A.rs, K, K);
                 rows_of_a = block, rs = K;
             }
-            for (int64_t c = 0; c < n; c += 2 * W)
+            /* whole panels go straight to an f32 C. Panels begin at the same columns for any
+             * strip, so the order of an accumulated sum is the same too. */
+            int64_t c = 0, ready = C.bf || bias.p ? 0 : n / (2 * W) * (2 * W);
+            float *to = ready ? (float *)C.p + i * ldc + j : NULL;
+            for (; c < ready; c += 2 * W)
+                mm(m, 2 * W, K, rows_of_a, rs, 1, strip + c * K, 2 * W, to + c, ldc, acc);
+            for (; c < n; c += 2 * W)
                 mm(m, 2 * W, K, rows_of_a, rs, 1, strip + c * K, 2 * W, out + c, nc, 0);
-            write_tile(arr_at(C, i * ldc + j), ldc, out, nc, m, n, acc,
-                       bias.p ? arr_at(bias, j) : bias);
+            if (ready < n)
+                write_tile(arr_at(C, i * ldc + j + ready), ldc, out + ready, nc, m, n - ready, acc,
+                           bias.p ? arr_at(bias, j + ready) : bias);
         }
     }
 }

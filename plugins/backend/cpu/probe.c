@@ -16,32 +16,77 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static double probe_f32(void *dev)
+enum { N = 768 };
+
+/* calls product(self) for a tenth of a second, at least thrice; the best rate */
+static double best_rate(int (*product)(void *self), void *self)
 {
-    enum { N = 768 };
-    const struct cpu_dev *d = dev;
-    float *m = calloc(3 * (size_t)N * N, sizeof *m);
     double best = 0, end = now() + 0.1;
-    if (!m)
-        return 0;
-    omp_set_num_threads(d->threads);
-    for (int i = 0; i < 2 * N * N; i++)
-        m[i] = (float)(i % 7) - 3;
     for (int i = 0; i < 3 || now() < end; i++) {
         double t = now();
-        if (cpu_sgemm(0, 1, N, N, N, m, N, m + N * N, N, 0, m + 2 * N * N, N, NULL))
-            break;
+        if (product(self))
+            return 0;
         double rate = 2.0 * N * N * N / (now() - t);
         best = rate > best ? rate : best;
     }
-    free(m);
     return best;
 }
 
+static int product_f32(void *self)
+{
+    float *m = self;
+    return cpu_sgemm(0, 1, N, N, N, m, N, m + N * N, N, 0, m + 2 * N * N, N, NULL);
+}
+
+static double probe_f32(void *dev)
+{
+    float *m = calloc(3 * (size_t)N * N, sizeof *m);
+    if (!m)
+        return 0;
+    omp_set_num_threads(((const struct cpu_dev *)dev)->threads);
+    for (int i = 0; i < 2 * N * N; i++)
+        m[i] = (float)(i % 7) - 3;
+    double rate = best_rate(product_f32, m);
+    free(m);
+    return rate;
+}
+
+struct bf16_product {
+    struct cpu_matmul *plan;
+    uint16_t *m;
+    void *scratch;
+};
+
+static int product_bf16(void *self)
+{
+    struct bf16_product *p = self;
+    return cpu_matmul_run(p->plan, p->m, p->m + N * N, NULL, p->m + 2 * N * N, p->scratch, NULL);
+}
+
+/* Without native bf16 products, bf16 is converted and multiplied as f32. */
 static double probe_bf16(void *dev)
 {
-    (void)dev;
-    return 0; /* without native bf16 products it is f32's; with them it is not known */
+    const struct cpu_dev *d = dev;
+    const struct cpu_product shape = { .m = N, .n = N, .k = N, .a_rs = N, .a_cs = 1, .b_rs = 1,
+                                       .b_cs = N, .in_bf = 1, .c_bf = 1 };
+    struct bf16_product p = { NULL, NULL, NULL };
+    uint64_t scratch = 0;
+    double rate = 0;
+    if (!d->bf16_dot)
+        return probe_f32(dev);
+    omp_set_num_threads(d->threads);
+    p.plan = cpu_matmul_make(d->library, &shape, &scratch);
+    p.m = aligned_alloc(CPU_ALIGN, 3 * (size_t)N * N * sizeof *p.m);
+    p.scratch = aligned_alloc(CPU_ALIGN, cpu_round(scratch + 1));
+    if (p.plan && p.m && p.scratch) {
+        for (int i = 0; i < 2 * N * N; i++)
+            p.m[i] = (uint16_t)(0x3f80 + i % 7);
+        rate = best_rate(product_bf16, &p);
+    }
+    free(p.scratch);
+    free(p.m);
+    cpu_matmul_free(p.plan);
+    return rate;
 }
 
 static double probe_read(void *dev)
