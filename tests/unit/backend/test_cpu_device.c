@@ -166,6 +166,26 @@ Test(cpu_device, reports_indices_that_are_out_of_range)
     rig_close(&r);
 }
 
+/* The catalogue fixes the order of an update's operations, so that checkpoints agree bit by bit. */
+Test(cpu_device, updates_weights_with_the_references_bits)
+{
+    static const char *const isas[] = { "auto", "x86-64-v2" };
+    for (int i = 0; i < 2; i++) {
+        rig r;
+        rig_cpu config = { .threads = 2, .isa = isas[i] };
+        rig_open(&r, "cpu", &config);
+        r.tol_f32 = 0;
+        rig_case(&r, "adamw",
+                 "master=f32[40003] exp_avg=f32[40003] exp_avg_sq=f32[40003]pos grad=f32[40003] "
+                 "lr=f32[1]pos weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos "
+                 "ok=f32[1]pos", "f32");
+        rig_case(&r, "sgd",
+                 "master=f32[23] momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+                 "grad_scale=f32[1]pos ok=f32[1]pos @momentum=0.9 @nesterov=1", "f32");
+        rig_close(&r);
+    }
+}
+
 /* ---- threads ------------------------------------------------------------------------------ */
 static void with_threads(const char *op, const char *text, const char *dtype, rig_bufs *got,
                          mri_case *c, int threads)
