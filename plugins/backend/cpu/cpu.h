@@ -31,10 +31,14 @@ struct cpu_dev {
 
 enum cpu_matmul_choice { CPU_MATMUL_AUTO = 0, CPU_MATMUL_ONEDNN, CPU_MATMUL_OWN };
 
+struct kernel;
+typedef mr_status kernel_run(const struct kernel *, const mr_buf *in, const mr_buf *out, void *ws,
+                             mr_err *);
+
 /* One op with its types and attributes, ready to run. Op files extend it: their own struct
  * begins with this one. */
 struct kernel {
-    mr_status (*run)(const struct kernel *, const mr_buf *in, const mr_buf *out, void *ws, mr_err *);
+    kernel_run *run;
     void (*release)(struct kernel *); /* NULL: nothing but the struct itself */
     const struct cpu_dev *dev;
     const char *impl;

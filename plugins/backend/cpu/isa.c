@@ -5,8 +5,8 @@
 #include "cpu.h"
 
 #define ISA_FAMILIES(X) \
-    X(linear) X(norm) X(rope) X(pointwise) X(attention) X(embedding) X(loss) X(update) \
-    X(route) X(permute) X(grouped) X(router_loss) X(cached)
+    X(linear) X(norm) X(rope) X(pointwise) X(activation) X(attention) X(embedding) X(loss) \
+    X(update) X(route) X(permute) X(grouped) X(router_loss) X(cached)
 
 #define DECLARE(family) extern const struct op_row ISA_NAME(family##_rows)[];
 #define ROW(family) ISA_NAME(family##_rows),

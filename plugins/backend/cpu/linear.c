@@ -24,7 +24,8 @@ struct linear {
 static void product(const struct linear *k, int64_t M, int64_t N, int64_t K, struct mat A,
                     struct mat B, arr C, int acc, arr bias, void *ws)
 {
-    int parts = cpu_parts(&k->base, M * N * K, 32768), by_columns = M <= THIN || N >= (int64_t)parts * 4 * W;
+    int parts = cpu_parts(&k->base, M * N * K, 32768);
+    int by_columns = M <= THIN || N >= (int64_t)parts * 4 * W;
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (int p = 0; p < parts; p++) {
         void *room = (char *)ws + (uint64_t)p * k->room;

@@ -29,7 +29,7 @@ static float log_sum_exp(arr x, int64_t n)
             sum *= expf(m - now);
             m = now;
         }
-        float base = m == -INFINITY ? 0 : m; /* so that NaN, which no maximum is, gets into the sum */
+        float base = m == -INFINITY ? 0 : m; /* NaN, which no maximum is, gets into the sum */
         for (i = lo; i + 2 * W <= hi; i += 2 * W) {
             s[0] += vexp_neg(ld(x, i, W) - base);
             s[1] += vexp_neg(ld(x, i + W, W) - base);
@@ -102,9 +102,7 @@ static mr_status loss_bwd_run(const struct kernel *base, const mr_buf *in, const
     return MR_OK;
 }
 
-static mr_status prepare(struct kernel *base, const mr_call *c,
-                         mr_status (*run)(const struct kernel *, const mr_buf *, const mr_buf *,
-                                          void *, mr_err *))
+static mr_status prepare(struct kernel *base, const mr_call *c, kernel_run *run)
 {
     struct loss *k = (struct loss *)base;
     k->rows = mr_rows(c->in[0]);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pointwise.c - ops that take each element by itself: add, cast, store, accumulate, the
- * activations, attn_temperature; and sum_rows. All are bound by memory: one pass, any mix
- * of f32 and bf16. Elements are cut into parts at cache lines.
+ * pointwise.c - ops that take each element by itself: add, cast, store, accumulate,
+ * attn_temperature; and sum_rows. All are bound by memory: one pass, any mix of f32 and bf16.
+ * Elements are cut into parts at cache lines.
  */
 #include "vec.h"
 
@@ -10,9 +10,8 @@ enum { GRAIN = 16384 }; /* elements that are worth a thread */
 
 struct pointwise {
     struct kernel base;
-    int64_t n;           /* elements of the output (of one row of it, if rows are cut)  */
-    int64_t rows, width; /* rows that are cut, and the row width of operand 0           */
-    double a, b;         /* attributes of the op                                        */
+    int64_t n, rows, width; /* elements of operand 0, as rows by width                    */
+    double a, b;            /* attn_temperature: floor_scale, attn_scale; store: has ok?   */
 };
 
 #define SELF const struct pointwise *k = (const struct pointwise *)base
@@ -169,146 +168,8 @@ static mr_status temperature_run(const struct kernel *base, const mr_buf *in, co
     return MR_OK;
 }
 
-/* ---- swiglu: y = silu(gate) up ------------------------------------------------------------
- * Without up, a row of operand `gate` is [gate, up], 2F wide; the two are cut apart here. */
-static void swiglu_span(arr g, arr u, arr y, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += W) {
-        int l = LANES(i, n);
-        vf a = ld(g, i, l);
-        st(y, i, l, a * vsigmoid(a) * ld(u, i, l));
-    }
-}
-
-static void swiglu_bwd_span(arr dy, arr g, arr u, arr dg, arr du, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += W) {
-        int l = LANES(i, n);
-        vf a = ld(g, i, l), d = ld(dy, i, l), b = ld(u, i, l), s = vsigmoid(a);
-        st(dg, i, l, d * b * s * (1.0f + a * (1.0f - s)));
-        st(du, i, l, d * a * s);
-    }
-}
-
-static mr_status swiglu_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
-                            void *ws, mr_err *err)
-{
-    SELF;
-    arr g = in_arr(base, in, 0), y = out_arr(base, out, 0);
-    int fused = k->rows > 0;
-    arr u = fused ? g : in_arr(base, in, 1);
-    int64_t rows = fused ? k->rows : 1;
-    int parts = cpu_parts(base, rows * k->n, GRAIN / 4);
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        int64_t lo, hi;
-        cpu_range(fused ? rows : k->n, fused ? 1 : CPU_ALIGN, p, parts, &lo, &hi);
-        if (!fused)
-            swiglu_span(arr_at(g, lo), arr_at(u, lo), arr_at(y, lo), hi - lo);
-        else
-            for (int64_t r = lo; r < hi; r++)
-                swiglu_span(arr_at(g, r * 2 * k->n), arr_at(g, (r * 2 + 1) * k->n),
-                            arr_at(y, r * k->n), k->n);
-    }
-    (void)ws, (void)err;
-    return MR_OK;
-}
-
-static mr_status swiglu_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
-                                void *ws, mr_err *err)
-{
-    SELF;
-    arr dy = in_arr(base, in, 0), g = in_arr(base, in, 1), dg = out_arr(base, out, 0);
-    int fused = k->rows > 0;
-    arr u = fused ? g : in_arr(base, in, 2), du = fused ? dg : out_arr(base, out, 1);
-    int64_t rows = fused ? k->rows : 1;
-    int parts = cpu_parts(base, rows * k->n, GRAIN / 4);
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        int64_t lo, hi;
-        cpu_range(fused ? rows : k->n, fused ? 1 : CPU_ALIGN, p, parts, &lo, &hi);
-        if (!fused)
-            swiglu_bwd_span(arr_at(dy, lo), arr_at(g, lo), arr_at(u, lo), arr_at(dg, lo),
-                            arr_at(du, lo), hi - lo);
-        else
-            for (int64_t r = lo; r < hi; r++)
-                swiglu_bwd_span(arr_at(dy, r * k->n), arr_at(g, r * 2 * k->n),
-                                arr_at(g, (r * 2 + 1) * k->n), arr_at(dg, r * 2 * k->n),
-                                arr_at(dg, (r * 2 + 1) * k->n), k->n);
-    }
-    (void)ws, (void)err;
-    return MR_OK;
-}
-
-/* ---- gelu: x Phi(x), or with approx = tanh x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) --- */
-#define SQRT_8_PI 1.5957691216057308f
-
-INLINE vf gelu_exact(vf x)
-{
-    vf gauss;
-    return 0.5f * x * (1.0f + verf(x * 0.70710678118654752f, &gauss));
-}
-
-INLINE vf gelu_exact_slope(vf x)
-{
-    vf gauss, e = verf(x * 0.70710678118654752f, &gauss);
-    return 0.5f * (1.0f + e) + x * gauss * 0.39894228040143268f;
-}
-
-INLINE vf gelu_tanh(vf x)
-{
-    return x * vsigmoid(SQRT_8_PI * (x + 0.044715f * x * x * x));
-}
-
-INLINE vf gelu_tanh_slope(vf x)
-{
-    vf s = vsigmoid(SQRT_8_PI * (x + 0.044715f * x * x * x));
-    return s + x * s * (1.0f - s) * SQRT_8_PI * (1.0f + 0.134145f * x * x);
-}
-
-static mr_status gelu_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
-                          mr_err *err)
-{
-    SELF;
-    arr x = in_arr(base, in, 0), y = out_arr(base, out, 0);
-    int parts = cpu_parts(base, k->n, GRAIN / 4);
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        int64_t lo, hi;
-        cpu_range(k->n, CPU_ALIGN, p, parts, &lo, &hi);
-        for (int64_t i = lo; i < hi; i += W) {
-            int l = LANES(i, hi);
-            vf v = ld(x, i, l);
-            st(y, i, l, k->a != 0 ? gelu_tanh(v) : gelu_exact(v));
-        }
-    }
-    (void)ws, (void)err;
-    return MR_OK;
-}
-
-static mr_status gelu_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
-                              void *ws, mr_err *err)
-{
-    SELF;
-    arr dy = in_arr(base, in, 0), x = in_arr(base, in, 1), dx = out_arr(base, out, 0);
-    int parts = cpu_parts(base, k->n, GRAIN / 4);
-#pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (int p = 0; p < parts; p++) {
-        int64_t lo, hi;
-        cpu_range(k->n, CPU_ALIGN, p, parts, &lo, &hi);
-        for (int64_t i = lo; i < hi; i += W) {
-            int l = LANES(i, hi);
-            vf v = ld(x, i, l);
-            st(dx, i, l, ld(dy, i, l) * (k->a != 0 ? gelu_tanh_slope(v) : gelu_exact_slope(v)));
-        }
-    }
-    (void)ws, (void)err;
-    return MR_OK;
-}
-
 /* ---- from types to kernels ---------------------------------------------------------------- */
-static mr_status flat(struct kernel *base, const mr_call *c, mr_status (*run)(const struct kernel *,
-                      const mr_buf *, const mr_buf *, void *, mr_err *), uint32_t flags)
+static mr_status flat(struct kernel *base, const mr_call *c, kernel_run *run, uint32_t flags)
 {
     struct pointwise *k = (struct pointwise *)base;
     k->n = mr_numel(c->in[0]);
@@ -359,45 +220,6 @@ static mr_status temperature_prepare(struct kernel *k, const mr_call *c, mr_err 
     return flat(k, c, temperature_run, MR_K_INPLACE0);
 }
 
-/* `gate` is operand g; a missing operand g + 1 means that its rows hold both halves. */
-static mr_status gated(struct kernel *k, const mr_call *c, uint32_t g, uint32_t flags,
-                       mr_status (*run)(const struct kernel *, const mr_buf *, const mr_buf *,
-                                        void *, mr_err *))
-{
-    struct pointwise *p = (struct pointwise *)k;
-    int fused = c->n_in <= g + 1 || !c->in[g + 1];
-    flat(k, c, run, fused ? 0 : flags);
-    p->n = fused ? mr_last(c->in[g]) / 2 : mr_numel(c->in[g]);
-    p->rows = fused ? mr_rows(c->in[g]) : 0;
-    return MR_OK;
-}
-
-static mr_status swiglu_prepare(struct kernel *k, const mr_call *c, mr_err *e)
-{
-    (void)e;
-    return gated(k, c, 0, MR_K_INPLACE0, swiglu_run);
-}
-
-static mr_status swiglu_bwd_prepare(struct kernel *k, const mr_call *c, mr_err *e)
-{
-    (void)e;
-    return gated(k, c, 1, MR_K_INPLACE0, swiglu_bwd_run);
-}
-
-static mr_status gelu_prepare(struct kernel *k, const mr_call *c, mr_err *e)
-{
-    (void)e;
-    ((struct pointwise *)k)->a = !strcmp(mr_attr_s(c, "approx", "none"), "tanh");
-    return flat(k, c, gelu_run, MR_K_INPLACE0);
-}
-
-static mr_status gelu_bwd_prepare(struct kernel *k, const mr_call *c, mr_err *e)
-{
-    (void)e;
-    ((struct pointwise *)k)->a = !strcmp(mr_attr_s(c, "approx", "none"), "tanh");
-    return flat(k, c, gelu_bwd_run, MR_K_INPLACE0);
-}
-
 const struct op_row ISA_NAME(pointwise_rows)[] = {
     { "add", "xx>x", sizeof(struct pointwise), add_prepare },
     { "cast", "n>x", sizeof(struct pointwise), cast_prepare },
@@ -405,9 +227,5 @@ const struct op_row ISA_NAME(pointwise_rows)[] = {
     { "accumulate", "xf>", sizeof(struct pointwise), accumulate_prepare },
     { "sum_rows", "xf>", sizeof(struct pointwise), sum_rows_prepare },
     { "attn_temperature", "xi>x", sizeof(struct pointwise), temperature_prepare },
-    { "swiglu", "xX>x", sizeof(struct pointwise), swiglu_prepare },
-    { "swiglu.bwd", "xxX>xX", sizeof(struct pointwise), swiglu_bwd_prepare },
-    { "gelu", "x>x", sizeof(struct pointwise), gelu_prepare },
-    { "gelu.bwd", "xx>x", sizeof(struct pointwise), gelu_bwd_prepare },
     { 0 },
 };

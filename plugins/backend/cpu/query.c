@@ -53,8 +53,8 @@ const struct isa *cpu_isa_find(const char *name, mr_err *err)
     for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++)
         if ((any || !strcmp(name, isas[i].isa->name)) && isas[i].have())
             return isas[i].isa;
-    mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "[backend.cpu] isa = %s: this CPU, or this build, "
-            "lacks it", name);
+    mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
+            "[backend.cpu] isa = %s: this CPU, or this build, lacks it", name);
     mr_hint(err, "leave isa = auto");
     return NULL;
 }

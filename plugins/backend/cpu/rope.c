@@ -25,7 +25,8 @@ static void angles(const struct rope *k, int32_t pos, float *c, float *s)
         /* pi/2 in two pieces: q times the first is exact for every 32-bit position */
         float r = (float)((a - q * 1.57079632673412561417e+00) - q * 6.07710050650619224932e-11);
         float r2 = r * r;
-        float sn = r + r * r2 * (-1.6666654611e-1f + r2 * (8.3321608736e-3f - 1.9515295891e-4f * r2));
+        float sn = r + r * r2 * (-1.6666654611e-1f
+                                 + r2 * (8.3321608736e-3f - 1.9515295891e-4f * r2));
         float cs = 1.0f - 0.5f * r2
                  + r2 * r2 * (4.166664568298827e-2f + r2 * (-1.388731625493765e-3f
                                                            + 2.443315711809948e-5f * r2));

@@ -188,8 +188,7 @@ static mr_status z_bwd_run(const struct kernel *base, const mr_buf *in, const mr
 
 /* ---- from types to kernels ---------------------------------------------------------------- */
 static mr_status prepare(struct kernel *base, const mr_call *c, const mr_type *logits,
-                         mr_status (*run)(const struct kernel *, const mr_buf *, const mr_buf *,
-                                          void *, mr_err *), mr_err *err)
+                         kernel_run *run, mr_err *err)
 {
     struct router_loss *k = (struct router_loss *)base;
     k->tokens = mr_rows(logits);

@@ -238,7 +238,8 @@ INLINE void interleave(vf a, vf b, vf *lo, vf *hi)
 {
 #if W == 16
     *lo = __builtin_shuffle(a, b, (vi){ 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23 });
-    *hi = __builtin_shuffle(a, b, (vi){ 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 });
+    *hi = __builtin_shuffle(a, b, (vi){ 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                        31 });
 #elif W == 8
     *lo = __builtin_shuffle(a, b, (vi){ 0, 8, 1, 9, 2, 10, 3, 11 });
     *hi = __builtin_shuffle(a, b, (vi){ 4, 12, 5, 13, 6, 14, 7, 15 });

@@ -169,8 +169,8 @@ static inline uint32_t rig_run(rig *r, const char *what, const mr_op_def *def, c
 static inline void rig_in_place(rig *r, const char *what, const mr_op_def *def, const mr_call *c,
                                 const mr_buf *in, const rig_bufs *want)
 {
-    if (!c->n_in || !c->n_out || !c->in[0] || !c->out[0] || strcmp(c->in[0]->dtype, c->out[0]->dtype)
-        || mr_bytes(c->in[0]) != mr_bytes(c->out[0]))
+    if (!c->n_in || !c->n_out || !c->in[0] || !c->out[0] ||
+        strcmp(c->in[0]->dtype, c->out[0]->dtype) || mr_bytes(c->in[0]) != mr_bytes(c->out[0]))
         return;
     rig_bufs b = rig_copy(c, in);
     void *own = b.out[0].data;
