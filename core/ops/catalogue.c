@@ -68,18 +68,18 @@ static bool id_ok(const char *id)
     return true;
 }
 
-/* The rule names as many operands as the signature has, and only what exists. */
-static mr_status check_rule(const mr_op_def *def, const mri_sig *sig, const mri_attr_list *attrs,
-                            mr_err *err)
+/* One rule names as many operands as the signature has, and only what exists. */
+static mr_status check_rule(const mr_op_def *def, const char *text, const mri_sig *sig,
+                            const mri_attr_list *attrs, mr_err *err)
 {
     mri_shard rule;
     mr_status st;
-    MR_TRY(mri_shard_parse(def->shard, &rule, err));
-    if (def->shard && (rule.n_in != sig->n_in || rule.n_out != sig->n_out)) {
+    MR_TRY(mri_shard_parse(text, &rule, err));
+    if ((rule.n_in != sig->n_in || rule.n_out != sig->n_out)) {
         mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
                 "op %s: the sharding rule has %u operands and %u outputs, the signature %u and %u",
                 def->id, rule.n_in, rule.n_out, sig->n_in, sig->n_out);
-        mr_detail(err, "\"%s\" for \"%s\"", def->shard, def->sig);
+        mr_detail(err, "\"%s\" for \"%s\"", text, def->sig);
         return MR_E_ARG;
     }
     for (uint32_t a = 0; a < rule.n_axes; a++) {
@@ -105,6 +105,23 @@ out:
     return st;
 }
 
+static mr_status check_rules(const mr_op_def *def, const mri_sig *sig, const mri_attr_list *attrs,
+                             mr_err *err)
+{
+    char rule[256], key[24], word[24];
+    mr_status st = 0;
+    for (uint32_t i = 0; !st && def->shard && mri_shard_alternative(def->shard, i, rule, key, word);
+         i++) {
+        const mri_attr_decl *d = *key ? mri_attrs_find(attrs, key) : NULL;
+        if (*key && (!d || d->type != MR_A_STR))
+            return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                           "op %s: a sharding rule depends on \"%s\", which is no string attribute",
+                           def->id, key);
+        st = check_rule(def, rule, sig, attrs, err);
+    }
+    return st;
+}
+
 mr_status mri_op_check_def(const mr_op_def *def, mr_err *err)
 {
     mri_sig sig;
@@ -122,7 +139,7 @@ mr_status mri_op_check_def(const mr_op_def *def, mr_err *err)
                        !def->shape ? "shape()" : !def->ref ? "reference loops, ref()" : "doc");
     MR_TRY(mri_sig_parse(def->sig, &sig, err));
     MR_TRY(mri_attrs_parse(def->attrs, &attrs, err));
-    MR_TRY(check_rule(def, &sig, &attrs, err));
+    MR_TRY(check_rules(def, &sig, &attrs, err));
     for (const char *const *text = def->cases; text && *text; text++) {
         mri_case c;
         MR_TRY(mri_case_make(def, *text, NULL, 1, &c, err));

@@ -68,6 +68,12 @@ typedef struct mri_shard {
     mri_shard_axis axis[8]; /* those that may be split come first: n_axes of n_named */
 } mri_shard;
 mr_status mri_shard_parse(const char *rule, mri_shard *out, mr_err *err); /* NULL: no axes */
+/* The i-th rule of "key=word ? RULE || key=word ? RULE" (a single rule is its own first and
+ * has no key); false past the last. Names or a rule that are too long are cut short. */
+bool mri_shard_alternative(const char *rules, uint32_t i, char rule[256], char key[24],
+                           char word[24]);
+/* the rule of one use of an op, by its attributes */
+mr_status mri_shard_of(const mr_op_def *def, const mr_call *c, mri_shard *out, mr_err *err);
 /* The axis of a dim of an operand (output, if `out`) that has this rank, or -1. An operand of
  * more dims than its rule: the first name is of its first dim, the rest of its last dims (T
  * tokens may be written as [B,S]); of fewer dims: the last names. */

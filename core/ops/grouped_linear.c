@@ -188,13 +188,16 @@ static void wgrad_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, 2 * (double)mr_numel(c->in[0]) * (double)mr_last(c->in[1]), 1u << 3);
 }
 
-/* The experts' own dims are split by a tensor-parallel rule that depends on the layout, and the
- * rows by one that cuts the offsets: neither is a plain map or sum, so there is no rule here. */
+/* The dims of the experts split (tensor parallelism inside experts); the axis of experts itself
+ * does not by a plain map, because it would cut the offsets: that is what dispatch is for. */
+#define BY_LAYOUT(before, io, oi, after) \
+    "layout=io ? " before io after " || layout=oi ? " before oi after
 const mr_op_def mri_ops_grouped_linear[] = {
     { MRI_OP, .id = "grouped_linear",
       .doc = "y[r] = x[r] W_e for the rows r of expert e; rows of no expert give 0",
       .sig = "x w offsets -> y", .attrs = "layout:s=io|oi", .shape = grouped_shape,
       .vjp = grouped_vjp, .ref = grouped_ref, .cost = grouped_cost,
+      .shard = BY_LAYOUT("R I, ", "E I O", "E O I", ", X -> R O | O:map I:sum"),
       .cases = MRI_CASES("x=F[9,4] w=F[3,4,5] offsets=i32[4]part:9",
                          "x=F[9,4] w=F[3,5,4] offsets=i32[4]{0,0,7,7} @layout=oi",
                          "x=F[3,4] w=F[5,4,2] offsets=i32[6]part:3") },
@@ -202,12 +205,14 @@ const mr_op_def mri_ops_grouped_linear[] = {
       .doc = "dx[r] = dy[r] W_e^T for the rows r of expert e; rows of no expert give 0",
       .sig = "dy w offsets -> dx", .attrs = "layout:s=io|oi", .shape = dgrad_shape,
       .ref = dgrad_ref, .cost = dgrad_cost,
+      .shard = BY_LAYOUT("R O, ", "E I O", "E O I", ", X -> R I | O:sum I:map"),
       .cases = MRI_CASES("dy=F[9,5] w=F[3,4,5] offsets=i32[4]part:9",
                          "dy=F[9,5] w=F[3,5,4] offsets=i32[4]part:7 @layout=oi") },
     { MRI_OP, .id = "grouped_linear.wgrad", .flags = MR_OP_NO_VJP,
       .doc = "dW_e += sum over the rows r of expert e of x[r]^T dy[r]",
       .sig = "x dy offsets dw! ->", .attrs = "layout:s=io|oi", .shape = wgrad_shape,
       .ref = wgrad_ref, .cost = wgrad_cost,
+      .shard = BY_LAYOUT("R I, R O, X, ", "E I O", "E O I", " -> | I:map O:map"),
       .cases = MRI_CASES("x=F[9,4] dy=F[9,5] offsets=i32[4]part:9 dw=S[3,4,5]",
                          "x=F[9,4] dy=F[9,5] offsets=i32[4]part:7 dw=S[3,5,4] @layout=oi") },
     MRI_OPS_END

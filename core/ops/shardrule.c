@@ -172,6 +172,47 @@ out:
     return st;
 }
 
+static void cut(char *to, size_t cap, const char *s, const char *end)
+{
+    while (s < end && *s == ' ')
+        s++;
+    while (end > s && end[-1] == ' ')
+        end--;
+    size_t n = (size_t)(end - s) < cap ? (size_t)(end - s) : cap - 1;
+    memcpy(to, s, n);
+    to[n] = 0;
+}
+
+bool mri_shard_alternative(const char *rules, uint32_t i, char rule[256], char key[24],
+                           char word[24])
+{
+    const char *s = rules, *end;
+    for (uint32_t k = 0; s; k++, s = end ? end + 2 : NULL) {
+        end = strstr(s, "||");
+        if (k < i)
+            continue;
+        const char *last = end ? end : s + strlen(s), *ask = memchr(s, '?', (size_t)(last - s));
+        const char *eq = ask ? memchr(s, '=', (size_t)(ask - s)) : NULL;
+        key[0] = word[0] = 0;
+        if (eq) {
+            cut(key, 24, s, eq);
+            cut(word, 24, eq + 1, ask);
+        }
+        cut(rule, 256, eq ? ask + 1 : s, last);
+        return true;
+    }
+    return false;
+}
+
+mr_status mri_shard_of(const mr_op_def *def, const mr_call *c, mri_shard *out, mr_err *err)
+{
+    char rule[256], key[24], word[24];
+    for (uint32_t i = 0; def->shard && mri_shard_alternative(def->shard, i, rule, key, word); i++)
+        if (!*key || !strcmp(mr_attr_s(c, key, i == 0 ? word : ""), word))
+            return mri_shard_parse(rule, out, err);
+    return mri_shard_parse(NULL, out, err);
+}
+
 int mri_shard_at(const mri_shard *s, bool out, uint32_t operand, uint32_t dim, uint32_t rank)
 {
     if (operand >= (out ? s->n_out : s->n_in) || dim >= rank)

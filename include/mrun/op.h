@@ -15,7 +15,9 @@
  * operands and outputs in order, one axis name a dim ("." is no axis); then each axis that
  * may be split: map (each part computes its part), sum (operands without the axis are
  * partial sums). "H:map:heads,kv_heads" also divides those integer attributes; "I:sum:-bias"
- * holds only without the optional operand bias, "F:map:+up" only with up. An operand of more
+ * holds only without the optional operand bias, "F:map:+up" only with up. Where the dims hang on
+ * a string attribute, a rule for each of its words: "layout=io ? RULE || layout=oi ? RULE", that
+ * of the default first. An operand of more
  * dims than its rule: the first name is of its first dim, the others of its last dims.
  *
  * `attrs` declares attributes: "heads:i" must be given, "eps:f=1e-5" has a default, "scale:f?" is

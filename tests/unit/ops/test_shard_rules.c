@@ -266,7 +266,7 @@ static void try_axes(const use *u, const char *text, tally *done)
 {
     mri_shard rule;
     mr_err err = MR_ERR_INIT;
-    cr_assert_eq(mri_shard_parse(u->def->shard, &rule, &err), 0, "%s: %s", u->def->id, err.what);
+    cr_assert_eq(mri_shard_of(u->def, u->call, &rule, &err), 0, "%s: %s", u->def->id, err.what);
     for (uint32_t a = 0; a < rule.n_axes; a++) {
         int verdict = split(u, &rule, (int)a);
         cr_assert_neq(verdict, SPLIT_WRONG, "%s (of \"%s\"): axis %s cannot be split by %s",
@@ -310,10 +310,14 @@ Test(shard_rules, every_axis_of_every_op_splits_in_two)
     for (uint32_t i = 0; (def = mri_op_at(i)); i++) {
         mri_shard rule;
         mr_err err = MR_ERR_INIT;
-        cr_assert_eq(mri_shard_parse(def->shard, &rule, &err), 0);
-        for (uint32_t a = 0; a < rule.n_axes; a++)
-            cr_assert_gt(done.n[i][a], 0, "%s: no case splits axis %s", def->id,
-                         rule.axis[a].name);
+        char text[256], key[24], word[24]; /* alternatives declare the same axes, in one order */
+        for (uint32_t k = 0; def->shard && mri_shard_alternative(def->shard, k, text, key, word);
+             k++) {
+            cr_assert_eq(mri_shard_parse(text, &rule, &err), 0);
+            for (uint32_t a = 0; a < rule.n_axes; a++)
+                cr_assert_gt(done.n[i][a], 0, "%s: no case splits axis %s", def->id,
+                             rule.axis[a].name);
+        }
     }
 }
 
@@ -331,6 +335,8 @@ Test(shard_rules, a_wrong_rule_is_seen)
         { "cross_entropy", "T V, T, T -> ., T, T | V:sum",
           "logits=F[4,6] targets=i32[4]<6 weight=S[4]pos" },
         { "layernorm", "T D, D, D -> T D, T, T | D:map", "x=F[4,6] w=F[6]" },
+        { "grouped_linear", "layout=io ? R I, E I O, E1 -> R O | I:map",
+          "x=F[8,4] w=F[3,4,6] offsets=i32[4]part:8" },
         { "sum_rows", "T D, D -> | T:map", "x=F[4,6] acc=S[6]" },
         { "attention", "T H, T H, T H, T -> T H, T H | T:map",
           "q=F[4,4] k=F[4,4] v=F[4,4] seq_start=i32[4]zero @heads=1 @kv_heads=1 @head_dim=4" },
@@ -341,8 +347,8 @@ Test(shard_rules, a_wrong_rule_is_seen)
         mri_shard rule;
         mri_case c;
         wrong.shard = rows[i].shard;
-        cr_assert_eq(mri_shard_parse(wrong.shard, &rule, &err), 0, "%s", err.what);
         cr_assert_eq(mri_case_make(&wrong, rows[i].text, "f64", 5, &c, &err), 0, "%s", err.what);
+        cr_assert_eq(mri_shard_of(&wrong, &c.call, &rule, &err), 0, "%s", err.what);
         cr_assert_eq(split(&(use){ &wrong, &c.call, c.in }, &rule, 0), SPLIT_WRONG,
                      "%s by \"%s\" passes", rows[i].op, rows[i].shard);
         mri_case_free(&c);
