@@ -12,7 +12,7 @@ MR_PLUGIN_NOTE("org.mrun.cpu", "0.1.0", "backend/cpu");
 
 static const mr_opt options[] = {
     { sizeof(mr_opt), MR_T_INT, 0, (uint32_t)offsetof(struct cpu_config, threads), "threads",
-      "auto", "threads of the one pool, the library's included; auto: the cores this process may use",
+      "auto", "threads of the one pool, library included; auto: the cores this process may use",
       "auto", 1, 4096, NULL },
     WORD(affinity, "affinity", "none", "none|close",
          "close: each worker thread stays on a core of its own"),
