@@ -80,8 +80,12 @@ static mr_status add_jsonl(mri_session *s, const char *path, sequences *out, mr_
             sequence q = { mri_alloc((json_array_size(ids) + 1) * 4),
                            (int64_t)json_array_size(ids) };
             for (size_t i = 0; i < json_array_size(ids); i++) {
-                json_int_t v = json_integer_value(json_array_get(ids, i));
-                if (v < 0 || v >= s->info.vocab)
+                const json_t *id = json_array_get(ids, i);
+                json_int_t v = json_integer_value(id);
+                if (!json_is_integer(id))
+                    st = mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
+                                 "%s:%d: ids[%zu] is no integer", path, line, i);
+                else if (v < 0 || v >= s->info.vocab)
                     st = mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
                                  "%s:%d: id %lld, the vocabulary is %lld", path, line, (long long)v,
                                  (long long)s->info.vocab);
@@ -137,8 +141,13 @@ static int score(app *a, const mri_config *c, const request *q)
         MR_TRY(add_text(s, q->text, strlen(q->text), &all, &err));
     if (q->file)
         MR_TRY(add_jsonl(s, q->file, &all, &err));
-    for (size_t i = 0; i < all.n; i++)
+    for (size_t i = 0; i < all.n; i++) {
         longest = all.v[i].n > longest ? all.v[i].n : longest;
+        if (!all.v[i].n) {
+            st = mr_fail(&err, MR_E_ARG, MR_BLAME_USER, "sequence %zu of %zu is empty", i + 1, all.n);
+            goto out;
+        }
+    }
     mri_session_close(s);
     s = NULL;
     o = (mri_session_options){ .needs = MRI_NEED_EVAL, .eval_tokens = longest };
@@ -148,8 +157,6 @@ static int score(app *a, const mri_config *c, const request *q)
     if (q->logits)
         logits = mri_alloc((size_t)(longest * s->info.vocab) * sizeof *logits);
     for (size_t i = 0; i < all.n; i++) {
-        if (!all.v[i].n)
-            continue;
         MR_TRY(mri_session_score(s, all.v[i].ids, all.v[i].n, nll, logits, &err));
         print_score(&all.v[i], nll);
     }

@@ -2,8 +2,7 @@
  *
  * lower.c - a kernel for every node. The backend is asked once a node; an op that it lacks
  * runs by its reference loops on the host where that is allowed (always on a backend whose
- * memory the host reads, else only under [backend] fallback = host), and is an error that
- * names op and types otherwise.
+ * memory the host reads), and is an error that names op and types otherwise.
  */
 #include "plan.h"
 #include <string.h>
@@ -20,7 +19,7 @@ static mr_status unsupported(const mri_plan *plan, const mri_node *n, const mr_c
     mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_PLUGIN, "block %s: the backend has no kernel for %s(%s)",
             plan->name, n->def->id, s.s ? s.s : "");
     mr_detail(err, "%s", why->what);
-    mr_hint(err, "[backend] fallback = host runs the reference loops instead, slowly");
+    mr_hint(err, "backend/ref runs every op, slowly; a plugin may bring the kernel");
     mri_str_free(&s);
     return MR_E_UNSUPPORTED;
 }

@@ -247,7 +247,7 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
     mr_data_set info = { .size = sizeof info };
     int64_t rows = s->eval->opt.tokens / s->config->train.seq;
     micro m = micro_new(s->eval->opt.tokens);
-    float *x = mri_alloc((size_t)m.t * sizeof *x);
+    double *x = mri_alloc((size_t)m.t * sizeof *x), *raw = mri_alloc((size_t)m.t * sizeof *raw);
     double sum = 0, weight = 0;
     mr_status st = 0;
     const mr_type *type;
@@ -261,12 +261,13 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
         MR_TRY(mri_exec_upload(s->eval, &b, err));
         MR_TRY(mri_exec_forward(s->eval, err));
         const void *p = mri_exec_output(s->eval, "nll", &type);
-        if (!p || mr_bytes(type) != (size_t)m.t * 4) {
+        if (!p || mr_numel(type) != m.t) {
             st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
-                         "no block has the output nll f32 [T] that validation reads");
+                         "no block has the output nll [T] that validation reads");
             goto out;
         }
-        MR_TRY(mri_device_read(&s->device, x, p, mr_bytes(type), err));
+        MR_TRY(mri_device_read(&s->device, raw, p, mr_bytes(type), err));
+        MR_TRY(mri_convert(x, "f64", raw, type->dtype, (uint64_t)m.t, err));
         for (int64_t t = 0; t < m.t; t++)
             if (m.weight[t] > 0)
                 sum += (double)m.weight[t] * x[t];
@@ -276,6 +277,7 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
 out:
     micro_free(&m);
     free(x);
+    free(raw);
     return st;
 }
 
@@ -300,11 +302,7 @@ mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float
     if (p && n > 1) {
         x = mri_alloc(mr_bytes(type));
         MR_TRY(mri_device_read(&s->device, x, p, mr_bytes(type), err));
-        if (mr_is(type, "f64")) {
-            MR_TRY(mri_convert(nll, "f32", x, "f64", (uint64_t)n - 1, err));
-        } else {
-            memcpy(nll, x, (size_t)(n - 1) * sizeof *nll);
-        }
+        MR_TRY(mri_convert(nll, "f32", x, type->dtype, (uint64_t)n - 1, err));
     }
     if (logits) {
         p = mri_exec_output(s->eval, "logits", &type);

@@ -175,17 +175,20 @@ static mr_status check_memory(const mri_session *s, mr_err *err)
     largest_parameter(&s->params, &top);
     char *a = mri_bytes_text((double)need), *b = mri_bytes_text((double)m.device);
     char *p = mri_bytes_text((double)(m.parameters + m.optimizer));
-    char *r = mri_bytes_text((double)m.arena);
+    char *r = mri_bytes_text((double)m.arena), *k = mri_bytes_text((double)m.states);
     mr_fail(err, MR_E_NOMEM, MR_BLAME_USER, "the run needs %s, the device has %s", a, b);
-    mr_detail(err, "parameters, gradients and optimizer %s, activations %s; largest buffers: %s", p,
-              r, top.s ? top.s : "none");
-    mr_hint(err, need - m.arena > m.device
+    mr_detail(err, "parameters, gradients and optimizer %s, caches %s, activations %s; largest "
+              "buffers: %s", p, k, r, top.s ? top.s : "none");
+    mr_hint(err, m.parameters + m.optimizer > m.device
                      ? "the parameters alone do not fit: fewer layers or experts, or a smaller hidden"
-                     : "lower [train] micro_batch, or set recompute = mlp,moe (or full)");
+             : m.parameters + m.optimizer + m.states > m.device
+                     ? "the caches do not fit: lower [generate] max_seq or max_tokens"
+                     : "lower [train] micro_batch, or recompute regions (recompute = full: all)");
     free(a);
     free(b);
     free(p);
     free(r);
+    free(k);
     mri_str_free(&top);
     return MR_E_NOMEM;
 }
@@ -234,6 +237,12 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     s->registry = reg;
     s->config = config;
     s->model_dtype = mri_strdup(dtype_of(config->precision.recipe));
+    if ((o->needs & MRI_NEED_UPDATE) && !strcmp(s->model_dtype, "f64")) {
+        st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+                     "[precision] recipe fp64 has gradients but no optimizer steps");
+        mr_hint(err, "train in fp32 or bf16; mrun grad-check chooses fp64 by itself");
+        goto out;
+    }
     MR_TRY(open_device(s, err));
     MR_TRY(mri_scalars_create(&s->scalars, &s->device, err));
     if (mri_config_choice(config, "tokenizer", 0))

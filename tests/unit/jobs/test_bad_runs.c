@@ -26,6 +26,7 @@ Test(bad_runs, each_wrong_input_has_its_error)
         { "train.global_batch=3", 2, { "error E01", "global_batch" } },
         { "train.recompute=core_atn", 2, { "error E0103", "core_atn", "core_attn" } },
         { "train.recompute=nonsense", 2, { "error E0103", "nonsense", "moe_act" } },
+        { "precision.recipe=fp64", 2, { "error E0107", "fp64", "grad-check" } },
         { "optimizer.groups=*:speed=3", 2, { "error E0103", "speed=3" } },
     };
     job j = job_new();
@@ -163,7 +164,47 @@ Test(bad_runs, what_does_not_fit_is_refused_before_it_is_taken)
     r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.micro_batch=1000000", "--set",
                 "train.global_batch=1000000", "--set", "train.seq=512");
     JOB_EXPECT(&r, 2, "error E0501", "largest buffers", "micro_batch", "recompute");
+    r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=1");
+    job_expect(&r, 0, NULL); /* nothing of the refused starts is in the way */
+    r = job_run(&j, "generate", "run", "--prompt", "the", "--max-tokens", "1073741824");
+    JOB_EXPECT(&r, 2, "error E0501", "caches 1", "the caches do not fit");
     getrusage(RUSAGE_CHILDREN, &use);
     cr_assert_lt(use.ru_maxrss, 300 << 10, "it took %ld kB to say so", use.ru_maxrss);
+    job_free(&j);
+}
+
+Test(bad_runs, score_refuses_what_is_no_sequence_of_ids)
+{
+    static const struct {
+        const char *option, *value;
+        int code;
+        const char *says;
+    } row[] = {
+        { "--ids", "1 2 256", 2, "'256' is no id below the vocabulary's 256" },
+        { "--ids", "1 x", 2, "'x' is no id" },
+        { "--ids", " ", 2, "sequence 1 of 1 is empty" },
+        { "--jsonl", "word.jsonl", 2, "word.jsonl:2: ids[1] is no integer" },
+        { "--jsonl", "large.jsonl", 2, "large.jsonl:1: id 999, the vocabulary is 256" },
+        { "--jsonl", "torn.jsonl", 2, "torn.jsonl:1:" },
+        { "--jsonl", "other.jsonl", 2, "neither \"ids\" nor \"text\"" },
+        { "--jsonl", "nowhere.jsonl", 2, "nowhere.jsonl" },
+    };
+    static const char *const files[][2] = {
+        { "word.jsonl", "{\"ids\":[1,2]}\n{\"ids\":[1,\"two\"]}\n" },
+        { "large.jsonl", "{\"ids\":[1,999]}\n" },
+        { "torn.jsonl", "{\"ids\":[1,\n" },
+        { "other.jsonl", "{\"tokens\":[1]}\n" },
+    };
+    job j = job_new();
+    for (size_t i = 0; i < 4; i++)
+        job_write(job_path(&j, files[i][0]), files[i][1], strlen(files[i][1]));
+    job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=1");
+    job_expect(&r, 0, NULL);
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        r = job_run(&j, "score", "run", row[i].option, row[i].value);
+        cr_assert_eq(r.code, row[i].code, "%s: exit code %d\n%s", row[i].value, r.code, r.err);
+        cr_assert_not_null(strstr(r.err, row[i].says), "%s: no '%s' in\n%s", row[i].value,
+                           row[i].says, r.err);
+    }
     job_free(&j);
 }

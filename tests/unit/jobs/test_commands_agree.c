@@ -67,6 +67,28 @@ Test(commands, score_gives_the_nll_of_validation)
     job_free(&j);
 }
 
+/* Backends and precisions validate alike after the same few steps. */
+Test(commands, validation_agrees_between_backends_and_precisions)
+{
+    static const char *const how[][2] = { { "precision.recipe=fp32", "backend.plugin=cpu" },
+                                          { "precision.recipe=fp32", "backend.plugin=ref" },
+                                          { "precision.recipe=bf16", "backend.plugin=cpu" } };
+    static const double within[] = { 0, 1e-5, 1e-2 };
+    job j = job_new();
+    double loss[3];
+    for (int i = 0; i < 3; i++) {
+        job_result r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", how[i][0], "--set",
+                               how[i][1], "--set", "train.steps=3", "--set", "train.eval_every=3",
+                               "--set", "train.eval_steps=4");
+        job_expect(&r, 0, NULL);
+        loss[i] = logged(&j, "val_loss");
+        cr_assert_eq(rename(job_path(&j, "run"), mri_format("%s/done%d", j.dir, i)), 0);
+        cr_assert(loss[i] > 1 && fabs(loss[i] - loss[0]) <= within[i] * loss[0],
+                  "%s, %s: %.9g, not %.9g", how[i][0], how[i][1], loss[i], loss[0]);
+    }
+    job_free(&j);
+}
+
 /* Text from the cache, token by token, is the argmax of one forward over that text; the prompt
  * is longer than the prefill's chunk of 64 and both cross chunks of attention. */
 Test(commands, greedy_generation_is_the_argmax_of_scores)

@@ -113,6 +113,29 @@ Test(resume, a_run_that_validates)
     job_free(&j);
 }
 
+/* The second signal does not wait for the step or the checkpoint; nothing is lost by it. */
+Test(resume, after_sigint_twice)
+{
+    job j = job_new();
+    const char *const more[] = { LONG_RUN, "--set", "checkpoint.every=20", NULL };
+    const char *const argv[] = { "p.ini", "--set", "run.dir=run", LONG_RUN, "--set",
+                                 "checkpoint.every=20", NULL };
+    whole(&j, more);
+    for (int i = 0; i < 3; i++) {
+        job_child c = job_start(&j, argv);
+        job_await(job_path(&j, "run"), 5 + 40 * i);
+        kill(c.pid, SIGINT);
+        job_sleep(0.0005 * i);
+        kill(c.pid, SIGINT);
+        job_result r = job_wait(c);
+        job_expect(&r, 130, NULL);
+    }
+    job_result r = job_wait(job_start(&j, argv));
+    job_expect(&r, 0, NULL);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
 Test(resume, sigusr1_saves_and_goes_on)
 {
     job j = job_new();
