@@ -144,7 +144,8 @@ static int score(app *a, const mri_config *c, const request *q)
     for (size_t i = 0; i < all.n; i++) {
         longest = all.v[i].n > longest ? all.v[i].n : longest;
         if (!all.v[i].n) {
-            st = mr_fail(&err, MR_E_ARG, MR_BLAME_USER, "sequence %zu of %zu is empty", i + 1, all.n);
+            st = mr_fail(&err, MR_E_ARG, MR_BLAME_USER, "sequence %zu of %zu is empty", i + 1,
+                         all.n);
             goto out;
         }
     }

@@ -41,7 +41,7 @@ static void catch_signals(void)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGUSR1, &sa, NULL);
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of write(), as a full disk is */
+    signal(SIGXFSZ, SIG_IGN); /* a file at its limit is an error of write(), as a full disk is */
 }
 
 static double now(void)

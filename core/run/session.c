@@ -180,7 +180,7 @@ static mr_status check_memory(const mri_session *s, mr_err *err)
     mr_detail(err, "parameters, gradients and optimizer %s, caches %s, activations %s; largest "
               "buffers: %s", p, k, r, top.s ? top.s : "none");
     mr_hint(err, m.parameters + m.optimizer > m.device
-                     ? "the parameters alone do not fit: fewer layers or experts, or a smaller hidden"
+                     ? "the parameters alone do not fit: fewer layers, experts or a smaller hidden"
              : m.parameters + m.optimizer + m.states > m.device
                      ? "the caches do not fit: lower [generate] max_seq or max_tokens"
                      : "lower [train] micro_batch, or recompute regions (recompute = full: all)");

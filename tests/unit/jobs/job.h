@@ -98,7 +98,8 @@ static inline char *job_read(const char *path)
 static inline job_child job_start(const job *j, const char *const *argv)
 {
     static int number;
-    job_child c = { 0, mri_format("%s/out.%d", j->dir, number), mri_format("%s/err.%d", j->dir, number) };
+    job_child c = { 0, mri_format("%s/out.%d", j->dir, number),
+                    mri_format("%s/err.%d", j->dir, number) };
     const char *words[64] = { getenv("MRUN_EXE") };
     number++;
     for (size_t i = 0; argv[i]; i++) {
@@ -212,7 +213,8 @@ static inline mri_checkpoint *job_checkpoint(const char *run)
     return c;
 }
 
-static inline void job_same_group(const mri_checkpoint *a, const mri_checkpoint *b, const char *group)
+static inline void job_same_group(const mri_checkpoint *a, const mri_checkpoint *b,
+                                  const char *group)
 {
     const mri_safetensors *x = mri_checkpoint_group(a, group), *y = mri_checkpoint_group(b, group);
     cr_assert(x && y, "a checkpoint lacks the group %s", group);

@@ -39,9 +39,10 @@ static void compare(const float *got, const float *want, const char *what, int64
         top = got[v] > got[top] ? v : top;
     }
     for (int v = 0; v < VOCAB; v++)
-        cr_assert(fabsf(got[v] - want[v]) <= 2e-5f * scale, "%s, position %lld: logit %d is %g, not "
-                  "%g", what, (long long)pos, v, (double)got[v], (double)want[v]);
-    cr_assert_eq(best, top, "%s, position %lld: argmax %d, not %d", what, (long long)pos, top, best);
+        cr_assert(fabsf(got[v] - want[v]) <= 2e-5f * scale,
+                  "%s, position %lld: logit %d is %g, not %g", what, (long long)pos, v, (double)got[v], (double)want[v]);
+    cr_assert_eq(best, top, "%s, position %lld: argmax %d, not %d", what, (long long)pos, top,
+                 best);
 }
 
 /* feeds ids in pieces of `piece` tokens and checks the logits of each piece's last */

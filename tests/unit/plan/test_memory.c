@@ -25,7 +25,8 @@ static void predicted_is_taken(const char *const *more, uint32_t needs)
         sets[n++] = more[i];
     o.dry = true;
     kit_ok(wrapped_open(&dry, sets, o, &err), &err, "dry");
-    cr_assert_leq(wrapped.peak, 65536, "planning took %llu bytes", (unsigned long long)wrapped.peak);
+    cr_assert_leq(wrapped.peak, 65536, "planning took %llu bytes",
+                  (unsigned long long)wrapped.peak);
     mri_session_memory(dry.session, &plan);
     kit_close(&dry);
     cr_assert_eq(wrapped.now, 0, "%llu bytes leaked", (unsigned long long)wrapped.now);

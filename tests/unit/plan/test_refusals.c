@@ -236,7 +236,7 @@ Test(vjp, refuses_an_op_that_has_none)
     mri_plan_free(pl);
 }
 
-/* ---- assembly ---------------------------------------------------------------------------------- */
+/* ---- assembly ----------------------------------------------------------------------------- */
 
 typedef struct faulty {
     const char *fault;
@@ -293,7 +293,8 @@ Test(assembly, refuses_what_does_not_connect)
         { "bind", "bind() on instance 7 of 2" },
         { "region", "region 'r' is never closed" },
     };
-    static const mr_model_ops ops = { .size = sizeof ops, .assemble = f_assemble, .build = f_build };
+    static const mr_model_ops ops = { .size = sizeof ops, .assemble = f_assemble,
+                                      .build = f_build };
     mr_block_env env = { sizeof env, 0, "train", 3, 0, 0, 3 };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         faulty f = { row[i].fault };

@@ -18,7 +18,8 @@ static const char profile[] =
     "path = unused\n[model]\nplugin = llama4\nlayers = 61\nhidden = 7168\nheads = 64\n"
     "kv_heads = 8\nhead_dim = 128\nffn_hidden = 18432\nvocab = 163840\nmax_positions = 262144\n"
     "[model.llama4]\nexperts = 384\nexperts_per_token = 8\nexpert_hidden = 2048\nmoe_step = 1\n"
-    "[train]\nsteps = 1\nseq = 4096\nmicro_batch = 1\nglobal_batch = 8\nrecompute = moe_act,core_attn\n"
+    "[train]\nsteps = 1\nseq = 4096\nmicro_batch = 1\nglobal_batch = 8\n"
+    "recompute = moe_act,core_attn\n"
     "[optimizer]\nplugin = adamw\n";
 
 Test(scale, a_61_layer_384_expert_model_is_planned_in_no_time)

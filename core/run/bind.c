@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bind.c - where everything of an exec lies: the layout of its one block of memory, and the
+ * addresses that each frame gets in it; see exec.h for the order of the parts.
+ */
+#include "bind.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- layout ------------------------------------------------------------------------------- */
+
+/* as in mri_batch */
+static const char *const fields[MRI_BATCH_FIELDS] = { "tokens",  "positions",   "seq_start",
+                                                      "targets", "loss_weight", "slot" };
+
+static uint64_t align(uint64_t n)
+{
+    return (n + MRI_ALIGN - 1) / MRI_ALIGN * MRI_ALIGN;
+}
+
+static uint64_t field_bytes(const mri_exec *e)
+{
+    return align((uint64_t)e->opt.tokens * 4);
+}
+
+char *mri_exec_field(const mri_exec *e, uint32_t k)
+{
+    return e->base + e->at_fields + k * field_bytes(e);
+}
+
+bool mri_is_loss(const mr_prog *p, const char *output)
+{
+    return mri_port_find(&p->losses, output) != 0;
+}
+
+/* "d:x" outputs are gradient edges; everything else that is no loss is an edge of F. */
+bool mri_is_grad_edge(const char *name)
+{
+    return name[0] == 'd' && name[1] == ':';
+}
+
+static uint64_t forward_edge_bytes(const mri_plan *pl)
+{
+    uint64_t b = 0;
+    for (size_t i = 0; i < pl->outputs.n; i++)
+        if (!mri_is_grad_edge(pl->outputs.v[i].name) &&
+            !mri_is_loss(pl->prog, pl->outputs.v[i].name))
+            b += align(mr_bytes(&pl->outputs.v[i].type));
+    return b;
+}
+
+static uint64_t grad_edge_bytes(const mri_plan *pl)
+{
+    uint64_t b = 0;
+    for (size_t i = 0; i < pl->outputs.n; i++)
+        if (mri_is_grad_edge(pl->outputs.v[i].name))
+            b += align(mr_bytes(&pl->outputs.v[i].type));
+    return b;
+}
+
+const mri_plan *mri_exec_plan(const mri_exec *e, uint32_t i)
+{
+    return e->plans.v[e->assembly->instances.v[i].kind];
+}
+
+/* Without gradients an edge is dead once its consumers ran. Only chains in which every edge
+ * goes to the next instance alternate between two buffers; others keep all. */
+static bool is_chain(const mri_exec *e)
+{
+    for (uint32_t i = 0; i < e->assembly->instances.n; i++)
+        if (e->assembly->instances.v[i].edges.n)
+            return false;
+    return true;
+}
+
+static bool edges_alternate(const mri_exec *e)
+{
+    return !e->opt.plan.train && is_chain(e);
+}
+
+/* A gradient edge is read by the instance before; a split W reads it later still. */
+static bool grads_alternate(const mri_exec *e)
+{
+    return !e->opt.plan.split_w && is_chain(e);
+}
+
+void mri_exec_lay_out(mri_exec *e)
+{
+    uint64_t at = 0, widest = 0, grad = 0;
+    uint32_t n = (uint32_t)e->assembly->instances.n;
+    e->at_fields = at;
+    at += MRI_BATCH_FIELDS * field_bytes(e);
+    e->at_losses = at;
+    at += align((e->losses.n ? e->losses.n : 1) * sizeof(float) * MRI_SCALAR_STRIDE);
+    e->at_saved = at;
+    for (uint32_t i = 0; i < n; i++) {
+        const mri_plan *pl = mri_exec_plan(e, i);
+        uint64_t edge = forward_edge_bytes(pl);
+        widest = edge > widest ? edge : widest;
+        e->edge_bytes += edge;
+        e->saved_bytes += align(pl->saved_bytes);
+        e->keep_bytes += align(pl->keep_bytes);
+        uint64_t g = grad_edge_bytes(pl);
+        grad = !grads_alternate(e) ? grad + g : g > grad ? g : grad;
+        if (pl->scratch_bytes > e->scratch_bytes)
+            e->scratch_bytes = align(pl->scratch_bytes);
+    }
+    if (edges_alternate(e))
+        e->edge_bytes = 2 * widest;
+    at += e->edge_bytes + e->saved_bytes;
+    e->at_keep = at;
+    at += e->keep_bytes;
+    e->at_grads = at;
+    e->grad_bytes = grads_alternate(e) ? 2 * grad : grad;
+    at += e->grad_bytes;
+    e->at_scratch = at;
+    e->bytes = at + e->scratch_bytes;
+}
+
+int32_t mri_output_index(const mri_plan *pl, const char *name)
+{
+    return mri_plan_port_find(pl->outputs.v, pl->outputs.n, name);
+}
+
+/* ---- addresses ---------------------------------------------------------------------------- */
+
+/* Gradients of a frozen parameter have no memory and no step that writes them. */
+static void bind_params(mri_exec *e, uint32_t instance)
+{
+    const mri_frame *f = &e->frames.v[instance];
+    for (size_t j = 0; j < f->plan->params.n; j++) {
+        char *name = mri_assembly_full_name(e->assembly, instance, f->plan->params.v[j].name);
+        int64_t s = mri_params_find(e->params, name);
+        free(name);
+        MRI_ASSERT(s >= 0);
+        f->param[j] = mri_params_weight(e->params, &e->params->slots.v[s]);
+        f->grad[j] = mri_params_grad(e->params, &e->params->slots.v[s]);
+    }
+}
+
+static void *state_data(const mri_exec *e, const char *name)
+{
+    for (size_t i = 0; i < e->states.n; i++)
+        if (!strcmp(e->states.v[i].name, name))
+            return e->states.v[i].data;
+    return NULL;
+}
+
+static mr_status bind_states(mri_exec *e, mr_err *err)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < e->frames.n; i++)
+        for (size_t j = 0; j < e->frames.v[i].plan->states.n; j++) {
+            mri_state *s = &e->states.v[at++];
+            mr_status st = 0;
+            if (s->borrowed)
+                s->data = state_data(e->opt.states_of, s->name);
+            else if (!s->data)
+                st = e->device->ops->alloc(e->device->dev, mr_bytes(&s->type), MR_MEM_ARENA,
+                                           &s->data, err);
+            if (st)
+                return st;
+            MRI_ASSERT(s->data);
+            e->frames.v[i].state[j] = s->data;
+        }
+    return 0;
+}
+
+static void *output_address(const mri_exec *e, uint32_t instance, const char *name)
+{
+    int32_t o = mri_output_index(mri_exec_plan(e, instance), name);
+    return o < 0 ? NULL : e->frames.v[instance].output[o];
+}
+
+/* The gradient of output `name` of instance i: the "d:input" of whoever consumes it. */
+static void *gradient_address(const mri_exec *e, uint32_t i, const char *name)
+{
+    void *found = NULL;
+    for (uint32_t to = i + 1; to < e->assembly->instances.n; to++)
+        for (size_t x = 0; x < mri_exec_plan(e, to)->inputs.n; x++) {
+            const char *in = mri_exec_plan(e, to)->inputs.v[x].name;
+            char d[128];
+            mri_edge edge;
+            if (mri_is_batch_input(in) || mri_is_grad_edge(in) ||
+                !mri_assembly_source(e->assembly, to, in, &edge) || edge.from != (int32_t)i ||
+                strcmp(edge.out, name))
+                continue;
+            snprintf(d, sizeof d, "d:%s", in);
+            void *at = output_address(e, to, d);
+            found = at ? at : found;
+        }
+    return found;
+}
+
+static void *input_address(const mri_exec *e, uint32_t i, const char *name)
+{
+    mri_edge edge;
+    for (uint32_t k = 0; k < MRI_BATCH_FIELDS; k++)
+        if (!strcmp(fields[k], name))
+            return mri_exec_field(e, k);
+    if (mri_is_grad_edge(name))
+        return gradient_address(e, i, name + 2);
+    MRI_ASSERT(mri_assembly_source(e->assembly, i, name, &edge));
+    return output_address(e, (uint32_t)edge.from, edge.out);
+}
+
+mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
+{
+    uint32_t n = (uint32_t)e->assembly->instances.n;
+    uint64_t saved = e->at_saved, keep = e->at_keep, grads = e->at_grads, loss = e->at_losses;
+    uint64_t half = e->grad_bytes / 2;
+    bool alternate = edges_alternate(e);
+    uint64_t edges[2] = { e->at_saved, e->at_saved + e->edge_bytes / 2 };
+    mr_status st = bind_states(e, err);
+    if (st)
+        return st;
+    e->base = base;
+    if (alternate)
+        saved += e->edge_bytes;
+    for (uint32_t i = 0; i < n; i++) { /* outputs first: inputs point at them */
+        mri_frame *f = &e->frames.v[i];
+        const mri_plan *pl = f->plan;
+        bind_params(e, i);
+        f->saved = base + saved;
+        saved += align(pl->saved_bytes);
+        f->keep = base + keep;
+        keep += align(pl->keep_bytes);
+        f->scratch = base + e->at_scratch;
+        uint64_t edge = alternate ? edges[i % 2] : saved;
+        uint64_t grad = grads_alternate(e) ? e->at_grads + (i % 2) * half : grads;
+        for (size_t o = 0; o < pl->outputs.n; o++) {
+            const mri_plan_port *port = &pl->outputs.v[o];
+            uint64_t *at = mri_is_loss(pl->prog, port->name) ? &loss
+                         : mri_is_grad_edge(port->name)      ? &grad
+                                                         : &edge;
+            f->output[o] = base + *at;
+            *at += at == &loss ? MRI_SCALAR_STRIDE * sizeof(float) : align(mr_bytes(&port->type));
+        }
+        if (!alternate)
+            saved = edge;
+        if (!grads_alternate(e))
+            grads = grad;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t j = 0; j < e->frames.v[i].plan->inputs.n; j++)
+            e->frames.v[i].input[j] = input_address(e, i, e->frames.v[i].plan->inputs.v[j].name);
+    return 0;
+}

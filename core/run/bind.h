@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bind.h - what exec.c and bind.c share: the layout of an exec's memory and names of its ports.
+ */
+#ifndef MRI_BIND_H
+#define MRI_BIND_H
+#include "exec.h"
+
+enum { MRI_BATCH_FIELDS = 6 }; /* arrays of mri_batch, in its order */
+
+void mri_exec_lay_out(mri_exec *e);
+char *mri_exec_field(const mri_exec *e, uint32_t k); /* device address of the k-th field */
+const mri_plan *mri_exec_plan(const mri_exec *e, uint32_t instance);
+bool mri_is_loss(const mr_prog *p, const char *output);
+/* "d:x" outputs are gradient edges; everything else that is no loss is an edge of F. */
+bool mri_is_grad_edge(const char *name);
+int32_t mri_output_index(const mri_plan *pl, const char *name); /* -1: none */
+
+#endif
