@@ -116,11 +116,13 @@ static mr_val b_scalar(mr_prog *p, const char *name)
 static mr_val b_op(mr_prog *p, const char *id, const mr_val *in, uint32_t n_in, const mr_attr *attr,
                    uint32_t n_attr, mr_val *out, uint32_t n_out, const char *file, int32_t line)
 {
-    if (n_out && out)
-        memset(out, 0, n_out * sizeof *out);
+    /* outputs are zeroed afterwards only: a caller may name one variable as operand and output */
     if (p->failed || mri_prog_node(p, id ? id : "(null)", in, n_in, attr, n_attr, out, n_out, file,
-                                   line))
+                                   line)) {
+        if (n_out && out)
+            memset(out, 0, n_out * sizeof *out);
         return 0;
+    }
     return n_out && out ? out[0] : 0;
 }
 
