@@ -51,30 +51,36 @@ mr_status mri_scalar_get(mri_scalars *s, mri_device *d, const char *name, double
 
 /* ---- frames ------------------------------------------------------------------------------- */
 
+/* How many later instances pass a gradient back to output `name` of instance i. */
+static uint32_t feeders(const mri_exec *e, uint32_t i, const char *name)
+{
+    uint32_t n = 0;
+    for (uint32_t to = i + 1; to < e->assembly->instances.n; to++)
+        for (size_t x = 0; x < mri_exec_plan(e, to)->inputs.n; x++) {
+            const char *in = mri_exec_plan(e, to)->inputs.v[x].name;
+            char d[128];
+            mri_edge edge;
+            snprintf(d, sizeof d, "d:%s", in);
+            n += !mri_is_batch_input(in) && !mri_is_grad_edge(in) &&
+                 mri_assembly_source(e->assembly, to, in, &edge) && edge.from == (int32_t)i &&
+                 !strcmp(edge.out, name) && mri_output_index(mri_exec_plan(e, to), d) >= 0;
+        }
+    return n;
+}
+
 /* A gradient that several instances feed would need a sum across blocks, and one that nobody
  * feeds would be read uninitialised: both are refused while compiling. */
 static mr_status check_gradients(const mri_exec *e, mr_err *err)
 {
-    uint32_t n = (uint32_t)e->assembly->instances.n;
-    for (uint32_t i = 0; i < n && e->opt.plan.train; i++) {
+    for (uint32_t i = 0; i < e->assembly->instances.n && e->opt.plan.train; i++) {
         const mri_plan *pl = mri_exec_plan(e, i);
         for (size_t j = 0; j < pl->inputs.n; j++) {
             const char *name = pl->inputs.v[j].name;
-            uint32_t feeders = 0;
-            mri_edge edge;
-            if (!mri_is_grad_edge(name))
-                continue;
-            for (uint32_t to = i + 1; to < n; to++)
-                for (size_t x = 0; x < mri_exec_plan(e, to)->inputs.n; x++) {
-                    const char *in = mri_exec_plan(e, to)->inputs.v[x].name;
-                    feeders += !mri_is_batch_input(in) && !mri_is_grad_edge(in) &&
-                               mri_assembly_source(e->assembly, to, in, &edge) &&
-                               edge.from == (int32_t)i && !strcmp(edge.out, name + 2);
-                }
-            if (feeders != 1)
+            uint32_t n = mri_is_grad_edge(name) ? feeders(e, i, name + 2) : 1;
+            if (n != 1)
                 return mr_fail(err, MR_E_NO_GRADIENT, MR_BLAME_PLUGIN,
-                               "output %s of block %s (instance %u) is read by %u later blocks; "
-                               "training needs exactly one", name + 2, pl->name, i, feeders);
+                               "%u blocks pass a gradient back to output %s of block %s (instance "
+                               "%u); training needs exactly one", n, name + 2, pl->name, i);
         }
     }
     return 0;

@@ -252,6 +252,8 @@ static mr_status f_assemble(void *model, const mr_assembler *a, mr_asm *as, mr_e
         a->edge(as, last, "y", first, "x");
     if (!strcmp(f->fault, "no output"))
         a->edge(as, first, "nothing", last, "x");
+    if (!strcmp(f->fault, "twice"))
+        a->edge(as, first, "y", a->instance(as, "last", "c."), "x");
     if (!strcmp(f->fault, "bind"))
         a->bind(as, 7, "w", "x.w");
     return 0;
@@ -273,6 +275,14 @@ static mr_status f_build(void *model, const char *kind, const mr_block_env *env,
         return 0;
     }
     mr_val x = b->input(p, !strcmp(f->fault, "missing") ? "z" : "x", &t);
+    if (!strcmp(f->fault, "stopped"))
+        b->op(p, "test.stop", &x, 1, NULL, 0, &x, 1, __FILE__, __LINE__);
+    if (!strcmp(f->fault, "twice")) {
+        mr_type ids = mr_type1("i32", 3), weights = mr_type1("f32", 3);
+        mr_val ce[3], in[] = { x, b->input(p, "targets", &ids), b->input(p, "loss_weight", &weights) };
+        b->op(p, "cross_entropy", in, 3, NULL, 0, ce, 3, __FILE__, __LINE__);
+        b->loss(p, "l", ce[0]);
+    }
     b->region(p, "r");
     if (strcmp(f->fault, "region"))
         b->end(p);
@@ -310,4 +320,36 @@ Test(assembly, refuses_what_does_not_connect)
     mr_err err = MR_ERR_INIT;
     kit_ok(mri_assemble(&ops, &good, &env, "f32", &a, &err), &err, "without a fault");
     mri_assembly_free(a);
+}
+
+/* What a gradient has to pass back through is known once the blocks are compiled. */
+Test(assembly, refuses_an_output_that_gets_no_gradient_or_two)
+{
+    static const mr_op_def stop = { .size = sizeof stop, .flags = MR_OP_NO_VJP, .id = "test.stop",
+                                    .doc = "y = x, without a gradient", .sig = "x -> y",
+                                    .shape = same_shape, .ref = copy_loop };
+    static const struct {
+        const char *fault, *says;
+    } row[] = {
+        { "stopped", "0 blocks pass a gradient back to output y of block first (instance 0)" },
+        { "twice", "2 blocks pass a gradient back to output y of block first (instance 0)" },
+    };
+    static const mr_model_ops ops = { .size = sizeof ops, .assemble = f_assemble,
+                                      .build = f_build };
+    mr_block_env env = { sizeof env, 0, "train", 3, 0, 0, 3 };
+    mri_exec_options o = { .mode = "train", .tokens = 3, .plan = { .train = true } };
+    tiny t = tiny_open("ref", (mri_session_options){ 0 }, NULL);
+    mr_err err = MR_ERR_INIT;
+    kit_ok(mri_op_register(&stop, &err), &err, "register");
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        faulty f = { row[i].fault };
+        mri_assembly *a;
+        mri_exec *e;
+        kit_ok(mri_assemble(&ops, &f, &env, "f32", &a, &err), &err, "assemble");
+        cr_assert_eq(mri_exec_create(&t.s->device, a, &t.s->params, &t.s->scalars, &o, &e, &err),
+                     MR_E_NO_GRADIENT, "%s", row[i].fault);
+        cr_assert_null(e);
+        cr_assert(strstr(err.what, row[i].says), "%s: %s", row[i].fault, err.what);
+    }
+    tiny_close(&t);
 }
