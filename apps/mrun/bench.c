@@ -2,16 +2,28 @@
  *
  * bench.c - `mrun bench op|step|decode`: which bench, and what they share (see bench.h).
  */
-#include "bench.h"
+#include "bench_trial.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+static clockid_t clock_used = CLOCK_MONOTONIC; /* set once, before anything is measured */
+
+void bench_use_cpu_time(void)
+{
+    clock_used = CLOCK_PROCESS_CPUTIME_ID;
+}
+
+bool bench_uses_cpu_time(void)
+{
+    return clock_used == CLOCK_PROCESS_CPUTIME_ID;
+}
+
 double bench_now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock_used, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -40,10 +52,15 @@ double bench_ratio(double x, double of)
 
 /* ---- limits -------------------------------------------------------------------------------- */
 
-bench_peaks bench_probe(const mri_device *d)
+bench_peaks bench_probe(mri_device *d)
 {
     const mr_device_info *i = &d->info;
     bench_peaks p = { i->peak_flops_f32, i->peak_flops_bf16, i->peak_bytes_per_s };
+    if (bench_uses_cpu_time()) {
+        p.f32 = trial_best_rate(d, "linear", "x=F[768,768] w=F[768,768]", false);
+        p.read = trial_best_rate(d, "sumsq", "x=f32[16777216] acc=f32[1]zero", true);
+        return p;
+    }
     const mr_probe *m = MR_CAN(d->ops, ext) ? d->ops->ext(d->dev, MR_EXT_PROBE) : NULL;
     if (!m)
         return p;
@@ -70,7 +87,8 @@ void bench_print_peaks(const app *a, const mri_device *d, const bench_peaks *p, 
 {
     if (a->json) {
         mri_str s = { 0 };
-        mri_str_fmt(&s, "{\"kind\": \"limits\", \"when\": \"%s\", \"device\": ", when);
+        mri_str_fmt(&s, "{\"kind\": \"limits\", \"when\": \"%s\", \"clock\": \"%s\", \"device\": ",
+                    when, bench_uses_cpu_time() ? "cpu" : "wall");
         mri_str_json(&s, d->info.name ? d->info.name : "device");
         mri_str_fmt(&s,
                     ", \"threads\": %u, \"flops_f32\": %.4g, \"flops_bf16\": %.4g, "
@@ -85,7 +103,8 @@ void bench_print_peaks(const app *a, const mri_device *d, const bench_peaks *p, 
         printf("%.1f GFLOP/s", p->bf16 * 1e-9);
     else
         printf("not native (f32's peak is used)");
-    printf(", read %.1f GB/s   [%s]\n", p->read * 1e-9, d->info.name ? d->info.name : "device");
+    printf(", read %.1f GB/s   [%s%s]\n", p->read * 1e-9, d->info.name ? d->info.name : "device",
+           bench_uses_cpu_time() ? "; CPU time" : "");
 }
 
 /* ---- the command --------------------------------------------------------------------------- */
@@ -101,11 +120,13 @@ int cmd_bench(app *a, int argc, char **argv)
     static const char *const takes[] = { "--backend",    "--dtype",  "--against", "--hf",
                                          "--steps",      "--warmup", "--profile", "--prompt-tokens",
                                          "--max-tokens", NULL };
-    static const char *const flags[] = { "--quick", "--synthetic", "--shapes", "--brief", NULL };
+    static const char *const flags[] = { "--quick", "--synthetic", "--shapes", "--brief", "--cpu-time", NULL };
     app_args args = { 0 };
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
     if (code)
         return code;
+    if (app_arg(&args, "--cpu-time"))
+        bench_use_cpu_time();
     const char *what = args.positional.n ? args.positional.v[0] : "";
     size_t i = 0;
     while (i < N_BENCHES && strcmp(benches[i].name, what))

@@ -11,7 +11,11 @@
 #include "core/run/session.h"
 
 /* ---- time ---------------------------------------------------------------------------------- */
-double bench_now(void); /* seconds, monotonic */
+/* Seconds of the wall clock; after bench_use_cpu_time(), of CPU time that this process took. On a
+ * busy machine only the latter says what a kernel costs, and only with one thread. */
+double bench_now(void);
+void bench_use_cpu_time(void);
+bool bench_uses_cpu_time(void);
 typedef MRI_VEC(double) bench_times;
 typedef struct bench_stat {
     double median, min, max;
@@ -23,8 +27,9 @@ bench_stat bench_summary(bench_times *t); /* sorts; zeros when there is nothing 
 typedef struct bench_peaks { /* 0: not known */
     double f32, bf16, read;  /* flop/s of products, bytes/s read from memory */
 } bench_peaks;
-/* Measures them now where the device can ("mrun.probe/1"), else what the device says. */
-bench_peaks bench_probe(const mri_device *d);
+/* Measures them now where the device can ("mrun.probe/1"), else what the device says. In CPU time
+ * they are those of its best kernels: a large product, a sum over memory. */
+bench_peaks bench_probe(mri_device *d);
 /* the peak of a dtype; f32's where that of bf16 is not known (the products then run in f32) */
 double bench_peak(const bench_peaks *p, const char *dtype);
 /* the least time that a cost takes under these limits; 0: not known */

@@ -248,7 +248,7 @@ static mr_status bench_one(op_bench *b, const mr_op_def *def, const char *text, 
     mri_record *r = NULL;
     mr_status st = 0;
     MR_TRY(mri_case_make_large(def, text, b->dtype, 1, &c, err));
-    if (!b->quick)
+    if (!b->quick && !bench_uses_cpu_time())
         b->peaks = bench_probe(&b->side[0].device);
     b->shape_op = def->id;
     b->backward = false;

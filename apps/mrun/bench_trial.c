@@ -128,3 +128,25 @@ mr_status trial_measure(trial *t, int n, bool quick, mr_err *err)
 out:
     return st;
 }
+
+double trial_best_rate(mri_device *d, const char *op, const char *text, bool bytes)
+{
+    const mr_op_def *def = mri_op_find(op);
+    mr_cost cost = { sizeof cost, 0, 0, 0 };
+    mr_err err = MR_ERR_INIT;
+    mri_case c = { 0 };
+    trial t = { 0 };
+    double rate = 0;
+    mr_status st = 0;
+    MR_TRY(mri_case_make_large(def, text, "f32", 1, &c, &err));
+    MR_TRY(trial_open(&t, d, def, &c.call, c.in, &err));
+    if (!t.kernel)
+        goto out;
+    MR_TRY(trial_measure(&t, 1, false, &err));
+    def->cost(&c.call, &cost);
+    rate = (bytes ? (double)mr_bytes(c.call.in[0]) : cost.flops) / bench_summary(&t.times).min;
+out:
+    trial_close(&t, &c.call);
+    mri_case_free(&c);
+    return st ? 0 : rate;
+}

@@ -142,6 +142,26 @@ static char *plugin_name(const mri_entry *e, const char *name)
     return mri_strdup(name); /* the registry says what is wrong with it */
 }
 
+/* [run] threads is the wish of the whole run: it stands where the backend that takes threads
+ * has none of its own. */
+static mr_status pass_threads(loader *l, const mri_kind *k, const mr_unit *u, const char *section)
+{
+    const mri_entry *run = mri_profile_get(l->p, "run", "threads");
+    if (strcmp(k->name, "backend") || !l->w->c.run.threads || !run ||
+        mri_profile_get(l->p, section, "threads"))
+        return 0;
+    const char *row = (const char *)u->opts;
+    for (uint32_t i = 0; i < u->n_opts; i++, row += ((const mr_opt *)(const void *)row)->size) {
+        if (strcmp(((const mr_opt *)(const void *)row)->key, "threads"))
+            continue;
+        char *set = mri_format("%s.threads=%s", section, run->value);
+        mr_status st = mri_profile_set(l->p, set, l->err);
+        free(set);
+        return st;
+    }
+    return 0;
+}
+
 static mr_status choose(loader *l, const mri_kind *k, const char *name)
 {
     const mri_entry *e = mri_profile_get(l->p, k->name, "plugin");
@@ -159,7 +179,10 @@ static mr_status choose(loader *l, const mri_kind *k, const char *name)
     mri_choice choice = { k->name, u, mri_alloc(u->config_size) };
     MRI_PUSH(&l->w->choices, choice);
     char *section = mri_format("%s.%s", k->name, u->name);
-    st = mri_profile_fill(l->p, section, u->opts, u->n_opts, choice.config, u->config_size, l->err);
+    st = pass_threads(l, k, u, section);
+    if (!st)
+        st = mri_profile_fill(l->p, section, u->opts, u->n_opts, choice.config, u->config_size,
+                              l->err);
     free(section);
     return st;
 }
