@@ -58,7 +58,7 @@ bench_peaks bench_probe(mri_device *d)
     bench_peaks p = { i->peak_flops_f32, i->peak_flops_bf16, i->peak_bytes_per_s };
     if (bench_uses_cpu_time()) {
         p.f32 = trial_best_rate(d, "linear", "x=F[768,768] w=F[768,768]", false);
-        p.read = trial_best_rate(d, "sumsq", "x=f32[16777216] acc=f32[1]zero", true);
+        p.read = trial_best_rate(d, "linear", "x=F[1,4096] w=F[4096,4096]", true);
         return p;
     }
     const mr_probe *m = MR_CAN(d->ops, ext) ? d->ops->ext(d->dev, MR_EXT_PROBE) : NULL;

@@ -28,7 +28,7 @@ typedef struct bench_peaks { /* 0: not known */
     double f32, bf16, read;  /* flop/s of products, bytes/s read from memory */
 } bench_peaks;
 /* Measures them now where the device can ("mrun.probe/1"), else what the device says. In CPU time
- * they are those of its best kernels: a large product, a sum over memory. */
+ * they are those of its best kernels: a large product, one row times a large weight. */
 bench_peaks bench_probe(mri_device *d);
 /* the peak of a dtype; f32's where that of bf16 is not known (the products then run in f32) */
 double bench_peak(const bench_peaks *p, const char *dtype);

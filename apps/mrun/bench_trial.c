@@ -144,7 +144,7 @@ double trial_best_rate(mri_device *d, const char *op, const char *text, bool byt
         goto out;
     MR_TRY(trial_measure(&t, 1, false, &err));
     def->cost(&c.call, &cost);
-    rate = (bytes ? (double)mr_bytes(c.call.in[0]) : cost.flops) / bench_summary(&t.times).min;
+    rate = (bytes ? cost.bytes : cost.flops) / bench_summary(&t.times).min;
 out:
     trial_close(&t, &c.call);
     mri_case_free(&c);

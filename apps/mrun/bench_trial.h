@@ -33,7 +33,7 @@ mr_status trial_once(trial *t, const mr_op_def *def, const mr_call *c, const mr_
                      const mr_buf *out, mr_err *err);
 /* Times n trials in turn, sample by sample, into their `times`. */
 mr_status trial_measure(trial *t, int n, bool quick, mr_err *err);
-/* The best rate that an f32 case reaches: flop/s, or bytes/s of its first operand; 0: none. */
+/* The best rate that an f32 case reaches: flop/s, or the bytes/s of its cost; 0: none. */
 double trial_best_rate(mri_device *d, const char *op, const char *text, bool bytes);
 
 #endif
