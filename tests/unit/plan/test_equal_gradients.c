@@ -196,7 +196,8 @@ Test(plan, ids_tell_plans_apart)
         cr_assert_eq(m, n);
         for (uint32_t k = 0; k < n; k++)
             cr_assert_eq(base[k] != other[k], row[i].changes[k] == 'x',
-                         "%s%s: the id of kind %u %s", row[i].set, row[i].stress ? " (stress)" : "", k,
+                         "%s%s: the id of kind %u %s", row[i].set,
+                         row[i].stress ? " (stress)" : "", k,
                          base[k] == other[k] ? "stays" : "changes");
     }
 }

@@ -279,7 +279,8 @@ static mr_status f_build(void *model, const char *kind, const mr_block_env *env,
         b->op(p, "test.stop", &x, 1, NULL, 0, &x, 1, __FILE__, __LINE__);
     if (!strcmp(f->fault, "twice")) {
         mr_type ids = mr_type1("i32", 3), weights = mr_type1("f32", 3);
-        mr_val ce[3], in[] = { x, b->input(p, "targets", &ids), b->input(p, "loss_weight", &weights) };
+        mr_val ce[3], in[] = { x, b->input(p, "targets", &ids),
+                               b->input(p, "loss_weight", &weights) };
         b->op(p, "cross_entropy", in, 3, NULL, 0, ce, 3, __FILE__, __LINE__);
         b->loss(p, "l", ce[0]);
     }
