@@ -120,7 +120,8 @@ int cmd_bench(app *a, int argc, char **argv)
     static const char *const takes[] = { "--backend",    "--dtype",  "--against", "--hf",
                                          "--steps",      "--warmup", "--profile", "--prompt-tokens",
                                          "--max-tokens", NULL };
-    static const char *const flags[] = { "--quick", "--synthetic", "--shapes", "--brief", "--cpu-time", NULL };
+    static const char *const flags[] = { "--quick", "--synthetic", "--shapes",
+                                         "--brief", "--cpu-time",  NULL };
     app_args args = { 0 };
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
     if (code)
