@@ -198,6 +198,9 @@ static int run_command(app *a, const app_command *c, int at, int argc, char **ar
 
 int main(int argc, char **argv)
 {
+    /* OpenMP threads (of any plugin) that wait should sleep: where others use the cores too,
+     * spinning makes a small step ten times as long. Read when the first such plugin loads. */
+    setenv("OMP_WAIT_POLICY", "passive", 0);
     const char *no_color = getenv("NO_COLOR");
     bool help = false, version = false;
     app a = { .color = isatty(STDERR_FILENO) && !(no_color && *no_color) };
