@@ -98,6 +98,11 @@ void bench_print_peaks(const app *a, const mri_device *d, const bench_peaks *p, 
         mri_str_free(&s);
         return;
     }
+    if (!(p->f32 > 0) && !(p->read > 0)) {
+        printf("limits, %-5s: not known to this backend   [%s]\n", when,
+               d->info.name ? d->info.name : "device");
+        return;
+    }
     printf("limits, %-5s: f32 %.1f GFLOP/s, bf16 ", when, p->f32 * 1e-9);
     if (p->bf16 > 0)
         printf("%.1f GFLOP/s", p->bf16 * 1e-9);
