@@ -35,9 +35,10 @@ static void compare(const char *what, const double *got, const mri_tensor *t, do
                   (long long)i, got[i], x[i], scale, fabs(got[i] - x[i]) / scale);
 }
 
-static void parity(const char *fixture, const char *backend, const char *recipe, double tolerance)
+static void parity(const char *fixture, const char *family, const char *backend,
+                   const char *recipe, double tolerance)
 {
-    char dir[4200], path[4300], hf[4300], seq[64], plugin[64], prec[64];
+    char dir[4200], path[4300], hf[4300], seq[64], plugin[64], prec[64], model[4200];
     mr_err err = MR_ERR_INIT;
     mri_safetensors *f = NULL;
     snprintf(dir, sizeof dir, "%s/%s", kit_source("tests/parity/fixtures"), fixture);
@@ -48,7 +49,9 @@ static void parity(const char *fixture, const char *backend, const char *recipe,
     snprintf(seq, sizeof seq, "train.seq=%lld", (long long)t);
     snprintf(plugin, sizeof plugin, "backend.plugin=%s", backend);
     snprintf(prec, sizeof prec, "precision.recipe=%s", recipe);
-    const char *const sets[] = { hf, seq, plugin, prec, "model.plugin=llama4", "train.steps=1",
+    snprintf(model, sizeof model, "model.plugin=%s%s", *family == '/' ? getenv("MRUN_BUILD") : "",
+             family);
+    const char *const sets[] = { hf, seq, plugin, prec, model, "train.steps=1",
                                  "train.micro_batch=1", "data.text.path=unused", NULL };
     kit k = kit_open(NULL, sets, (mri_session_options){ .needs = MRI_NEED_TRAIN | MRI_NEED_EVAL });
     mri_session *s = k.session;
@@ -90,13 +93,14 @@ static void parity(const char *fixture, const char *backend, const char *recipe,
     kit_close(&k);
 }
 
-#define PARITY(name, fixture) \
-    Test(parity, name##_fp32_cpu) { parity(fixture, "cpu", "fp32", 1e-5); } \
-    Test(parity, name##_fp32_ref) { parity(fixture, "ref", "fp32", 1e-5); } \
-    Test(parity, name##_fp64_ref) { parity(fixture, "ref", "fp64", 1e-6); }
+#define PARITY(name, fixture, family) \
+    Test(parity, name##_fp32_cpu) { parity(fixture, family, "cpu", "fp32", 1e-5); } \
+    Test(parity, name##_fp32_ref) { parity(fixture, family, "ref", "fp32", 1e-5); } \
+    Test(parity, name##_fp64_ref) { parity(fixture, family, "ref", "fp64", 1e-6); }
 
-PARITY(base, "llama4-base")
-PARITY(maverick, "llama4-maverick")
-PARITY(scout, "llama4-scout")
-PARITY(top2, "llama4-top2")
-PARITY(tied, "llama4-tied")
+PARITY(base, "llama4-base", "llama4")
+PARITY(maverick, "llama4-maverick", "llama4")
+PARITY(scout, "llama4-scout", "llama4")
+PARITY(top2, "llama4-top2", "llama4")
+PARITY(tied, "llama4-tied", "llama4")
+PARITY(gpt2, "gpt2", "/tests/unit/model/gpt2.so") /* the outside family of examples/gpt2 */
