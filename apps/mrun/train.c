@@ -35,9 +35,14 @@ static void on_signal(int n)
     stop_signal = n;
 }
 
+/* The handler gets a stack of its own: a product library's generated kernels move the stack
+ * pointer into their workspace, and a signal frame pushed there overwrites the heap. */
 static void catch_signals(void)
 {
-    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+    static char stack[1 << 16];
+    stack_t alternate = { .ss_sp = stack, .ss_size = sizeof stack };
+    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK };
+    sigaltstack(&alternate, NULL);
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGUSR1, &sa, NULL);

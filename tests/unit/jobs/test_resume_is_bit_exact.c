@@ -137,6 +137,28 @@ Test(resume, after_sigint_twice)
     job_free(&j);
 }
 
+/* Signals arrive inside every kernel, where the stack may be anything but a stack. */
+Test(resume, a_rain_of_signals_changes_no_bit)
+{
+    job j = job_new();
+    const char *const argv[] = { "p.ini", "--set", "run.dir=run", "--set", "train.steps=30", NULL };
+    whole(&j, (const char *const[]){ "--set", "train.steps=30", NULL });
+    job_child c = job_start(&j, argv);
+    job_await(job_path(&j, "run"), 1);
+    siginfo_t info = { 0 };
+    long n = 0;
+    while (!waitid(P_PID, (id_t)c.pid, &info, WEXITED | WNOHANG | WNOWAIT) && !info.si_pid) {
+        kill(c.pid, SIGUSR1);
+        job_sleep(0.0001);
+        n++;
+    }
+    job_result r = job_wait(c);
+    job_expect(&r, 0, NULL);
+    cr_assert_gt(n, 30, "only %ld signals", n);
+    job_same_run(job_path(&j, "whole"), job_path(&j, "run"));
+    job_free(&j);
+}
+
 Test(resume, sigusr1_saves_and_goes_on)
 {
     job j = job_new();
