@@ -266,13 +266,21 @@ out:
     return st;
 }
 
-/* "linear.wgrad" is reached through "linear": one name up to the first dot decides. */
+static bool has_shape(const char *op)
+{
+    for (const bench_shape *s = bench_shapes; s->op; s++)
+        if (!strcmp(s->op, op))
+            return true;
+    return false;
+}
+
+/* An op that has no shape of its own, as "linear.wgrad", is reached through its family. */
 static bool may_reach(const op_bench *b, const char *op)
 {
     size_t n = strcspn(op, ".");
     for (size_t i = 0; i < b->args->positional.n; i++) {
         const char *w = b->args->positional.v[i];
-        if (strcspn(w, ".") == n && !strncmp(w, op, n))
+        if (!strcmp(w, op) || (!has_shape(w) && strcspn(w, ".") == n && !strncmp(w, op, n)))
             return true;
     }
     return !b->args->positional.n;
