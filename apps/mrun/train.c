@@ -3,20 +3,18 @@
  * train.c - job `train`: the loop around mri_session_train_step(). Order of a step (as
  * Megatron's): train, log, validate, save and stop decisions.
  *
- * A run folder belongs to one profile. Started again it resumes from the newest checkpoint,
- * with the loss curve that it would have had; finished, it says so. The folder is claimed
- * (profile.resolved.ini written) last before the first step: a start that fails claims nothing.
+ * Started again in its folder (run_folder.h) a run resumes from the newest checkpoint, with the
+ * loss curve that it would have had; finished, it says so.
  */
 #include "app.h"
+#include "run_folder.h"
 #include "sinks.h"
 #include "trace.h"
 #include "train.h"
-#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,85 +52,6 @@ static double now(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* ---- the run folder -------------------------------------------------------------------------- */
-
-static mr_status make_folder(const char *path, mr_err *err)
-{
-    char *p = mri_strdup(path);
-    for (char *c = p + 1;; c++) {
-        if (*c && *c != '/')
-            continue;
-        char keep = *c;
-        *c = 0;
-        if (mkdir(p, 0777) && errno != EEXIST) {
-            int e = errno;
-            free(p);
-            return mr_fail(err, MR_E_STORE_IO, MR_BLAME_ENV, "cannot make the folder %s: %s", path,
-                           strerror(e));
-        }
-        *c = keep;
-        if (!keep)
-            break;
-    }
-    free(p);
-    return 0;
-}
-
-/* Keys that may change between the runs of one folder without changing what is computed. The
- * first is taken only where the learning rate does not hang on the number of steps. */
-static const char *const free_keys[] = { "train.steps", "run.dir", "run.fork", "run.threads",
-                                         "checkpoint", "sink", "sink.console", "sink.tensorboard",
-                                         "sink.jsonl", "debug", "generate", "score",
-                                         "train.log_every", "train.sample_prompt",
-                                         "train.sample_tokens", "train.recompute", NULL };
-
-static const char *const *keys_to_ignore(const mri_config *c)
-{
-    bool fixed = c->optimizer.decay_steps > 0 || !strcmp(c->optimizer.schedule, "constant");
-    return fixed ? free_keys : free_keys + 1;
-}
-
-/* Refuses a folder that another profile made; *fork says that its weights are to be taken. */
-static mr_status check_folder(const mri_config *c, bool *fork, mr_err *err)
-{
-    char *path = mri_format("%s/profile.resolved.ini", c->run.dir);
-    mri_profile *old = NULL;
-    mri_str differences = { 0 };
-    mr_status st = make_folder(c->run.dir, err);
-    *fork = false;
-    if (st)
-        goto out;
-    if (access(path, F_OK) == 0) {
-        MR_TRY(mri_profile_load(path, NULL, 0, &old, err));
-        size_t n = mri_profile_diff(old, c->profile, keys_to_ignore(c), &differences);
-        if (n && !c->run.fork) {
-            st = mr_fail(err, MR_E_RUN_MISMATCH, MR_BLAME_USER,
-                         "the folder %s holds a run of a different profile", c->run.dir);
-            mr_detail(err, "%s", differences.s);
-            mr_hint(err, "choose another run.dir, or --set run.fork=true to start a new run from "
-                         "its weights");
-            goto out;
-        }
-        *fork = n != 0;
-    }
-out:
-    free(path);
-    mri_profile_free(old);
-    mri_str_free(&differences);
-    return st;
-}
-
-static mr_status claim_folder(const mri_config *c, mr_err *err)
-{
-    char *path = mri_format("%s/profile.resolved.ini", c->run.dir);
-    mri_str text = { 0 };
-    mri_profile_print(c->profile, false, &text);
-    mr_status st = mri_write_file_atomic(path, text.s, text.n, err);
-    free(path);
-    mri_str_free(&text);
-    return st;
 }
 
 /* ---- one run ---------------------------------------------------------------------------------- */
@@ -257,52 +176,6 @@ out:
     return st;
 }
 
-static mr_status move(const char *from, const char *to, mr_err *err)
-{
-    if (!rename(from, to))
-        return 0;
-    return mr_fail(err, MR_E_STORE_IO, MR_BLAME_ENV, "cannot rename %s to %s: %s", from, to,
-                   strerror(errno));
-}
-
-/* A fork has checkpoints of its own from its first moment, or the next start would take the old
- * run's newest for its own: the weights that it starts from become its step 0 in a folder beside
- * the old one, and the two change places. Killed between the two renames it finds that folder. */
-static mr_status fork_run(train_run *r, mr_err *err)
-{
-    char *next = mri_format("%s.fork", r->checkpoints), *aside = NULL;
-    mri_checkpoint *old = NULL, *begun = NULL;
-    mr_status st = 0;
-    MR_TRY(mri_checkpoint_open_newest(r->checkpoints, &old, err));
-    MR_TRY(mri_checkpoint_open_newest(next, &begun, err));
-    if (!old && !begun) {
-        st = mri_session_init_weights(r->s, err); /* the old run never saved */
-        goto out;
-    }
-    MR_TRY(mri_session_load(r->s, old ? old : begun, true, err));
-    if (old || !begun) {
-        MR_TRY(make_folder(next, err));
-        MR_TRY(mri_session_save(r->s, next, 0, err));
-    }
-    for (int i = 1; !aside; i++) { /* the first free name */
-        aside = mri_format("%s.before-fork-%d", r->checkpoints, i);
-        if (access(aside, F_OK) == 0) {
-            free(aside);
-            aside = NULL;
-        }
-    }
-    if (old)
-        MR_TRY(move(r->checkpoints, aside, err));
-    MR_TRY(move(next, r->checkpoints, err)); /* over the empty folder, where there was no old one */
-    r->saved_at = 0;
-out:
-    mri_checkpoint_close(old);
-    mri_checkpoint_close(begun);
-    free(next);
-    free(aside);
-    return st;
-}
-
 static void say_start(train_run *r)
 {
     mri_memory m;
@@ -350,10 +223,10 @@ int job_train(app *a, mri_config *c)
     r.checkpoints = c->checkpoint.dir ? mri_strdup(c->checkpoint.dir)
                                       : mri_format("%s/checkpoints", c->run.dir);
     catch_signals();
-    MR_TRY(check_folder(c, &fork, &err));
-    MR_TRY(make_folder(r.checkpoints, &err));
+    MR_TRY(run_folder_check(c, &fork, &err));
+    MR_TRY(run_folder_make(r.checkpoints, &err));
     MR_TRY(mri_session_open(a->registry, c, &o, &r.s, &err));
-    MR_TRY(fork ? fork_run(&r, &err) : resume(&r, &err));
+    MR_TRY(fork ? run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err) : resume(&r, &err));
     finished = r.s->done.step >= c->train.steps;
     if (finished) {
         fprintf(stderr, "mrun: %s is finished: %lld of %lld steps; choose another run.dir to start "
@@ -361,7 +234,7 @@ int job_train(app *a, mri_config *c)
                 (long long)c->train.steps);
         goto out;
     }
-    MR_TRY(claim_folder(c, &err));
+    MR_TRY(run_folder_claim(c, &err));
     MR_TRY(app_sinks_open(&r.sinks, a, c, r.s->done.step, &err));
     if (o.guard)
         r.s->train->trace = &trace;
