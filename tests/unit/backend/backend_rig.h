@@ -29,11 +29,16 @@ static const void *rig_ext(void *self, const char *id)
     return strcmp(id, MR_EXT_REF) ? NULL : &mri_ref_service;
 }
 
-/* the config struct of backend/cpu, as its option rows lay it out */
+/* the config structs of backend/cpu and backend/cuda, as their option rows lay them out */
 typedef struct rig_cpu {
     int64_t threads;
     const char *affinity, *isa, *matmul;
 } rig_cpu;
+
+typedef struct rig_cuda {
+    int32_t tf32, pad;
+    const char *matmul, *cublaslt;
+} rig_cuda;
 
 static inline mr_status rig_try_open(rig *r, const char *name, const void *config, mr_err *err)
 {
@@ -136,6 +141,61 @@ static inline void rig_same_bits(const char *what, const mr_call *c, const rig_b
                   "%s: a second run gave other bits in output %u", what, i);
 }
 
+/* ---- memory of a device that the host cannot reach ------------------------------------------ */
+typedef struct rig_twin {
+    void *host, *dev;
+    size_t n;
+} rig_twin;
+
+typedef struct rig_twins {
+    rig_twin v[2 * MRI_MAX_OPERANDS + 1];
+    int n;
+} rig_twins;
+
+/* the device's copy of a host buffer; one buffer under two names has one copy */
+static inline void *rig_twin_of(rig *r, rig_twins *t, void *host, size_t n)
+{
+    mr_err err = MR_ERR_INIT;
+    for (int i = 0; i < t->n; i++)
+        if (t->v[i].host == host)
+            return t->v[i].dev;
+    rig_twin *w = &t->v[t->n++];
+    *w = (rig_twin){ host, NULL, n };
+    cr_assert_eq(r->ops->alloc(r->dev, n, MR_MEM_ARENA, &w->dev, &err), MR_OK, "%s", err.what);
+    cr_assert_eq(r->ops->copy(r->dev, r->stream, w->dev, host, n, &err), MR_OK, "%s", err.what);
+    return w->dev;
+}
+
+static inline void rig_twins_fetch(rig *r, const char *what, rig_twins *t)
+{
+    mr_err err = MR_ERR_INIT;
+    for (int i = 0; i < t->n; i++)
+        cr_assert_eq(r->ops->copy(r->dev, r->stream, t->v[i].host, t->v[i].dev, t->v[i].n, &err),
+                     MR_OK, "%s: %s", what, err.what);
+    cr_assert_eq(r->ops->sync(r->dev, r->stream, &err), MR_OK, "%s: %s", what, err.what);
+    for (int i = 0; i < t->n; i++)
+        r->ops->free(r->dev, t->v[i].dev, t->v[i].n);
+}
+
+static inline mr_status rig_launch(rig *r, const char *what, void *kernel, const mr_call *c,
+                                   rig_bufs *b, void *ws, size_t ws_bytes, mr_err *err)
+{
+    rig_bufs d = { 0 };
+    rig_twins t = { 0 };
+    if (r->ops->ext(r->dev, MR_EXT_HOST_MEMORY))
+        return r->ops->run(r->dev, kernel, r->stream, b->in, b->out, ws, err);
+    for (uint32_t i = 0; i < c->n_in; i++)
+        if (c->in[i])
+            d.in[i].data = rig_twin_of(r, &t, b->in[i].data, (mr_bytes(c->in[i]) + 64) / 64 * 64);
+    for (uint32_t i = 0; i < c->n_out; i++)
+        if (c->out[i])
+            d.out[i].data = rig_twin_of(r, &t, b->out[i].data, (mr_bytes(c->out[i]) + 64) / 64 * 64);
+    mr_status st = r->ops->run(r->dev, kernel, r->stream, d.in, d.out,
+                               rig_twin_of(r, &t, ws, ws_bytes), err);
+    rig_twins_fetch(r, what, &t);
+    return st;
+}
+
 static inline uint32_t rig_run(rig *r, const char *what, const mr_op_def *def, const mr_call *c,
                                rig_bufs *b)
 {
@@ -149,7 +209,7 @@ static inline uint32_t rig_run(rig *r, const char *what, const mr_op_def *def, c
     cr_assert(info.impl && *info.impl);
     char *ws = aligned_alloc(64, (info.workspace + GUARD + 63) / 64 * 64);
     memset(ws, 0xa5, info.workspace + GUARD);
-    st = r->ops->run(r->dev, kernel, r->stream, b->in, b->out, ws, &err);
+    st = rig_launch(r, what, kernel, c, b, ws, info.workspace + GUARD, &err);
     cr_assert_eq(st, MR_OK, "%s: %s", what, err.what);
     for (uint64_t i = info.workspace; i < info.workspace + GUARD; i++)
         if ((unsigned char)ws[i] != 0xa5)

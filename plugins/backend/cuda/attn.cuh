@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// attn.cuh - the geometry that the attention kernels share, tiles of rows in shared memory, and
+// dot products of them. A block of 256 threads has a tile of 32 queries by 32 keys: thread (r, x) =
+// (id / 8, id % 8) makes the products of row r with rows x, x + 8, x + 16, x + 24, and owns the
+// columns x, x + 8 ... of row r of a result. A row has one value of padding, so that the 8
+// threads of a row, and the 4 rows of a warp, touch different banks.
+
+#ifndef MRUN_CUDA_ATTN_CUH
+#define MRUN_CUDA_ATTN_CUH
+#include "dev.cuh"
+
+enum { TILE = 32, ATTN_MAX_WIDTH = 256, PPITCH = TILE + 1 };
+
+struct attn_args { // by value in a launch
+    int64_t tokens, chunk;
+    int heads, kv, group, c, cv; // group: query heads a kv head
+    float scale;
+};
+
+struct attn {
+    struct kernel base;
+    attn_args a;
+    int64_t slots, positions; // of a cache
+    size_t shared;
+};
+
+static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q,
+                                   const mr_type *v, mr_err *err)
+{
+    k->a.tokens = q->dim[0];
+    k->a.heads = (int)mr_attr_i(c, "heads", 1);
+    k->a.kv = (int)mr_attr_i(c, "kv_heads", k->a.heads);
+    k->a.group = k->a.kv > 0 ? k->a.heads / k->a.kv : 0;
+    k->a.chunk = mr_attr_i(c, "chunk", 0);
+    if (k->a.group < 1 || mr_last(q) / k->a.heads > ATTN_MAX_WIDTH ||
+        mr_last(v) / k->a.kv > ATTN_MAX_WIDTH)
+        return cuda_refuse(&k->base, err, "a head is wider than 256");
+    if (k->a.tokens > INT32_MAX / 2)
+        return cuda_refuse(&k->base, err, "more tokens than 32-bit positions hold");
+    k->a.c = (int)(mr_last(q) / k->a.heads);
+    k->a.cv = (int)(mr_last(v) / k->a.kv);
+    k->a.scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)k->a.c));
+    return MR_OK;
+}
+
+// The first key that token t sees. Starts outside 0..t are taken as the nearer end.
+DEV int first_seen(const int32_t *seq_start, int t, int64_t chunk)
+{
+    int s = seq_start[t];
+    s = s < 0 ? 0 : s > t ? t : s;
+    return chunk ? s + (int)((t - s) / chunk * chunk) : s;
+}
+
+// Rows row0 .. row0 + 31 of a [tokens, stride] operand, `n` values from column `col`; rows
+// past the end are 0.
+template <typename F>
+DEV void load_tile(const F *p, int64_t stride, int64_t col, int row0, int64_t tokens, int n,
+                   float *tile)
+{
+    for (int e = threadIdx.x; e < TILE * n; e += 256) {
+        int r = e / n, i = e % n;
+        tile[r * (n + 1) + i] = row0 + r < tokens ? ld(p, (row0 + r) * stride + col + i) : 0;
+    }
+}
+
+// z[i] = <a row r, b row x + 8 i>
+DEV void dots(const float *a, const float *b, int n, int r, int x, float z[4])
+{
+    const float *p = a + r * (n + 1), *q = b + x * (n + 1);
+    int step = 8 * (n + 1);
+    z[0] = z[1] = z[2] = z[3] = 0;
+    for (int i = 0; i < n; i++) {
+        float v = p[i];
+        z[0] += v * q[i];
+        z[1] += v * q[i + step];
+        z[2] += v * q[i + 2 * step];
+        z[3] += v * q[i + 3 * step];
+    }
+}
+
+// over the 8 threads of a row
+DEV float row_sum(float v)
+{
+    for (int d = 4; d; d >>= 1)
+        v += __shfl_xor_sync(~0u, v, d);
+    return v;
+}
+
+DEV float row_max(float v)
+{
+    for (int d = 4; d; d >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
+DEV int block_min_first(const int *first) // of the tile's rows
+{
+    int m = first[threadIdx.x % 32];
+    for (int d = 16; d; d >>= 1)
+        m = min(m, __shfl_xor_sync(~0u, m, d));
+    return m;
+}
+
+static inline size_t tile_bytes(int n)
+{
+    return (size_t)TILE * (size_t)(n + 1) * sizeof(float);
+}
+
+// Runs STATEMENT with F the element type and NV the columns a thread owns: 8 NV covers a head.
+#define WITH_ATTN(kind, width, ...) \
+    do { \
+        if ((width) <= 128) { \
+            constexpr int NV = 16; \
+            WITH_TYPE(kind, __VA_ARGS__); \
+        } else { \
+            constexpr int NV = 32; \
+            WITH_TYPE(kind, __VA_ARGS__); \
+        } \
+    } while (0)
+
+#endif

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// cached.cu - attention of new tokens over the cache of their sequences. First all rows are
+// written to their places, then a block a (token, head) walks its slot's keys 128 at a time, a
+// warp a key. Bytes: the seen keys and values once a head of a group; floor of a decoding step:
+// bytes of the slot's cache / 3.35 TB/s. A slot or position outside the cache writes nothing and
+// gives NaN, which the run's checks find.
+
+#include "attn.cuh"
+
+#define SELF const struct attn *k = (const struct attn *)base
+
+enum { KEYS = 128, BLOCK = 128 };
+
+DEV int64_t cache_row(const int32_t *positions, const int32_t *slot, int64_t t, int64_t slots,
+                      int64_t room)
+{
+    int64_t b = slot[t], p = positions[t];
+    return b < 0 || b >= slots || p < 0 || p >= room ? -1 : b * room + p;
+}
+
+__global__ void cache_write(arr k, arr v, const int32_t *positions, const int32_t *slot, arr kc,
+                            arr vc, int64_t slots, int64_t room, int64_t wk, int64_t wv)
+{
+    int64_t t = blockIdx.x, row = cache_row(positions, slot, t, slots, room);
+    if (row < 0)
+        return;
+    for (int64_t i = threadIdx.x; i < wk; i += blockDim.x)
+        put(kc, row * wk + i, get(k, t * wk + i));
+    for (int64_t i = threadIdx.x; i < wv; i += blockDim.x)
+        put(vc, row * wv + i, get(v, t * wv + i));
+}
+
+__global__ void __launch_bounds__(BLOCK)
+    cache_attend(arr q, const int32_t *positions, const int32_t *slot, arr kc, arr vc, arr o,
+                 int64_t slots, int64_t room, const attn_args a)
+{
+    __shared__ float qs[ATTN_MAX_WIDTH], z[KEYS], part[2][BLOCK / 32];
+    int64_t t = blockIdx.y, h = blockIdx.x, g = h / a.group;
+    int64_t row = cache_row(positions, slot, t, slots, room), out = (t * a.heads + h) * a.cv;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float max = -INFINITY, sum = 0, acc[ATTN_MAX_WIDTH / BLOCK] = {};
+    if (row < 0) {
+        for (int i = threadIdx.x; i < a.cv; i += BLOCK)
+            put(o, out + i, slot[t] == -1 ? 0 : nanf(""));
+        return;
+    }
+    for (int i = threadIdx.x; i < a.c; i += BLOCK)
+        qs[i] = get(q, (t * a.heads + h) * a.c + i);
+    int64_t p = row % room, row0 = row - p, j0 = a.chunk ? p / a.chunk * a.chunk : 0;
+    for (; j0 <= p; j0 += KEYS) {
+        int n = p + 1 - j0 < KEYS ? (int)(p + 1 - j0) : KEYS;
+        __syncthreads();
+        for (int j = warp; j < n; j += BLOCK / 32) {
+            int64_t at = ((row0 + j0 + j) * a.kv + g) * a.c;
+            float s = 0;
+            for (int i = lane; i < a.c; i += 32)
+                s += qs[i] * get(kc, at + i);
+            s = warp_sum(s);
+            if (!lane)
+                z[j] = s * a.scale;
+        }
+        __syncthreads();
+        float mine = threadIdx.x < n ? z[threadIdx.x] : -INFINITY, top = warp_max(mine);
+        if (!lane)
+            part[0][warp] = top;
+        __syncthreads();
+        top = max;
+        for (int w = 0; w < BLOCK / 32; w++)
+            top = fmaxf(top, part[0][w]);
+        float keep = top == max ? 1 : expf(max - top);
+        float e = threadIdx.x < n ? expf(mine - top) : 0, s = warp_sum(e);
+        z[threadIdx.x] = e;
+        if (!lane)
+            part[1][warp] = s;
+        __syncthreads();
+        sum *= keep;
+        for (int w = 0; w < BLOCK / 32; w++)
+            sum += part[1][w];
+        max = top;
+#pragma unroll
+        for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++) {
+            int i = threadIdx.x + c * BLOCK;
+            acc[c] *= keep;
+            for (int j = 0; j < n && i < a.cv; j++)
+                acc[c] += z[j] * get(vc, ((row0 + j0 + j) * a.kv + g) * a.cv + i);
+        }
+    }
+#pragma unroll
+    for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++)
+        if (threadIdx.x + c * BLOCK < a.cv)
+            put(o, out + threadIdx.x + c * BLOCK, acc[c] / sum);
+}
+
+static mr_status cached_run(RUN_ARGS)
+{
+    SELF;
+    const int32_t *positions = (const int32_t *)in[3].data, *slot = (const int32_t *)in[4].data;
+    arr kc = in_arr(base, in, 5), vc = in_arr(base, in, 6);
+    (void)ws;
+    if (k->a.tokens) {
+        cache_write<<<(unsigned)k->a.tokens, THREADS, 0, stream>>>(
+            in_arr(base, in, 1), in_arr(base, in, 2), positions, slot, kc, vc, k->slots,
+            k->positions, (int64_t)k->a.kv * k->a.c, (int64_t)k->a.kv * k->a.cv);
+        cache_attend<<<dim3((unsigned)k->a.heads, (unsigned)k->a.tokens), BLOCK, 0, stream>>>(
+            in_arr(base, in, 0), positions, slot, kc, vc, out_arr(base, out, 0), k->slots,
+            k->positions, k->a);
+    }
+    return cuda_launched(base, err);
+}
+
+static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct attn *k = (struct attn *)base;
+    mr_status bad = attn_shape(k, c, c->in[0], c->in[2], err);
+    if (bad)
+        return bad;
+    if (k->a.tokens > 65535)
+        return cuda_refuse(base, err, "more than 65535 new tokens at once");
+    k->slots = c->in[5]->dim[0];
+    k->positions = c->in[5]->dim[1];
+    base->run = cached_run;
+    return MR_OK;
+}
+
+const struct op_row cuda_cached_rows[] = {
+    { "attention.cached", "xxxiixx>x", sizeof(struct attn), cached_prepare, 0, 0 },
+    {},
+};

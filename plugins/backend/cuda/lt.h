@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lt.h - the functions of cuBLASLt that this plugin uses, found when a device opens: neither the
+ * build nor the plugin's loading needs the library. Owned by the device.
+ */
+#ifndef MRUN_CUDA_LT_H
+#define MRUN_CUDA_LT_H
+#include "cuda.h"
+#include <cublasLt.h>
+
+struct cuda_lt {
+    void *so;
+    cublasLtHandle_t handle;
+#define CUDA_LT_FUNCTIONS(X) \
+    X(cublasLtCreate) X(cublasLtDestroy) X(cublasLtMatmul) X(cublasLtMatmulAlgoGetHeuristic) \
+    X(cublasLtMatmulDescInit_internal) X(cublasLtMatmulDescSetAttribute) \
+    X(cublasLtMatrixLayoutInit_internal) X(cublasLtMatmulPreferenceInit_internal) \
+    X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtGetStatusString)
+#define CUDA_LT_FIELD(name) __typeof__(name) *name##_;
+    CUDA_LT_FUNCTIONS(CUDA_LT_FIELD)
+#undef CUDA_LT_FIELD
+};
+
+/* `path` NULL: the usual names and places, each named in the error if none serves */
+mr_status cuda_lt_open(const char *path, struct cuda_lt **out, mr_err *err);
+void cuda_lt_close(struct cuda_lt *lt);
+
+/* One product, y [n, m] = a [n or k ..] b, in row-major terms; see cuda_lt_plan(). */
+struct cuda_lt_product {
+    cublasLtMatmulDescOpaque_t desc;
+    cublasLtMatrixLayoutOpaque_t a, b, c;
+    cublasLtMatmulAlgo_t algo;
+    uint64_t workspace;
+    float beta;
+    int has_bias;
+};
+
+/* C [rows, cols] = beta C + A B (+ bias [cols]), all row-major: A is [rows, inner], or its
+ * transpose if ta; B is [inner, cols], or its transpose if tb. `kind`: enum cuda_kind of the
+ * operands (equal) and of C. MR_E_UNSUPPORTED if the library knows no way. */
+struct cuda_lt_shape {
+    int64_t rows, cols, inner;
+    int ta, tb, kind, kind_c, bias, tf32;
+    float beta;
+};
+mr_status cuda_lt_plan(const struct cuda_lt *, const struct cuda_lt_shape *,
+                       struct cuda_lt_product *, mr_err *);
+mr_status cuda_lt_run(const struct cuda_lt *, const struct cuda_lt_product *, const void *a,
+                      const void *b, void *c, const void *bias, void *ws, cudaStream_t, mr_err *);
+
+#endif

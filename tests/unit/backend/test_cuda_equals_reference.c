@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * backend/cuda agrees with the catalogue's definitions: every op and case, forward and backward,
+ * f32 and bf16, with cuBLASLt and with its own products; shapes that cross the borders of its
+ * tiles; equal bits when run twice; no NaN is hidden. Skipped where there is no GPU.
+ */
+#include "backend_nan.h"
+
+static void open_or_skip(rig *r, rig_cuda config)
+{
+    mr_err err = MR_ERR_INIT;
+    if (rig_try_open(r, "cuda", &config, &err))
+        cr_skip_test("no GPU");
+    cr_assert_eq(r->ops->stream_create(r->dev, 0, &r->stream, &err), MR_OK);
+}
+
+static void catalogue(rig_cuda config)
+{
+    rig r;
+    open_or_skip(&r, config);
+    rig_catalogue(&r, "f32");
+    rig_catalogue(&r, "bf16");
+    cr_expect_gt(r.compared, 10000);
+    rig_close(&r);
+}
+
+Test(cuda, equals_the_reference)
+{
+    catalogue((rig_cuda){ 0 });
+}
+
+Test(cuda, equals_the_reference_with_its_own_products)
+{
+    catalogue((rig_cuda){ .matmul = "own" });
+}
+
+static const struct {
+    const char *op, *text;
+} shapes[] = {
+    { "linear", "x=F[130,100] w=F[70,100] bias=F[70]" },
+    { "linear", "x=F[129,256] w=F[136,256]" },
+    { "linear", "x=F[1,1030] w=F[257,1030] bias=F[257]" },
+    { "linear", "x=F[300,1] w=F[3,1]" },
+    { "linear", "x=F[70,64] w=F[64,64] @out_dtype=f32" },
+    { "sum_rows", "x=F[3000,130] acc=S[130]" },
+    { "grouped_linear", "x=F[300,40] w=F[5,40,136] offsets=i32[6]{0,0,165,165,297,300}" },
+    { "grouped_linear", "x=F[300,40] w=F[5,136,40] offsets=i32[6]{0,9,137,137,138,300} @layout=oi" },
+    { "grouped_linear", "x=F[140,33] w=F[4,33,35] offsets=i32[5]{2,3,3,121,130}" },
+    { "grouped_linear", "x=F[140,33] w=F[4,35,33] offsets=i32[5]{0,0,0,0,0} @layout=oi" },
+    { "grouped_linear", "x=F[400,64] w=F[3,64,128] offsets=i32[4]{0,0,400,400}" },
+    { "grouped_linear", "x=F[400,64] w=F[2,64,72] offsets=i32[3]{131,140,260}" },
+    { "rmsnorm", "x=F[300,96] w=F[24] @group=24" },
+    { "rmsnorm", "x=F[60,1300] w=F[1300] @eps=1e-6" },
+    { "layernorm", "x=F[60,1300] w=F[1300] bias=F[1300]" },
+    { "rope", "x=F[150,120] positions=i32[150]<1000000 @head_dim=40 @inv_freq=1,0.3,0.1,0.03,"
+              "0.01,0.001,0.0001,0.7,0.2,0.05" },
+    { "rope", "x=F[20,63] positions=i32[20]<100 @head_dim=7 @inv_freq=1,0.3 @interleaved=0" },
+    { "swiglu", "gate=F[150,301] up=F[150,301]" },
+    { "swiglu", "gate=F[150,202]" },
+    { "gelu", "x=F[1500,301]" },
+    { "cast", "x=F[900,301] @dtype=bf16" },
+    { "embedding", "ids=i32[1300]<40 table=F[40,150]" },
+    { "embedding", "ids=i32[700]zero table=F[2,1100]" },
+    { "cross_entropy", "logits=F[9,5003] targets=i32[9]<5003 weight=S[9]pos" },
+    { "cross_entropy", "logits=F[2070,204] targets=i32[2070]<300 weight=S[2070]pos" },
+    { "sumsq", "x=f32[700001] acc=f32[1]pos" },
+    { "adamw", "master=f32[40003] exp_avg=f32[40003] exp_avg_sq=f32[40003]pos grad=f32[40003] "
+               "lr=f32[1]pos weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos "
+               "ok=f32[1]pos" },
+    { "route_topk", "logits=F[300,64] bias=S[64] @k=6 @norm=1 @groups=8 @group_topk=3" },
+    { "route_topk", "logits=F[300,140] @k=3 @score=softmax" },
+    { "route_topk", "logits=F[30,1024] @k=8 @score=softmax @pre_softmax=1" },
+    { "route_plan", "index=i32[9001,4]<61 @experts=64" },
+    { "route_plan", "index=i32[5000,1]zero @experts=300" },
+    { "permute", "x=F[150,240] rows=i32[300]perm slots=i32[300]inv:rows probs=S[150,2]" },
+    { "unpermute", "y=F[300,240] rows=i32[300]perm slots=i32[300]inv:rows probs=S[100,3] @k=3" },
+    { "moe_aux_loss", "logits=F[3000,40] seq_start=i32[3000]start:700 @k=3 @coeff=0.5" },
+    { "moe_aux_loss", "logits=F[3000,40] seq_start=i32[3000]start:700 @k=3 @coeff=0.5 "
+                      "@type=seq_aux @score=softmax" },
+    { "router_z_loss", "logits=F[3000,40] @coeff=0.01" },
+    { "attention", "q=F[200,48] k=F[200,16] v=F[200,16] seq_start=i32[200]start:200 @heads=3 "
+                   "@kv_heads=1 @head_dim=16" },
+    { "attention", "q=F[131,64] k=F[131,64] v=F[131,80] seq_start=i32[131]start:50 @heads=2 "
+                   "@kv_heads=2 @head_dim=32" },
+    { "attention", "q=F[150,128] k=F[150,64] v=F[150,64] seq_start=i32[150]start:100 @heads=2 "
+                   "@kv_heads=1 @head_dim=64 @chunk=24" },
+    { "attention", "q=F[129,256] k=F[129,128] v=F[129,128] seq_start=i32[129]start:129 @heads=2 "
+                   "@kv_heads=1 @head_dim=128 @scale=0.05" },
+    { "attention", "q=F[70,512] k=F[70,256] v=F[70,256] seq_start=i32[70]start:70 @heads=2 "
+                   "@kv_heads=1 @head_dim=256" },
+    { "attention", "q=F[90,384] k=F[90,384] v=F[90,256] seq_start=i32[90]start:64 @heads=2 "
+                   "@kv_heads=2 @head_dim=192" },
+    { "attention", "q=F[70,70] k=F[70,14] v=F[70,6] seq_start=i32[70]start:9 @heads=10 "
+                   "@kv_heads=2 @head_dim=7" },
+    { "attention", "q=F[4,64] k=F[4,32] v=F[4,32] seq_start=i32[4]{0,0,2,2} @heads=2 "
+                   "@kv_heads=1 @head_dim=32" },
+    { "attention", "q=F[260,64] k=F[260,64] v=F[260,64] seq_start=i32[260]start:130 @heads=1 "
+                   "@kv_heads=1 @head_dim=64 @chunk=65" },
+    { "attention.cached", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
+                          "slot=i32[90]zero k_cache=F[1,100,32] v_cache=F[1,100,32] @heads=4 "
+                          "@kv_heads=2 @head_dim=16" },
+    { "attention.cached", "q=F[3,66] k=F[3,33] v=F[3,33] positions=i32[3]{150,0,64} "
+                          "slot=i32[3]{1,-1,0} k_cache=F[2,151,33] v_cache=F[2,151,33] @heads=2 "
+                          "@kv_heads=1 @head_dim=33" },
+    { "attention.cached", "q=F[2,512] k=F[2,256] v=F[2,512] positions=i32[2]{450,64} "
+                          "slot=i32[2]{1,0} k_cache=F[2,451,256] v_cache=F[2,451,512] @heads=4 "
+                          "@kv_heads=2 @head_dim=128 @chunk=400" },
+};
+
+static void every_shape(rig_cuda config)
+{
+    rig r;
+    open_or_skip(&r, config);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        rig_case(&r, shapes[i].op, shapes[i].text, "f32");
+        rig_case(&r, shapes[i].op, shapes[i].text, "bf16");
+    }
+    rig_close(&r);
+}
+
+Test(cuda_shapes, as_it_chooses)
+{
+    every_shape((rig_cuda){ 0 });
+}
+
+Test(cuda_shapes, with_its_own_products)
+{
+    every_shape((rig_cuda){ .matmul = "own" });
+}
+
+Test(cuda_nan, is_never_lost)
+{
+    rig r;
+    open_or_skip(&r, (rig_cuda){ 0 });
+    nan_every_op(&r, "f32");
+    nan_every_op(&r, "bf16");
+    rig_close(&r);
+}
+
+Test(cuda_device, memory_streams_and_errors)
+{
+    rig r;
+    mr_err err = MR_ERR_INIT;
+    mr_device_info info = { .size = sizeof info };
+    void *p = NULL, *pinned = NULL, *event = NULL, *second = NULL;
+    char text[70000] = "at the end", back[70000] = "";
+    open_or_skip(&r, (rig_cuda){ 0 });
+    cr_assert_eq(r.ops->info(r.dev, &info, &err), MR_OK);
+    cr_expect(info.memory_bytes > 1u << 30 && strstr(info.name, "sm_"));
+    cr_assert_eq(r.ops->alloc(r.dev, sizeof text, MR_MEM_ARENA, &p, &err), MR_OK);
+    cr_assert_eq(r.ops->alloc(r.dev, sizeof text, MR_MEM_PINNED, &pinned, &err), MR_OK);
+    cr_expect(!memcmp(pinned, back, sizeof back), "pinned memory is not zeroed");
+    cr_assert_eq(r.ops->copy(r.dev, r.stream, pinned, p, sizeof text, &err), MR_OK);
+    cr_assert_eq(r.ops->sync(r.dev, r.stream, &err), MR_OK);
+    cr_expect(!memcmp(pinned, back, sizeof back), "device memory is not zeroed");
+
+    /* two streams, in the order that an event gives */
+    cr_assert_eq(r.ops->stream_create(r.dev, 1, &second, &err), MR_OK);
+    cr_assert_eq(r.ops->copy(r.dev, r.stream, p, text, sizeof text, &err), MR_OK);
+    cr_assert_eq(r.ops->record(r.dev, r.stream, &event, &err), MR_OK);
+    cr_assert_eq(r.ops->wait(r.dev, second, event, &err), MR_OK);
+    cr_assert_eq(r.ops->fill(r.dev, second, (char *)p + 3, 'x', 3, &err), MR_OK);
+    cr_assert_eq(r.ops->copy(r.dev, second, back, p, sizeof back, &err), MR_OK);
+    cr_assert_eq(r.ops->sync(r.dev, second, &err), MR_OK);
+    cr_expect_str_eq(back, "at xxx end");
+    r.ops->event_destroy(r.dev, event);
+    r.ops->stream_destroy(r.dev, second);
+    r.ops->free(r.dev, p, sizeof text);
+    r.ops->free(r.dev, pinned, sizeof text);
+
+    cr_expect_eq(r.ops->alloc(r.dev, 1ull << 45, MR_MEM_ARENA, &p, &err), MR_E_NOMEM);
+    cr_expect(strstr(err.detail, "GiB are free") && err.hint[0]);
+    cr_expect(r.ops->ext(r.dev, "mrun.native_stream/1") && !r.ops->ext(r.dev, "no.such/1"));
+    rig_close(&r);
+}
