@@ -7,6 +7,7 @@
  */
 #include "../kit.h"
 #include "core/store/store.h"
+#include <unistd.h>
 
 static const mri_tensor *want(const mri_safetensors *f, const char *name)
 {
@@ -93,7 +94,21 @@ static void parity(const char *fixture, const char *family, const char *backend,
     kit_close(&k);
 }
 
+/* a GPU's run, where the build has the backend and the machine the driver's device node */
+static void parity_cuda(const char *fixture, const char *family)
+{
+#ifdef HAVE_CUDA
+    if (!access("/dev/nvidiactl", F_OK)) {
+        parity(fixture, family, "cuda", "fp32", 1e-5);
+        return;
+    }
+#endif
+    (void)fixture, (void)family;
+    cr_skip_test("no GPU, or no backend/cuda in this build");
+}
+
 #define PARITY(name, fixture, family) \
+    Test(parity, name##_fp32_cuda) { parity_cuda(fixture, family); } \
     Test(parity, name##_fp32_cpu) { parity(fixture, family, "cpu", "fp32", 1e-5); } \
     Test(parity, name##_fp32_ref) { parity(fixture, family, "ref", "fp32", 1e-5); } \
     Test(parity, name##_fp64_ref) { parity(fixture, family, "ref", "fp64", 1e-6); }

@@ -6,41 +6,9 @@
 // the price of one order of sums. Flops: 2 pairs H (5 C + 4 Cv) on the ordinary fp32 units; bound by
 // shared memory at some 10 TFLOP/s.
 
-#include "attn.cuh"
+#include "attn_bwd.cuh"
 
 #define SELF const struct attn *k = (const struct attn *)base
-
-template <typename F>
-__global__ void __launch_bounds__(256)
-    attn_delta(const F *dy, const F *o, float *delta, int64_t rows, int cv)
-{
-    int64_t row = blockIdx.x * (int64_t)8 + threadIdx.x / 32;
-    float sum = 0;
-    if (row >= rows)
-        return;
-    for (int i = threadIdx.x % 32; i < cv; i += 32)
-        sum += ld(dy, row * cv + i) * ld(o, row * cv + i);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        delta[row] = sum;
-}
-
-// a block a tile of keys: the last query that sees one of them
-__global__ void __launch_bounds__(256)
-    attn_reach(const int32_t *seq_start, int32_t *reach, const attn_args a)
-{
-    __shared__ int last;
-    int j0 = blockIdx.x * TILE, j1 = min((int64_t)j0 + TILE, a.tokens) - 1;
-    if (threadIdx.x == 0)
-        last = j1;
-    __syncthreads();
-    for (int t = j0 + threadIdx.x; t < a.tokens; t += 256)
-        if (first_seen(seq_start, t, a.chunk) <= j1)
-            atomicMax(&last, t);
-    __syncthreads();
-    if (threadIdx.x == 0)
-        reach[blockIdx.x] = last;
-}
 
 // What of a tile of queries is needed beside q and do.
 struct query_rows {
@@ -184,9 +152,8 @@ static mr_status attention_bwd_run(RUN_ARGS)
     unsigned tiles = (unsigned)cuda_ceil(k->a.tokens, TILE);
     if (!rows)
         return MR_OK;
-    WITH_TYPE(base->in_kind[0], attn_delta<F><<<(unsigned)cuda_ceil(rows, 8), 256, 0, stream>>>(
-        (const F *)in[0].data, (const F *)in[4].data, delta, rows, k->a.cv));
-    attn_reach<<<tiles, 256, 0, stream>>>(seq_start, reach, k->a);
+    WITH_TYPE(base->in_kind[0], attn_bwd_first((const F *)in[0].data, (const F *)in[4].data,
+                                               seq_start, delta, reach, TILE, k->a, stream));
     WITH_ATTN(base->in_kind[0], k->a.c > k->a.cv ? k->a.c : k->a.cv, {
         const F *dy = (const F *)in[0].data, *q = (const F *)in[1].data;
         const F *kk = (const F *)in[2].data, *v = (const F *)in[3].data;
@@ -209,8 +176,7 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
     if (bad)
         return bad;
     k->shared = 2 * tile_bytes(k->a.c) + 2 * tile_bytes(k->a.cv) + 2 * tile_bytes(TILE);
-    base->workspace = ((uint64_t)k->a.tokens * (uint64_t)k->a.heads +
-                       (uint64_t)cuda_ceil(k->a.tokens, TILE)) * 4;
+    base->workspace = attn_bwd_room(k->a, TILE);
     WITH_ATTN(base->in_kind[0], k->a.c > k->a.cv ? k->a.c : k->a.cv, {
         dkv = (const void *)attn_dkv<F, NV>;
         dq = (const void *)attn_dq<F, NV>;

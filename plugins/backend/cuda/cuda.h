@@ -64,7 +64,8 @@ struct op_row {
 /* ---- tables of rows, each ended by an id of NULL --------------------------------------- */
 extern const struct op_row cuda_linear_rows[], cuda_grouped_rows[], cuda_pointwise_rows[],
     cuda_rope_rows[], cuda_norm_rows[], cuda_embedding_rows[], cuda_loss_rows[],
-    cuda_attention_rows[], cuda_attention_bwd_rows[], cuda_cached_rows[], cuda_route_rows[],
+    cuda_flash_rows[], cuda_flash_bwd_rows[], cuda_attention_rows[], cuda_attention_bwd_rows[],
+    cuda_cached_rows[], cuda_route_rows[],
     cuda_router_loss_rows[], cuda_permute_rows[], cuda_update_rows[];
 
 /* A CUDA call's answer as ours: names the call and what CUDA said. */

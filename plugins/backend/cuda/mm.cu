@@ -9,7 +9,7 @@
 // at most m / BM + experts tiles exist, so the grid needs no host knowledge. Blocks past the
 // last tile clear the rows that no expert owns.
 
-#include "dev.cuh"
+#include "mma.cuh"
 #include "mm.h"
 
 // ---- where a block's tile lies ------------------------------------------------------------
@@ -206,14 +206,6 @@ DEV void side_store(const side &s, const uint4 v[2], uint16_t *tile)
                 q[j * PITCH] = (uint16_t)(w[j / 2] >> (16 * (j % 2)));
         }
     }
-}
-
-DEV void mma(float c[4], const uint32_t a[4], const uint32_t b[2])
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 DEV side side_of(const cuda_mat &m, int64_t expert, bool k_is_j, int64_t outer0, int64_t n_outer,

@@ -6,7 +6,7 @@
 // and x once more for the weight's gradient); floor: bytes / 3.35 TB/s (16384 x 2048 bf16, forward:
 // 134 MB, 40 us).
 
-#include "dev.cuh"
+#include "vec.cuh"
 
 enum { WIDE = 1024, COLS = 32, LANES = THREADS / COLS, MAX_PARTS = 128 };
 
@@ -27,89 +27,143 @@ struct norm {
     return
 
 // ---- forward ------------------------------------------------------------------------------
-template <typename F, int L>
+template <typename F, int L, int V>
 __global__ void __launch_bounds__(THREADS)
     rmsnorm(const F *x, arr w, F *y, float *rstd, int64_t rows, int64_t n, float eps)
 {
     __shared__ float room[32];
     ROW_OF(L);
-    float sum = 0;
+    float sum = 0, v[V], u[V];
     x += row * n;
     y += row * n;
-    for (int64_t i = lane; i < n; i += L)
-        sum += ld(x, i) * ld(x, i);
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(x, i, v);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            sum += v[j] * v[j];
+    }
     sum = lanes_sum<L>(sum, room);
     float r = 1 / sqrtf(sum / (float)n + eps);
     if (!lane)
         rstd[row] = r;
-    for (int64_t i = lane; i < n; i += L) {
-        float v = round_to(y, ld(x, i) * r);
-        st(y, i, w.p ? v * get(w, i) : v);
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(x, i, v);
+        if (w.p)
+            getv<V>(w, i, u);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            v[j] = round_to(y, v[j] * r);
+            v[j] = w.p ? v[j] * u[j] : v[j];
+        }
+        stv<V>(y, i, v);
     }
 }
 
-template <typename F, int L>
+template <typename F, int L, int V>
 __global__ void __launch_bounds__(THREADS)
     layernorm(const F *x, arr w, arr b, F *y, float *mean, float *rstd, int64_t rows, int64_t n,
               float eps)
 {
     __shared__ float room[2][32];
     ROW_OF(L);
-    float sum = 0, var = 0;
+    float sum = 0, var = 0, v[V], u[V], s[V] = {};
     x += row * n;
     y += row * n;
-    for (int64_t i = lane; i < n; i += L)
-        sum += ld(x, i);
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(x, i, v);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            sum += v[j];
+    }
     float m = lanes_sum<L>(sum, room[0]) / (float)n;
-    for (int64_t i = lane; i < n; i += L)
-        var += (ld(x, i) - m) * (ld(x, i) - m);
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(x, i, v);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            var += (v[j] - m) * (v[j] - m);
+    }
     float r = 1 / sqrtf(lanes_sum<L>(var, room[1]) / (float)n + eps);
     if (!lane) {
         mean[row] = m;
         rstd[row] = r;
     }
-    for (int64_t i = lane; i < n; i += L)
-        st(y, i, (ld(x, i) - m) * r * get(w, i) + (b.p ? get(b, i) : 0));
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(x, i, v);
+        getv<V>(w, i, u);
+        if (b.p)
+            getv<V>(b, i, s);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = (v[j] - m) * r * u[j] + s[j];
+        stv<V>(y, i, v);
+    }
 }
 
 // ---- backward: dx -------------------------------------------------------------------------
-template <typename F, int L>
+template <typename F, int L, int V>
 __global__ void __launch_bounds__(THREADS)
     rmsnorm_dx(const F *dy, const F *x, arr w, const float *rstd, F *dx, int64_t rows, int64_t n)
 {
     __shared__ float room[32];
     ROW_OF(L);
-    float r = rstd[row], sum = 0;
+    float r = rstd[row], sum = 0, d[V], v[V], u[V];
     dy += row * n;
     x += row * n;
     dx += row * n;
-    for (int64_t i = lane; i < n; i += L)
-        sum += ld(dy, i) * (w.p ? get(w, i) : 1) * (ld(x, i) * r);
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(dy, i, d);
+        ldv<V>(x, i, v);
+        if (w.p)
+            getv<V>(w, i, u);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            sum += d[j] * (w.p ? u[j] : 1) * (v[j] * r);
+    }
     float mean = lanes_sum<L>(sum, room) / (float)n;
-    for (int64_t i = lane; i < n; i += L)
-        st(dx, i, r * (ld(dy, i) * (w.p ? get(w, i) : 1) - ld(x, i) * r * mean));
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(dy, i, d);
+        ldv<V>(x, i, v);
+        if (w.p)
+            getv<V>(w, i, u);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            d[j] = r * (d[j] * (w.p ? u[j] : 1) - v[j] * r * mean);
+        stv<V>(dx, i, d);
+    }
 }
 
-template <typename F, int L>
+template <typename F, int L, int V>
 __global__ void __launch_bounds__(THREADS)
     layernorm_dx(const F *dy, const F *x, arr w, const float *mean, const float *rstd, F *dx,
                  int64_t rows, int64_t n)
 {
     __shared__ float room[2][32];
     ROW_OF(L);
-    float m = mean[row], r = rstd[row], g = 0, gn = 0;
+    float m = mean[row], r = rstd[row], g = 0, gn = 0, d[V], v[V], u[V];
     dy += row * n;
     x += row * n;
     dx += row * n;
-    for (int64_t i = lane; i < n; i += L) {
-        float d = ld(dy, i) * get(w, i);
-        g += d;
-        gn += d * ((ld(x, i) - m) * r);
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(dy, i, d);
+        ldv<V>(x, i, v);
+        getv<V>(w, i, u);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            g += d[j] * u[j];
+            gn += d[j] * u[j] * ((v[j] - m) * r);
+        }
     }
     g = lanes_sum<L>(g, room[0]) / (float)n;
     gn = lanes_sum<L>(gn, room[1]) / (float)n;
-    for (int64_t i = lane; i < n; i += L)
-        st(dx, i, r * (ld(dy, i) * get(w, i) - g - (ld(x, i) - m) * r * gn));
+    for (int64_t i = lane * V; i < n; i += L * V) {
+        ldv<V>(dy, i, d);
+        ldv<V>(x, i, v);
+        getv<V>(w, i, u);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            d[j] = r * (d[j] * u[j] - g - (v[j] - m) * r * gn);
+        stv<V>(dx, i, d);
+    }
 }
 
 // ---- column sums: of dy n (with rstd), of dy (without) --------------------------------------
@@ -175,22 +229,22 @@ static void column_sums(const struct norm *k, int kind, const void *dy, const vo
 }
 
 // ---- running ------------------------------------------------------------------------------
-#define BY_ROWS(kernel, kind, ...) \
-    do { \
-        if (k->n <= WIDE) \
-            WITH_TYPE(kind, (kernel<F, 32><<<(unsigned)cuda_ceil(k->rows, THREADS / 32), THREADS, \
-                                             0, stream>>>(__VA_ARGS__))); \
-        else \
-            WITH_TYPE(kind, (kernel<F, THREADS><<<(unsigned)k->rows, THREADS, 0, stream>>>( \
-                __VA_ARGS__))); \
-    } while (0)
+#define BY_ROWS(kernel, kind, addresses, ...) \
+    WITH_V(k->n % WIDE_V == 0 && aligned16 addresses, WITH_TYPE(kind, { \
+               if (k->n <= WIDE) \
+                   kernel<F, 32, V><<<(unsigned)cuda_ceil(k->rows, THREADS / 32), THREADS, 0, \
+                                      stream>>>(__VA_ARGS__); \
+               else \
+                   kernel<F, THREADS, V><<<(unsigned)k->rows, THREADS, 0, stream>>>(__VA_ARGS__); \
+           }))
 
 static mr_status rmsnorm_run(RUN_ARGS)
 {
     SELF;
     (void)ws;
     if (k->rows)
-        BY_ROWS(rmsnorm, base->in_kind[0], (const F *)in[0].data, in_arr(base, in, 1),
+        BY_ROWS(rmsnorm, base->in_kind[0], (in[0].data, in[1].data, out[0].data),
+                (const F *)in[0].data, in_arr(base, in, 1),
                 (F *)out[0].data, (float *)out[1].data, k->rows, k->n, k->eps);
     return cuda_launched(base, err);
 }
@@ -200,7 +254,8 @@ static mr_status layernorm_run(RUN_ARGS)
     SELF;
     (void)ws;
     if (k->rows)
-        BY_ROWS(layernorm, base->in_kind[0], (const F *)in[0].data, in_arr(base, in, 1),
+        BY_ROWS(layernorm, base->in_kind[0],
+                (in[0].data, in[1].data, in[2].data, out[0].data), (const F *)in[0].data, in_arr(base, in, 1),
                 in_arr(base, in, 2), (F *)out[0].data, (float *)out[1].data, (float *)out[2].data,
                 k->rows, k->n, k->eps);
     return cuda_launched(base, err);
@@ -212,7 +267,8 @@ static mr_status rmsnorm_bwd_run(RUN_ARGS)
     if (!k->rows)
         return MR_OK;
     const float *rstd = (const float *)in[3].data;
-    BY_ROWS(rmsnorm_dx, base->in_kind[0], (const F *)in[0].data, (const F *)in[1].data,
+    BY_ROWS(rmsnorm_dx, base->in_kind[0], (in[0].data, in[1].data, in[2].data, out[0].data),
+            (const F *)in[0].data, (const F *)in[1].data,
             in_arr(base, in, 2), rstd, (F *)out[0].data, k->rows, k->n);
     if (in[4].data)
         column_sums(k, base->in_kind[0], in[0].data, in[1].data, nullptr, rstd,
@@ -227,7 +283,8 @@ static mr_status layernorm_bwd_run(RUN_ARGS)
         return MR_OK;
     const float *mean = (const float *)in[3].data, *rstd = (const float *)in[4].data;
     float *dw = (float *)in[5].data, *db = (float *)in[6].data;
-    BY_ROWS(layernorm_dx, base->in_kind[0], (const F *)in[0].data, (const F *)in[1].data,
+    BY_ROWS(layernorm_dx, base->in_kind[0], (in[0].data, in[1].data, in[2].data, out[0].data),
+            (const F *)in[0].data, (const F *)in[1].data,
             in_arr(base, in, 2), mean, rstd, (F *)out[0].data, k->rows, k->n);
     if (dw || db)
         column_sums(k, base->in_kind[0], in[0].data, in[1].data, mean, rstd, dw, db, ws, stream);

@@ -5,7 +5,7 @@
 // R D read and written once; floor: bytes / 3.35 TB/s. A row whose index is out of range becomes
 // NaN: the run's checks find it.
 
-#include "dev.cuh"
+#include "vec.cuh"
 
 struct permute {
     struct kernel base;
@@ -14,7 +14,7 @@ struct permute {
 
 #define SELF const struct permute *k = (const struct permute *)base
 
-template <typename F>
+template <typename F, int V>
 __global__ void __launch_bounds__(THREADS)
     permute(const F *x, const int32_t *rows, arr probs, F *y, int64_t n_rows, int64_t width,
             int64_t per_token)
@@ -24,24 +24,34 @@ __global__ void __launch_bounds__(THREADS)
     float p = !known ? nanf("") : probs.p ? get(probs, i) : 1;
     x += known ? i / per_token * width : 0;
     y += r * width;
-    for (int64_t d = threadIdx.x; d < width; d += THREADS)
-        st(y, d, ld(x, d) * p);
+    for (int64_t d = threadIdx.x * V; d < width; d += THREADS * V) {
+        float v[V];
+        ldv<V>(x, d, v);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] *= p;
+        stv<V>(y, d, v);
+    }
 }
 
-template <typename F>
+template <typename F, int V>
 __global__ void __launch_bounds__(THREADS)
     unpermute(const F *y, const int32_t *slots, arr probs, F *x, int64_t n_rows, int64_t width,
               int64_t per_token)
 {
     int64_t t = blockIdx.x;
-    for (int64_t d = threadIdx.x; d < width; d += THREADS) {
-        float sum = 0;
+    for (int64_t d = threadIdx.x * V; d < width; d += THREADS * V) {
+        float sum[V] = {}, v[V];
         for (int64_t i = t * per_token; i < (t + 1) * per_token; i++) {
             int64_t r = slots[i];
-            float v = r >= 0 && r < n_rows ? ld(y, r * width + d) : nanf("");
-            sum += v * (probs.p ? get(probs, i) : 1);
+            bool known = r >= 0 && r < n_rows;
+            float p = !known ? nanf("") : probs.p ? get(probs, i) : 1;
+            ldv<V>(y, (known ? r : 0) * width + d, v);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                sum[j] += v[j] * p;
         }
-        st(x, t * width + d, sum);
+        stv<V>(x, t * width + d, sum);
     }
 }
 
@@ -68,9 +78,11 @@ static mr_status permute_run(RUN_ARGS)
     SELF;
     (void)ws;
     if (k->rows)
-        WITH_TYPE(base->in_kind[0], (permute<F><<<(unsigned)k->rows, THREADS, 0, stream>>>(
-            (const F *)in[0].data, (const int32_t *)in[1].data, in_arr(base, in, 3),
-            (F *)out[0].data, k->rows, k->width, k->per_token)));
+        WITH_V(k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data),
+               WITH_TYPE(base->in_kind[0], (
+            permute<F, V><<<(unsigned)k->rows, THREADS, 0, stream>>>(
+                (const F *)in[0].data, (const int32_t *)in[1].data, in_arr(base, in, 3),
+                (F *)out[0].data, k->rows, k->width, k->per_token))));
     return cuda_launched(base, err);
 }
 
@@ -79,9 +91,11 @@ static mr_status unpermute_run(RUN_ARGS)
     SELF;
     (void)ws;
     if (k->tokens)
-        WITH_TYPE(base->in_kind[0], (unpermute<F><<<(unsigned)k->tokens, THREADS, 0, stream>>>(
-            (const F *)in[0].data, (const int32_t *)in[2].data, in_arr(base, in, 3),
-            (F *)out[0].data, k->rows, k->width, k->per_token)));
+        WITH_V(k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data),
+               WITH_TYPE(base->in_kind[0], (
+            unpermute<F, V><<<(unsigned)k->tokens, THREADS, 0, stream>>>(
+                (const F *)in[0].data, (const int32_t *)in[2].data, in_arr(base, in, 3),
+                (F *)out[0].data, k->rows, k->width, k->per_token))));
     return cuda_launched(base, err);
 }
 
