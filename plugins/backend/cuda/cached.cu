@@ -10,7 +10,7 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-enum { KEYS = 128, BLOCK = 128 };
+enum { KEYS = 128, BLOCK = 128, AT_ONCE = 8 };
 
 DEV int64_t cache_row(const int32_t *positions, const int32_t *slot, int64_t t, int64_t slots,
                       int64_t room)
@@ -31,9 +31,10 @@ __global__ void cache_write(arr k, arr v, const int32_t *positions, const int32_
         put(vc, row * wv + i, get(v, t * wv + i));
 }
 
+template <typename C>
 __global__ void __launch_bounds__(BLOCK)
-    cache_attend(arr q, const int32_t *positions, const int32_t *slot, arr kc, arr vc, arr o,
-                 int64_t slots, int64_t room, const attn_args a)
+    cache_attend(arr q, const int32_t *positions, const int32_t *slot, const C *kc, const C *vc,
+                 arr o, int64_t slots, int64_t room, const attn_args a)
 {
     __shared__ float qs[ATTN_MAX_WIDTH], z[KEYS], part[2][BLOCK / 32];
     int64_t t = blockIdx.y, h = blockIdx.x, g = h / a.group;
@@ -51,14 +52,18 @@ __global__ void __launch_bounds__(BLOCK)
     for (; j0 <= p; j0 += KEYS) {
         int n = p + 1 - j0 < KEYS ? (int)(p + 1 - j0) : KEYS;
         __syncthreads();
-        for (int j = warp; j < n; j += BLOCK / 32) {
-            int64_t at = ((row0 + j0 + j) * a.kv + g) * a.c;
-            float s = 0;
+        for (int j = warp * AT_ONCE; j < n; j += BLOCK / 32 * AT_ONCE) {
+            float s[AT_ONCE] = {};
             for (int i = lane; i < a.c; i += 32)
-                s += qs[i] * get(kc, at + i);
-            s = warp_sum(s);
-            if (!lane)
-                z[j] = s * a.scale;
+#pragma unroll
+                for (int b = 0; b < AT_ONCE; b++) // keys past the end: the last one again
+                    s[b] += qs[i] * ld(kc, ((row0 + j0 + min(j + b, n - 1)) * a.kv + g) * a.c + i);
+#pragma unroll
+            for (int b = 0; b < AT_ONCE; b++) {
+                float dot = warp_sum(s[b]);
+                if (!lane && j + b < n)
+                    z[j + b] = dot * a.scale;
+            }
         }
         __syncthreads();
         float mine = threadIdx.x < n ? z[threadIdx.x] : -INFINITY, top = warp_max(mine);
@@ -82,8 +87,12 @@ __global__ void __launch_bounds__(BLOCK)
         for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++) {
             int i = threadIdx.x + c * BLOCK;
             acc[c] *= keep;
-            for (int j = 0; j < n && i < a.cv; j++)
-                acc[c] += z[j] * get(vc, ((row0 + j0 + j) * a.kv + g) * a.cv + i);
+            if (i >= a.cv)
+                continue;
+            const C *value = vc + ((row0 + j0) * a.kv + g) * a.cv + i;
+#pragma unroll 8
+            for (int j = 0; j < n; j++)
+                acc[c] += z[j] * ld(value, (int64_t)j * a.kv * a.cv);
         }
     }
 #pragma unroll
@@ -102,9 +111,10 @@ static mr_status cached_run(RUN_ARGS)
         cache_write<<<(unsigned)k->a.tokens, THREADS, 0, stream>>>(
             in_arr(base, in, 1), in_arr(base, in, 2), positions, slot, kc, vc, k->slots,
             k->positions, (int64_t)k->a.kv * k->a.c, (int64_t)k->a.kv * k->a.cv);
-        cache_attend<<<dim3((unsigned)k->a.heads, (unsigned)k->a.tokens), BLOCK, 0, stream>>>(
-            in_arr(base, in, 0), positions, slot, kc, vc, out_arr(base, out, 0), k->slots,
-            k->positions, k->a);
+        dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens);
+        WITH_TYPE(kc.kind, cache_attend<F><<<grid, BLOCK, 0, stream>>>(
+            in_arr(base, in, 0), positions, slot, (const F *)kc.p, (const F *)vc.p,
+            out_arr(base, out, 0), k->slots, k->positions, k->a));
     }
     return cuda_launched(base, err);
 }
@@ -115,6 +125,8 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
     mr_status bad = attn_shape(k, c, c->in[0], c->in[2], err);
     if (bad)
         return bad;
+    if (base->in_kind[5] != base->in_kind[6])
+        return cuda_refuse(base, err, "the two caches are of two dtypes");
     if (k->a.tokens > 65535)
         return cuda_refuse(base, err, "more than 65535 new tokens at once");
     k->slots = c->in[5]->dim[0];

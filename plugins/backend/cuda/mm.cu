@@ -146,9 +146,10 @@ __global__ void __launch_bounds__(256) mm_any(cuda_mm p)
 }
 
 // ---- bf16: 128 x 128 x 32 tiles, 8 warps of 64 x 32, tensor cores -----------------------------
-// Both tiles lie in shared memory with k fastest, which is what the fragments want; a row of 40
-// halves is 20 banks, so the 8 rows of a fragment touch 32 different ones.
-enum { TM = 128, TN = 128, TK = 32, PITCH = TK + 8 };
+// A tile lies in shared memory as its operand does in memory: [row or column][k] if k is fastest, else
+// [k][row or column], and ldmatrix turns that on the way to the registers. Rows have 8 halves of
+// padding: the 8 rows that one load touches start in different banks.
+enum { TM = 128, TN = 128, TK = 32, PITCH_K = TK + 8, PITCH_T = TM + 8, ROOM = TM * PITCH_K };
 
 // 8 elements along the operand's stride of 1, from (major, minor); 0 outside
 DEV uint4 load8(const uint16_t *p, int64_t stride, int64_t major, int64_t n_major, int64_t minor,
@@ -196,15 +197,8 @@ DEV void side_store(const side &s, const uint4 v[2], uint16_t *tile)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int u = threadIdx.x + 256 * i;
-        if (s.k_fast) {
-            *(uint4 *)(tile + u / 4 * PITCH + u % 4 * 8) = v[i];
-        } else {
-            const uint32_t w[4] = { v[i].x, v[i].y, v[i].z, v[i].w };
-            uint16_t *q = tile + u % 16 * 8 * PITCH + u / 16;
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                q[j * PITCH] = (uint16_t)(w[j / 2] >> (16 * (j % 2)));
-        }
+        int at = s.k_fast ? u / 4 * PITCH_K + u % 4 * 8 : u / 16 * PITCH_T + u % 16 * 8;
+        *(uint4 *)(tile + at) = v[i];
     }
 }
 
@@ -220,9 +214,9 @@ DEV side side_of(const cuda_mat &m, int64_t expert, bool k_is_j, int64_t outer0,
     return s;
 }
 
-__global__ void __launch_bounds__(256) mm_bf16(cuda_mm p)
+__global__ void __launch_bounds__(256, 2) mm_bf16(cuda_mm p)
 {
-    __shared__ __align__(16) uint16_t as[TM * PITCH], bs[TN * PITCH];
+    __shared__ __align__(16) uint16_t as[ROOM], bs[ROOM];
     tile t;
     if (!find_tile<TM, TN>(p, t))
         return;
@@ -248,26 +242,24 @@ __global__ void __launch_bounds__(256) mm_bf16(cuda_mm p)
         }
 #pragma unroll
         for (int k = 0; k < TK; k += 16) {
-            uint32_t fa[4][4], fb[4][2];
+            uint32_t fa[4][4], fb[2][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint16_t *r = as + (m0 + i * 16 + g) * PITCH + k + q;
-                fa[i][0] = *(const uint32_t *)r;
-                fa[i][1] = *(const uint32_t *)(r + 8 * PITCH);
-                fa[i][2] = *(const uint32_t *)(r + 8);
-                fa[i][3] = *(const uint32_t *)(r + 8 * PITCH + 8);
-            }
+            for (int i = 0; i < 4; i++)
+                if (a.k_fast)
+                    fragment_a(fa[i], as, PITCH_K, m0 + i * 16, k);
+                else
+                    fragment_a_turned(fa[i], as, PITCH_T, k, m0 + i * 16);
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const uint16_t *r = bs + (n0 + j * 8 + g) * PITCH + k + q;
-                fb[j][0] = *(const uint32_t *)r;
-                fb[j][1] = *(const uint32_t *)(r + 8);
-            }
+            for (int j = 0; j < 2; j++)
+                if (b.k_fast)
+                    fragment_b(fb[j], bs, PITCH_K, n0 + j * 16, k);
+                else
+                    fragment_b_turned(fb[j], bs, PITCH_T, k, n0 + j * 16);
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    mma(acc[i][j], fa[i], fb[j]);
+                    mma(acc[i][j], fa[i], fb[j / 2] + j % 2 * 2);
         }
         __syncthreads();
     }

@@ -56,6 +56,13 @@ DEV void fragment_b_turned(uint32_t r[4], const uint16_t *tile, int pitch, int k
     load_matrices_turned(r, tile + (k + l / 8 % 2 * 8 + l % 8) * pitch + n + l / 16 * 8);
 }
 
+// a from a tile [k][row]
+DEV void fragment_a_turned(uint32_t r[4], const uint16_t *tile, int pitch, int k, int row)
+{
+    int l = threadIdx.x % 32;
+    load_matrices_turned(r, tile + (k + l / 16 * 8 + l % 8) * pitch + row + l / 8 % 2 * 8);
+}
+
 DEV uint32_t pack(float low, float high)
 {
     uint32_t r;
