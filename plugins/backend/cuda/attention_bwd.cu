@@ -3,8 +3,8 @@
 // attention_bwd.cu - the gradient of attention from o and lse, in three kernels without an atomic:
 // delta = <do, o> a row; dk and dv, a block 32 keys, over all queries of its group that see
 // them; dq, a block 32 queries, over the keys that they see. Scores are made twice, which is
-// the price of one order of sums. Flops: 2 pairs H (5 C + 4 Cv) on the ordinary fp32 units; bound by
-// shared memory at some 10 TFLOP/s.
+// the price of one order of sums. Flops: 2 pairs H (5 C + 4 Cv) on the ordinary fp32 units; bound
+// by shared memory at some 10 TFLOP/s.
 
 #include "attn_bwd.cuh"
 

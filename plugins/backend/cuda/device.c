@@ -122,8 +122,8 @@ static mr_status device_open(const mr_host *host, const void *config, uint32_t i
     *out = NULL;
     MR_TRY(count(host, config, &n, err));
     if (index >= n) {
-        st = mr_fail(err, MR_E_DEVICE, MR_BLAME_USER, "backend/cuda: device %u was asked for, there "
-                     "are %u", index, n);
+        st = mr_fail(err, MR_E_DEVICE, MR_BLAME_USER, "backend/cuda: device %u was asked for, "
+                     "there are %u", index, n);
         goto out;
     }
     d = calloc(1, sizeof *d);

@@ -17,8 +17,8 @@ struct linear {
 
 #define SELF const struct linear *k = (const struct linear *)base
 
-static mr_status linear_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
-                            cudaStream_t stream, mr_err *err)
+static mr_status linear_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
+                            void *ws, cudaStream_t stream, mr_err *err)
 {
     SELF;
     struct cuda_mm mm = k->mm;

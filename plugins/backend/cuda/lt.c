@@ -130,8 +130,8 @@ mr_status cuda_lt_plan(const struct cuda_lt *lt, const struct cuda_lt_shape *s,
         bad = lt->cublasLtMatmulAlgoGetHeuristic_(lt->handle, &p->desc, &p->a, &p->b, &p->c, &p->c,
                                                   &pref, 1, &found, &n);
     if (bad || n < 1 || found.state)
-        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_ENV, "backend/cuda: cuBLASLt knows no way for "
-                       "[%lld,%lld] = [.,%lld]", (long long)s->rows, (long long)s->cols,
+        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_ENV, "backend/cuda: cuBLASLt knows no way "
+                       "for [%lld,%lld] = [.,%lld]", (long long)s->rows, (long long)s->cols,
                        (long long)s->inner);
     p->algo = found.algo;
     p->workspace = found.workspaceSize ? found.workspaceSize + WORKSPACE_ALIGN : 0;

@@ -146,9 +146,9 @@ __global__ void __launch_bounds__(256) mm_any(cuda_mm p)
 }
 
 // ---- bf16: 128 x 128 x 32 tiles, 8 warps of 64 x 32, tensor cores -----------------------------
-// A tile lies in shared memory as its operand does in memory: [row or column][k] if k is fastest, else
-// [k][row or column], and ldmatrix turns that on the way to the registers. Rows have 8 halves of
-// padding: the 8 rows that one load touches start in different banks.
+// A tile lies in shared memory as its operand does in memory: [row or column][k] if k is fastest,
+// else [k][row or column], and ldmatrix turns that on the way to the registers. Rows have 8 halves
+// of padding: the 8 rows that one load touches start in different banks.
 enum { TM = 128, TN = 128, TK = 32, PITCH_K = TK + 8, PITCH_T = TM + 8, ROOM = TM * PITCH_K };
 
 // 8 elements along the operand's stride of 1, from (major, minor); 0 outside
@@ -185,7 +185,8 @@ DEV void side_load(const side &s, int64_t k0, uint4 v[2])
     for (int i = 0; i < 2; i++) {
         int u = threadIdx.x + 256 * i; // 512 vectors of 8
         if (s.k_fast)
-            v[i] = load8(s.p, s.stride, s.outer0 + u / 4, s.n_outer, k0 + u % 4 * 8, s.n_k, s.whole);
+            v[i] = load8(s.p, s.stride, s.outer0 + u / 4, s.n_outer, k0 + u % 4 * 8, s.n_k,
+                         s.whole);
         else
             v[i] = load8(s.p, s.stride, k0 + u / 16, s.n_k, s.outer0 + u % 16 * 8, s.n_outer,
                          s.whole);

@@ -255,9 +255,9 @@ static mr_status layernorm_run(RUN_ARGS)
     (void)ws;
     if (k->rows)
         BY_ROWS(layernorm, base->in_kind[0],
-                (in[0].data, in[1].data, in[2].data, out[0].data), (const F *)in[0].data, in_arr(base, in, 1),
-                in_arr(base, in, 2), (F *)out[0].data, (float *)out[1].data, (float *)out[2].data,
-                k->rows, k->n, k->eps);
+                (in[0].data, in[1].data, in[2].data, out[0].data), (const F *)in[0].data,
+                in_arr(base, in, 1), in_arr(base, in, 2), (F *)out[0].data,
+                (float *)out[1].data, (float *)out[2].data, k->rows, k->n, k->eps);
     return cuda_launched(base, err);
 }
 

@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(THREADS)
 static mr_status rope_run(RUN_ARGS)
 {
     SELF;
-    rope_args a = { k->width, k->head_dim, k->pairs, k->interleaved, (float)k->factor, k->turn, {} };
+    rope_args a = { k->width, k->head_dim, k->pairs, k->interleaved, (float)k->factor, k->turn,
+                    {} };
     (void)ws;
     memcpy(a.freq, k->freq, (size_t)k->pairs * sizeof *a.freq);
     if (k->tokens)

@@ -3,7 +3,8 @@
 // route.cu - the router: choice and weight of K experts a token, the gradient, and the plan, a
 // stable counting sort. A warp a token. The sort counts a chunk of rows a block, adds the counts
 // up in chunk order, then each block places its rows warp by warp, in order: no atomic decides
-// where a row lies. Bytes: T E logits once; floor: bytes / 3.35 TB/s, in practice some 5 us a launch.
+// where a row lies. Bytes: T E logits once; floor: bytes / 3.35 TB/s, in practice some 5 us a
+// launch.
 
 #include "route.cuh"
 
@@ -229,8 +230,8 @@ __global__ void __launch_bounds__(CHUNK)
 }
 
 __global__ void __launch_bounds__(CHUNK)
-    plan_place(const int32_t *index, const int32_t *first, const int32_t *offsets, int32_t *rows_out,
-               int32_t *slots, int rows, int experts)
+    plan_place(const int32_t *index, const int32_t *first, const int32_t *offsets,
+               int32_t *rows_out, int32_t *slots, int rows, int experts)
 {
     extern __shared__ int32_t next[];
     int i = blockIdx.x * CHUNK + threadIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
