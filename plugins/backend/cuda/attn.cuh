@@ -22,6 +22,7 @@ struct attn {
     struct kernel base;
     attn_args a;
     int64_t slots, positions; // of a cache
+    int splits;               // blocks that share the keys of a row
     size_t shared;
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // cached.cu - attention of new tokens over the cache of their sequences. First all rows are
-// written to their places, then a block a (token, head) walks its slot's keys 128 at a time, a
-// warp a key. Bytes: the seen keys and values once a head of a group; floor of a decoding step:
+// written to their places, then a block a (token, head) walks its slot's keys 128 at a time, 8
+// keys a warp at once. Few rows would leave most of the chip idle: their keys are shared out
+// over `splits` blocks, by the position alone, and a third kernel joins the parts. Bytes: the seen keys and values once a head of a group; floor of a decoding step:
 // bytes of the slot's cache / 3.35 TB/s. A slot or position outside the cache writes nothing and
 // gives NaN, which the run's checks find.
 
@@ -34,7 +35,7 @@ __global__ void cache_write(arr k, arr v, const int32_t *positions, const int32_
 template <typename C>
 __global__ void __launch_bounds__(BLOCK)
     cache_attend(arr q, const int32_t *positions, const int32_t *slot, const C *kc, const C *vc,
-                 arr o, int64_t slots, int64_t room, const attn_args a)
+                 arr o, float *parts, int64_t slots, int64_t room, const attn_args a)
 {
     __shared__ float qs[ATTN_MAX_WIDTH], z[KEYS], part[2][BLOCK / 32];
     int64_t t = blockIdx.y, h = blockIdx.x, g = h / a.group;
@@ -49,8 +50,11 @@ __global__ void __launch_bounds__(BLOCK)
     for (int i = threadIdx.x; i < a.c; i += BLOCK)
         qs[i] = get(q, (t * a.heads + h) * a.c + i);
     int64_t p = row % room, row0 = row - p, j0 = a.chunk ? p / a.chunk * a.chunk : 0;
-    for (; j0 <= p; j0 += KEYS) {
-        int n = p + 1 - j0 < KEYS ? (int)(p + 1 - j0) : KEYS;
+    int64_t share = (p - j0) / gridDim.z / KEYS * KEYS + KEYS; // keys of a split, whole tiles
+    j0 += blockIdx.z * share;
+    int64_t end = min(j0 + share, p + 1);
+    for (; j0 < end; j0 += KEYS) {
+        int n = end - j0 < KEYS ? (int)(end - j0) : KEYS;
         __syncthreads();
         for (int j = warp * AT_ONCE; j < n; j += BLOCK / 32 * AT_ONCE) {
             float s[AT_ONCE] = {};
@@ -95,10 +99,43 @@ __global__ void __launch_bounds__(BLOCK)
                 acc[c] += z[j] * ld(value, (int64_t)j * a.kv * a.cv);
         }
     }
+    if (gridDim.z > 1) {
+        parts += ((t * a.heads + h) * gridDim.z + blockIdx.z) * (a.cv + 2);
+        parts[0] = max; // the same in all threads
+        parts[1] = sum;
+    }
 #pragma unroll
-    for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++)
-        if (threadIdx.x + c * BLOCK < a.cv)
-            put(o, out + threadIdx.x + c * BLOCK, acc[c] / sum);
+    for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++) {
+        int i = threadIdx.x + c * BLOCK;
+        if (i >= a.cv)
+            continue;
+        if (gridDim.z > 1)
+            parts[2 + i] = acc[c];
+        else
+            put(o, out + i, acc[c] / sum);
+    }
+}
+
+// A split without keys has a maximum of -inf and sums of 0: it weighs 0.
+__global__ void __launch_bounds__(BLOCK)
+    cache_join(const int32_t *positions, const int32_t *slot, const float *parts, arr o, int splits,
+               int64_t slots, int64_t room, const attn_args a)
+{
+    int64_t t = blockIdx.y, at = t * a.heads + blockIdx.x;
+    float max = -INFINITY, sum = 0;
+    if (cache_row(positions, slot, t, slots, room) < 0)
+        return; // written already
+    parts += at * splits * (a.cv + 2);
+    for (int s = 0; s < splits; s++)
+        max = fmaxf(max, parts[s * (a.cv + 2)]);
+    for (int s = 0; s < splits; s++)
+        sum += parts[s * (a.cv + 2) + 1] * expf(parts[s * (a.cv + 2)] - max);
+    for (int i = threadIdx.x; i < a.cv; i += BLOCK) {
+        float v = 0;
+        for (int s = 0; s < splits; s++)
+            v += parts[s * (a.cv + 2) + 2 + i] * expf(parts[s * (a.cv + 2)] - max);
+        put(o, at * a.cv + i, v / sum);
+    }
 }
 
 static mr_status cached_run(RUN_ARGS)
@@ -106,15 +143,18 @@ static mr_status cached_run(RUN_ARGS)
     SELF;
     const int32_t *positions = (const int32_t *)in[3].data, *slot = (const int32_t *)in[4].data;
     arr kc = in_arr(base, in, 5), vc = in_arr(base, in, 6);
-    (void)ws;
     if (k->a.tokens) {
         cache_write<<<(unsigned)k->a.tokens, THREADS, 0, stream>>>(
             in_arr(base, in, 1), in_arr(base, in, 2), positions, slot, kc, vc, k->slots,
             k->positions, (int64_t)k->a.kv * k->a.c, (int64_t)k->a.kv * k->a.cv);
-        dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens);
+        dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens, (unsigned)k->splits);
         WITH_TYPE(kc.kind, cache_attend<F><<<grid, BLOCK, 0, stream>>>(
             in_arr(base, in, 0), positions, slot, (const F *)kc.p, (const F *)vc.p,
-            out_arr(base, out, 0), k->slots, k->positions, k->a));
+            out_arr(base, out, 0), (float *)ws, k->slots, k->positions, k->a));
+        if (k->splits > 1)
+            cache_join<<<dim3(grid.x, grid.y), BLOCK, 0, stream>>>(
+                positions, slot, (const float *)ws, out_arr(base, out, 0), k->splits, k->slots,
+                k->positions, k->a);
     }
     return cuda_launched(base, err);
 }
@@ -131,6 +171,15 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
         return cuda_refuse(base, err, "more than 65535 new tokens at once");
     k->slots = c->in[5]->dim[0];
     k->positions = c->in[5]->dim[1];
+    // four blocks a multiprocessor, each with a tile of keys at least
+    int64_t rows = k->a.tokens * k->a.heads, seen = k->positions;
+    if (k->a.chunk && k->a.chunk < seen)
+        seen = k->a.chunk;
+    int64_t most = cuda_ceil(seen, KEYS), want = rows ? 4 * base->dev->sms / rows : 1;
+    k->splits = (int)(want < most ? want : most);
+    k->splits = k->splits < 1 ? 1 : k->splits;
+    if (k->splits > 1)
+        base->workspace = (uint64_t)rows * (uint64_t)k->splits * (uint64_t)(k->a.cv + 2) * 4;
     base->run = cached_run;
     return MR_OK;
 }
