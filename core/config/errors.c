@@ -61,7 +61,7 @@ PAGE(PROFILE_CONFLICT, "Values that are right alone contradict each other",
 PAGE(USAGE, "The command line cannot be understood",
 "Usual causes: an unknown command or option; a missing argument; --set without the form\n"
 "section.key=value (the last dot before '=' splits section from key, so that\n"
-"--set backend.cuda.arena=80% sets arena in [backend.cuda]).\n"
+"--set backend.cuda.matmul=own sets matmul in [backend.cuda]).\n"
 "What to do: `mrun --help` lists the commands, `mrun COMMAND --help` its arguments.\n")
 
 /* ---- 2xx: plugins ---------------------------------------------------------------- */
