@@ -12,7 +12,7 @@
 typedef struct rule {
     char *pattern;
     double lr_mult, decay_mult;
-    bool frozen, decay_given;
+    bool frozen, decay_given, used;
 } rule;
 
 static mr_status parse_rule(const char *text, rule *r, mr_err *err)
@@ -132,6 +132,7 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
         default_group(cfg, &out->slots.v[i], &g);
         for (size_t r = 0; r < rules.n; r++)
             if (!fnmatch(rules.v[r].pattern, out->slots.v[i].name, 0)) {
+                rules.v[r].used = true;
                 g.lr_mult *= rules.v[r].lr_mult;
                 g.decay_mult = rules.v[r].decay_given ? rules.v[r].decay_mult : g.decay_mult;
                 g.frozen |= rules.v[r].frozen;
@@ -143,6 +144,16 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
             goto out;
         }
     }
+    for (size_t r = 0; r < rules.n; r++)
+        if (!rules.v[r].used && out->slots.n) {
+            st = mr_fail(err, MR_E_PROFILE_VALUE, MR_BLAME_USER,
+                         "[optimizer] groups: '%s' matches none of the %zu parameters",
+                         rules.v[r].pattern, out->slots.n);
+            mr_detail(err, "the first is %s, the last %s", out->slots.v[0].name,
+                      out->slots.v[out->slots.n - 1].name);
+            mr_hint(err, "patterns are globs over full names: *.self_attn.*, model.embed*");
+            goto out;
+        }
     frozen_last(out);
     for (int frozen = 0; frozen < 2; frozen++) {
         for (uint32_t g = 0; g < out->groups.n; g++) {

@@ -25,6 +25,8 @@ Test(bad_runs, each_wrong_input_has_its_error)
         { "model.vocab=100", 2, { "error E0107", "256", "100" } },
         { "train.global_batch=3", 2, { "error E01", "global_batch" } },
         { "train.recompute=core_atn", 2, { "error E0103", "core_atn", "core_attn" } },
+        { "optimizer.groups=*.no_such_weight:frozen", 2,
+          { "error E0103", "'*.no_such_weight' matches none of the", "globs over full names" } },
         { "train.recompute=nonsense", 2, { "error E0103", "nonsense", "moe_act" } },
         { "precision.recipe=fp64", 2, { "error E0107", "fp64", "grad-check" } },
         { "optimizer.groups=*:speed=3", 2, { "error E0103", "speed=3" } },
