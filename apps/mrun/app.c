@@ -6,6 +6,7 @@
 #include "app.h"
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* The first row that matches decides. */
 static const struct {
@@ -52,6 +53,13 @@ static void print_indented(const char *text)
         fprintf(stderr, "        %.*s\n", (int)n, text);
         text += n + (text[n] == '\n');
     }
+}
+
+double app_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 int app_fail(app *a, const mr_err *err)

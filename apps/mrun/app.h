@@ -24,6 +24,8 @@ typedef struct app_command {
 } app_command;
 const app_command *app_commands(void); /* ends with a row without a name */
 
+double app_now(void); /* seconds of a clock that never jumps, for durations */
+
 /* Prints the error (what, detail, hint, its number) on stderr; returns the exit code. */
 int app_fail(app *a, const mr_err *err);
 /* prints, returns EXIT_USAGE */

@@ -8,20 +8,12 @@
 #include "sinks.h"
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct generation {
     const char *prompt;
     int64_t max_tokens;
     mri_sampling how;
 } generation;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static mr_status encode(mri_session *s, const char *text, int32_t **ids, uint64_t *n, mr_err *err)
 {
@@ -67,10 +59,10 @@ static mr_status generate(mri_session *s, const generation *g, bool figures, mr_
     prompt = n;
     logits = mri_alloc((size_t)s->info.vocab * sizeof *logits);
     ids = mri_grow(ids, (n + (uint64_t)g->max_tokens + 1) * sizeof *ids);
-    double start = now(), first = 0;
+    double start = app_now(), first = 0;
     MR_TRY(put_text(s, ids, n, err));
     MR_TRY(mri_session_decode(s, ids, (int64_t)n, 0, logits, err));
-    first = now();
+    first = app_now();
     for (int64_t i = 0; i < g->max_tokens; i++) {
         int32_t id = mri_sample(logits, s->info.vocab, &g->how, n);
         if (id == s->tok_info.eos)
@@ -84,7 +76,8 @@ static mr_status generate(mri_session *s, const generation *g, bool figures, mr_
     if (figures && n > prompt + 1)
         fprintf(stderr, "mrun: prefill %llu tokens at %.1f tokens/s, decode %llu at %.1f tokens/s\n",
                 (unsigned long long)prompt, (double)prompt / (first - start),
-                (unsigned long long)(n - prompt), (double)(n - prompt - 1) / (now() - first));
+                (unsigned long long)(n - prompt),
+                (double)(n - prompt - 1) / (app_now() - first));
 out:
     free(ids);
     free(logits);

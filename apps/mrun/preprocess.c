@@ -8,7 +8,6 @@
 #include "core/store/preprocess.h"
 #include "mrun/tokenizer.h"
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef struct reporter {
@@ -19,17 +18,10 @@ typedef struct reporter {
     double start, last; /* seconds */
 } reporter;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void show(void *arg, const mri_preprocess_count *c)
 {
     reporter *r = arg;
-    double t = now();
+    double t = app_now();
     if (r->a->quiet || t - r->last < (r->terminal ? 0.1 : 10))
         return;
     r->last = t;
@@ -73,7 +65,7 @@ int job_preprocess(app *a, mri_config *c)
     const mri_choice *tokenizer = mri_config_choice(c, "tokenizer", 0);
     reporter r = { .a = a, .host = host, .terminal = isatty(STDERR_FILENO) };
 
-    r.start = r.last = now();
+    r.start = r.last = app_now();
     if (!o.output_prefix) {
         st = mr_fail(&err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
                      "the job preprocess needs [preprocess] output_prefix");
@@ -108,7 +100,7 @@ int job_preprocess(app *a, mri_config *c)
     if (!st && !a->quiet)
         fprintf(stderr, "preprocess: %s.bin and .idx: %lld documents, %lld tokens (%.1f s)\n",
                 o.output_prefix, (long long)count.documents, (long long)count.tokens,
-                now() - r.start);
+                app_now() - r.start);
 out:
     free(chat);
     if (ops && tok)

@@ -15,7 +15,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ---- signals: SIGINT finishes the step and saves, twice stops; SIGTERM is pre-emption ------ */
@@ -45,13 +44,6 @@ static void catch_signals(void)
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGUSR1, &sa, NULL);
     signal(SIGXFSZ, SIG_IGN); /* a file at its limit is an error of write(), as a full disk is */
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- one run ---------------------------------------------------------------------------------- */
@@ -123,13 +115,13 @@ static mr_status loop(train_run *r, mr_err *err)
     mr_status st = 0;
     while (r->s->done.step < t->steps && !stop_signal) {
         mri_step_result x;
-        double start = now();
+        double start = app_now();
         MR_TRY(mri_session_train_step(r->s, &x, err));
         if (!x.ok) {
             st = app_find_nonfinite(r->s, err);
             goto out;
         }
-        double seconds = now() - start;
+        double seconds = app_now() - start;
         int64_t step = r->s->done.step;
         bool last = step == t->steps;
         if (last || step % t->log_every == 0)

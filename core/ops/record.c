@@ -111,12 +111,6 @@ static bool is_float(const mr_type *t)
     return mr_is(t, "f32") || mr_is(t, "bf16") || mr_is(t, "f64");
 }
 
-static bool same_type(const mr_type *a, const mr_type *b)
-{
-    return !strcmp(a->dtype, b->dtype) && a->rank == b->rank &&
-           !memcmp(a->dim, b->dim, a->rank * sizeof *a->dim);
-}
-
 /* a gradient has exactly the type of what it is the gradient of */
 static mr_status check_din(mri_record *r, mr_err *err)
 {
@@ -128,7 +122,7 @@ static mr_status check_din(mri_record *r, mr_err *err)
             return mr_fail(err, MR_E_INTERNAL, MR_BLAME_PLUGIN,
                            "vjp of %s gives operand %u both a gradient and an accumulator",
                            r->def->id, i);
-        if (same_type(&r->value.v[r->din[i]]->type, r->c->in_ptr[i]))
+        if (mr_same_type(&r->value.v[r->din[i]]->type, r->c->in_ptr[i]))
             continue;
         return mr_fail(err, MR_E_INTERNAL, MR_BLAME_PLUGIN,
                        "vjp of %s: the gradient of operand %u is %s, the operand is %s",

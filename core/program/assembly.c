@@ -121,12 +121,6 @@ mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind)
     return (mr_list){ names, n };
 }
 
-static bool same_type(const mr_type *a, const mr_type *b)
-{
-    return a->rank == b->rank && !strcmp(a->dtype, b->dtype) &&
-           !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
-}
-
 static mr_status check_edges(const mri_assembly *a, mr_err *err)
 {
     for (uint32_t i = 0; i < a->instances.n; i++) {
@@ -140,7 +134,7 @@ static mr_status check_edges(const mri_assembly *a, mr_err *err)
             if (mri_assembly_source(a, i, x->name, &e)) {
                 const mr_prog *q = a->kinds.v[a->instances.v[e.from].kind].prog;
                 src = mri_port_find(&q->outputs, e.out);
-                if (src && !same_type(&mri_val(q, src)->type, &x->type)) {
+                if (src && !mr_same_type(&mri_val(q, src)->type, &x->type)) {
                     mri_str s = { 0 };
                     mri_type_print(&mri_val(q, src)->type, &s);
                     mri_str_add(&s, " and not ");

@@ -42,12 +42,6 @@ static bool take_type(mr_prog *p, const char *name, const mr_type *in, mr_type *
     return true;
 }
 
-static bool same_type(const mr_type *a, const mr_type *b)
-{
-    return a->rank == b->rank && !strcmp(a->dtype, b->dtype) &&
-           !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
-}
-
 static mr_val add_named(mr_prog *p, uint8_t kind, const char *name, const mr_type *type)
 {
     mr_type t;
@@ -64,7 +58,7 @@ static mr_val add_named(mr_prog *p, uint8_t kind, const char *name, const mr_typ
         return refuse(p, MR_E_PROGRAM, "parameter '%s' is declared twice%s", name, "");
     if (!strcmp(t.dtype, "model"))
         t.dtype = p->model_dtype;
-    return same_type(&t, &mri_val(p, old)->type)
+    return mr_same_type(&t, &mri_val(p, old)->type)
                ? old /* asking again for an input or a state gives the same value */
                : refuse(p, MR_E_PROGRAM, "'%s' is declared twice, with two types%s", name, "");
 }

@@ -30,8 +30,7 @@ void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_bat
 mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err);
 void mri_schedule_free(mri_schedule *s);
 
-/* A text Gantt: one row an instance label, one column an item; `cost` (by item kind and
- * instance, arbitrary units) scales the columns when not NULL. */
+/* A text Gantt: one row an instance label, one column an item. */
 void mri_schedule_print(const mri_schedule *s, const char *const *labels, mri_str *out);
 
 #endif

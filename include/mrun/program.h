@@ -150,6 +150,13 @@ MR_UNUSED static inline int64_t mr_last(const mr_type *t)
     return t->rank ? t->dim[t->rank - 1] : 1;
 }
 
+/* equal dtype and dims; layouts and companions are not looked at */
+MR_UNUSED static inline int mr_same_type(const mr_type *a, const mr_type *b)
+{
+    return a->rank == b->rank && !strcmp(a->dtype, b->dtype) &&
+           !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
+}
+
 MR_UNUSED static inline int mr_is(const mr_type *t, const char *dtype)
 {
     return t && t->dtype && !strcmp(t->dtype, dtype);
