@@ -8,6 +8,7 @@
 #include "mrun/data.h"
 #include "mrun/model.h"
 #include "mrun/optimizer.h"
+#include "mrun/graph.h"
 #include "mrun/sink.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -187,6 +188,17 @@ static void drop_sink(const mr_unit *u, void *instance)
     remove_tree(sink_dir);
 }
 
+static mr_status make_graph(check *c, const void *config, void **instance, mr_err *err)
+{
+    return ((const mr_graph_ops *)c->unit->table)
+        ->create(mri_registry_host(c->a->registry), config, instance, err);
+}
+
+static void drop_graph(const mr_unit *u, void *instance)
+{
+    ((const mr_graph_ops *)u->table)->destroy(instance);
+}
+
 static const maker makers[] = {
     { "backend", make_backend, drop_backend },
     { "model", make_model, drop_model },
@@ -194,6 +206,7 @@ static const maker makers[] = {
     { "tokenizer", make_tokenizer, drop_tokenizer },
     { "data", make_data, drop_data },
     { "sink", make_sink, drop_sink },
+    { "graph", make_graph, drop_graph },
 };
 
 static const maker *maker_of(const check *c)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * train.c - job `train`: the loop around mri_session_train_step(). Order of a step (as
+ * train.c - job `train`: the loop around mri_step_begin() and mri_step_end(). Order of a step (as
  * Megatron's): train, log, validate, save and stop decisions.
  *
  * Started again in its folder (run_folder.h) a run resumes from the newest checkpoint, with the
  * loss curve that it would have had; finished, it says so.
  */
 #include "app.h"
+#include "core/run/step.h"
 #include "run_folder.h"
 #include "sinks.h"
 #include "trace.h"
@@ -54,7 +55,7 @@ typedef struct train_run {
     mri_session *s;
     app_sinks sinks;
     char *checkpoints;
-    double peak_flops, step_flops;
+    double peak_flops, step_flops, clock; /* clock: when the last step ended */
     uint64_t memory;
     int64_t saved_at;
 } train_run;
@@ -103,36 +104,60 @@ static void log_step(train_run *r, const mri_step_result *x, double seconds)
     if (r->peak_flops > 0)
         m[n++] = (mr_metric){ "mfu", r->step_flops * (double)x->tokens / seconds / r->peak_flops };
     m[n++] = (mr_metric){ "memory_bytes", (double)r->memory };
-    m[n++] = (mr_metric){ "samples", (double)r->s->done.samples };
+    m[n++] = (mr_metric){ "samples", (double)x->samples_done };
     for (uint32_t k = 0; k < x->n_aux; k++)
         m[n++] = (mr_metric){ x->aux_name[k], x->aux[k] };
-    app_sinks_event(&r->sinks, "step", r->s->done.step, m, n, NULL);
+    app_sinks_event(&r->sinks, "step", x->step, m, n, NULL);
 }
 
+/* Awaits the oldest step under way. A step's time is that between two such ends. */
+static mr_status end_step(train_run *r, mr_err *err)
+{
+    const mri_cfg_train *t = &r->c->train;
+    mri_step_result x;
+    mr_status st = mri_step_end(r->s, &x, err);
+    double now = app_now(), seconds = now - r->clock;
+    r->clock = now;
+    if (st)
+        return st;
+    if (!x.ok)
+        return app_find_nonfinite(r->s, err);
+    if (x.step == t->steps || x.step % t->log_every == 0)
+        log_step(r, &x, seconds);
+    return 0;
+}
+
+static bool due(int64_t step, int64_t every)
+{
+    return every && step % every == 0;
+}
+
+/* On a device that computes by itself one step is always under way while the host reads the
+ * next batch and logs the last one; where something looks at the weights all are awaited. */
 static mr_status loop(train_run *r, mr_err *err)
 {
     const mri_cfg_train *t = &r->c->train;
+    uint32_t ahead = r->s->device.host_memory || r->s->train->trace ? 0 : 1;
     mr_status st = 0;
+    r->clock = app_now();
     while (r->s->done.step < t->steps && !stop_signal) {
-        mri_step_result x;
-        double start = app_now();
-        MR_TRY(mri_session_train_step(r->s, &x, err));
-        if (!x.ok) {
-            st = app_find_nonfinite(r->s, err);
-            goto out;
-        }
-        double seconds = app_now() - start;
+        MR_TRY(mri_step_begin(r->s, err));
         int64_t step = r->s->done.step;
-        bool last = step == t->steps;
-        if (last || step % t->log_every == 0)
-            log_step(r, &x, seconds);
-        if (t->eval_every && (last || step % t->eval_every == 0))
+        bool last = step == t->steps, eval = t->eval_every && (last || due(step, t->eval_every));
+        bool keep = due(step, r->c->checkpoint.every);
+        while (mri_steps_pending(r->s) > (eval || keep || save_signal || last ? 0 : ahead))
+            MR_TRY(end_step(r, err));
+        if (eval)
             MR_TRY(validate(r, err));
-        if (save_signal || (r->c->checkpoint.every && step % r->c->checkpoint.every == 0)) {
+        if (keep || (save_signal && !mri_steps_pending(r->s))) {
             save_signal = 0;
             MR_TRY(save(r, err));
         }
+        if (eval || keep)
+            r->clock = app_now();
     }
+    while (mri_steps_pending(r->s))
+        MR_TRY(end_step(r, err));
     if (stop_signal || r->c->checkpoint.save_at_end)
         MR_TRY(save(r, err));
 out:

@@ -13,6 +13,7 @@
 #include "mrun/model.h"
 #include "mrun/optimizer.h"
 #include "mrun/sink.h"
+#include "mrun/graph.h"
 #include "core/config/profile.h"
 #include <string.h>
 
@@ -32,6 +33,7 @@ typedef struct field_row {
 #define TOKENIZER(f) ROW("tokenizer", mr_tokenizer_ops, f)
 #define DATA(f) ROW("data", mr_data_ops, f)
 #define SINK(f) ROW("sink", mr_sink_ops, f)
+#define GRAPH(f) ROW("graph", mr_graph_ops, f)
 #define OP(f) ROW("op", mr_op_def, f)
 static const field_row required[] = {
     BACKEND(count) BACKEND(open) BACKEND(close) BACKEND(info) BACKEND(alloc) BACKEND(free)
@@ -42,6 +44,7 @@ static const field_row required[] = {
     TOKENIZER(create) TOKENIZER(destroy) TOKENIZER(info) TOKENIZER(encode) TOKENIZER(decode)
     DATA(create) DATA(destroy) DATA(set) DATA(read)
     SINK(create) SINK(destroy) SINK(event)
+    GRAPH(create) GRAPH(destroy) GRAPH(warmup) GRAPH(cut)
     OP(id) OP(sig) OP(shape) OP(ref)
 };
 

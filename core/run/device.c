@@ -21,6 +21,7 @@ mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const 
     out->info.size = sizeof out->info;
     MR_TRY(ops->info(out->dev, &out->info, err));
     out->host_memory = MR_CAN(ops, ext) && ops->ext(out->dev, MR_EXT_HOST_MEMORY);
+    out->capture = MR_CAN(ops, ext) ? ops->ext(out->dev, MR_EXT_CAPTURE) : NULL;
 out:
     if (st)
         mri_device_close(out);
@@ -39,6 +40,12 @@ void mri_device_close(mri_device *d)
 mr_status mri_device_sync(mri_device *d, mr_err *err)
 {
     return d->ops->sync(d->dev, d->stream, err);
+}
+
+mr_status mri_device_wait(mri_device *d, void *event, mr_err *err)
+{
+    return MR_CAN(d->ops, event_sync) ? d->ops->event_sync(d->dev, event, err)
+                                      : mri_device_sync(d, err);
 }
 
 mr_status mri_device_read(mri_device *d, void *host, const void *device, uint64_t n, mr_err *err)

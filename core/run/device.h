@@ -15,6 +15,7 @@ typedef struct mri_device {
     const mr_backend_ops *ops;
     void *dev, *stream;
     bool host_memory; /* the host may touch its pointers */
+    const mr_capture *capture; /* NULL: it records no graphs */
     mr_device_info info;
 } mri_device;
 
@@ -22,6 +23,8 @@ mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const 
                           uint32_t index, mri_device *out, mr_err *err);
 void mri_device_close(mri_device *d);
 mr_status mri_device_sync(mri_device *d, mr_err *err);
+/* the host waits for an event that mr_backend_ops.record() gave */
+mr_status mri_device_wait(mri_device *d, void *event, mr_err *err);
 /* blocking copies between host and device memory */
 mr_status mri_device_read(mri_device *d, void *host, const void *device, uint64_t n, mr_err *err);
 mr_status mri_device_write(mri_device *d, void *device, const void *host, uint64_t n, mr_err *err);

@@ -4,51 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- scalars ------------------------------------------------------------------------------ */
-
-mr_status mri_scalars_create(mri_scalars *s, mri_device *d, mr_err *err)
-{
-    memset(s, 0, sizeof *s);
-    return d->ops->alloc(d->dev, MRI_MAX_SCALARS * MRI_SCALAR_STRIDE * sizeof(float),
-                         MR_MEM_WEIGHTS, (void **)&s->data, err);
-}
-
-void mri_scalars_free(mri_scalars *s, mri_device *d)
-{
-    if (s->data)
-        d->ops->free(d->dev, s->data, MRI_MAX_SCALARS * MRI_SCALAR_STRIDE * sizeof(float));
-    for (size_t i = 0; i < s->names.n; i++)
-        free((char *)s->names.v[i]);
-    free(s->names.v);
-    memset(s, 0, sizeof *s);
-}
-
-void *mri_scalar(mri_scalars *s, const char *name)
-{
-    size_t i = 0;
-    while (i < s->names.n && strcmp(s->names.v[i], name))
-        i++;
-    if (i == s->names.n) {
-        MRI_ASSERT(i < MRI_MAX_SCALARS);
-        MRI_PUSH(&s->names, mri_strdup(name));
-    }
-    return s->data + i * MRI_SCALAR_STRIDE;
-}
-
-mr_status mri_scalar_set(mri_scalars *s, mri_device *d, const char *name, double v, mr_err *err)
-{
-    float f = (float)v;
-    return mri_device_write(d, mri_scalar(s, name), &f, sizeof f, err);
-}
-
-mr_status mri_scalar_get(mri_scalars *s, mri_device *d, const char *name, double *v, mr_err *err)
-{
-    float f = 0;
-    mr_status st = mri_device_read(d, &f, mri_scalar(s, name), sizeof f, err);
-    *v = f;
-    return st;
-}
-
 /* ---- frames ------------------------------------------------------------------------------- */
 
 /* How many later instances pass a gradient back to output `name` of instance i. */
@@ -239,18 +194,26 @@ mr_status mri_exec_backward(mri_exec *e, mr_err *err)
     return st;
 }
 
+/* f64 programs have f64 losses */
+float mri_exec_loss_value(const mri_exec *e, size_t loss, const float *line)
+{
+    const mri_plan *pl = mri_exec_plan(e, e->losses.v[loss].instance);
+    int32_t o = mri_output_index(pl, e->losses.v[loss].name);
+    double wide;
+    if (!mr_is(&pl->outputs.v[o].type, "f64"))
+        return *line;
+    memcpy(&wide, line, sizeof wide);
+    return (float)wide;
+}
+
 mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err)
 {
     size_t n = e->losses.n * MRI_SCALAR_STRIDE;
     float *all = mri_alloc(n * sizeof *all + 1);
     mr_status st = n ? mri_device_read(e->device, all, e->base + e->at_losses, n * sizeof *all, err)
                      : 0;
-    bool f64 = false;
-    for (size_t i = 0; i < e->losses.n; i++) { /* f64 programs have f64 losses */
-        const mri_plan *pl = mri_exec_plan(e, e->losses.v[i].instance);
-        f64 = mr_is(&pl->outputs.v[mri_output_index(pl, e->losses.v[i].name)].type, "f64");
-        out[i] = f64 ? (float)*(double *)(all + i * MRI_SCALAR_STRIDE) : all[i * MRI_SCALAR_STRIDE];
-    }
+    for (size_t i = 0; i < e->losses.n; i++)
+        out[i] = mri_exec_loss_value(e, i, all + i * MRI_SCALAR_STRIDE);
     free(all);
     return st;
 }

@@ -15,6 +15,7 @@
 #ifndef MRI_EXEC_H
 #define MRI_EXEC_H
 #include "params.h"
+#include "scalars.h"
 
 typedef struct mri_batch { /* host arrays of T elements; slot only in mode decode */
     const int32_t *tokens, *positions, *seq_start, *targets, *slot;
@@ -33,17 +34,6 @@ typedef struct mri_state {
     void *data; /* device */
     bool borrowed;
 } mri_state;
-
-typedef struct mri_scalars { /* the run's device scalars, by name */
-    MRI_VEC(const char *) names;
-    float *data; /* device, one a 64-byte line */
-} mri_scalars;
-enum { MRI_MAX_SCALARS = 256, MRI_SCALAR_STRIDE = 16 };
-mr_status mri_scalars_create(mri_scalars *s, mri_device *d, mr_err *err);
-void mri_scalars_free(mri_scalars *s, mri_device *d);
-void *mri_scalar(mri_scalars *s, const char *name); /* device address; made on first use */
-mr_status mri_scalar_set(mri_scalars *s, mri_device *d, const char *name, double v, mr_err *err);
-mr_status mri_scalar_get(mri_scalars *s, mri_device *d, const char *name, double *v, mr_err *err);
 
 typedef struct mri_exec_options {
     const char *mode; /* train | infer | decode */
@@ -83,6 +73,8 @@ mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in 
 mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in reverse  */
 /* sums of each loss over the micro-batch, in the order of e->losses; waits */
 mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err);
+/* one loss as it lies in the exec's memory, from a host copy of its line */
+float mri_exec_loss_value(const mri_exec *e, size_t loss, const float *line);
 /* device address and type of an output of the last instance that has one of this name */
 const void *mri_exec_output(const mri_exec *e, const char *name, const mr_type **type);
 double mri_exec_flops(const mri_exec *e, uint8_t phase); /* recomputation and all */

@@ -229,6 +229,18 @@ out:
     return st;
 }
 
+/* What a step is fed by, and the graph plugin. */
+static mr_status open_steps(mri_session *s, mr_err *err)
+{
+    const mri_choice *c = mri_config_choice(s->config, "graph", 0);
+    const mri_cfg_train *t = &s->config->train;
+    if (s->train && s->update)
+        mri_feed_plan(&s->feed, &s->device, &s->scalars, s->train,
+                      (uint32_t)((t->global_batch + t->micro_batch - 1) / t->micro_batch));
+    return mri_graphs_open(&s->graphs, &s->device, c ? c->unit->table : NULL,
+                           mri_registry_host(s->registry), c ? c->config : NULL, err);
+}
+
 mr_status mri_session_open(mri_registry *reg, const mri_config *config,
                            const mri_session_options *o, mri_session **out, mr_err *err)
 {
@@ -266,13 +278,17 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
     if (o->needs & MRI_NEED_UPDATE)
         MR_TRY(open_update(s, err));
+    MR_TRY(open_steps(s, err));
     if (!o->dry) { /* all is planned, now it is taken */
         MR_TRY(check_memory(s, err));
         if (s->params.slots.n)
             MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0, err));
         MR_TRY(make_arena(s, err));
-        if (s->update)
+        if (s->update) {
             MR_TRY(mri_update_alloc(s->update, err));
+            MR_TRY(mri_feed_alloc(&s->feed, err));
+            MR_TRY(mri_scalar_set(&s->scalars, &s->device, "ok", 1, err));
+        }
     }
 out:
     if (st) {
@@ -285,8 +301,14 @@ out:
 
 void mri_session_close(mri_session *s)
 {
+    mr_err ignored = MR_ERR_INIT;
     if (!s)
         return;
+    if (s->device.stream)
+        mri_device_sync(&s->device, &ignored); /* graphs and pinned memory may be in use */
+    mri_graphs_close(&s->graphs);
+    mri_feed_free(&s->feed);
+    mri_schedule_free(&s->schedule);
     mri_update_free(s->update);
     if (s->optimizer)
         s->optimizer_ops->destroy(s->optimizer);
@@ -319,7 +341,8 @@ void mri_session_memory(const mri_session *s, mri_memory *m)
     m->device = s->device.info.memory_bytes;
     m->parameters = mri_params_bytes(&s->params, s->train != NULL);
     if (s->update)
-        m->optimizer = s->update->state_bytes + s->update->scratch_bytes;
+        m->optimizer = s->update->state_bytes + s->update->scratch_bytes +
+                       mri_feed_bytes(&s->feed);
     for (int i = 0; i < 4; i++) {
         if (!all[i])
             continue;

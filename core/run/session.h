@@ -13,6 +13,8 @@
 #include "core/plugin/registry.h"
 #include "core/store/store.h"
 #include "mrun/data.h"
+#include "feed.h"
+#include "graphs.h"
 #include "update.h"
 
 enum { /* what a job needs */
@@ -27,6 +29,24 @@ typedef struct mri_progress { /* what a checkpoint's manifest carries */
 typedef struct mri_memory { /* bytes */
     uint64_t parameters, optimizer, arena, saved, edges, scratch, states, device;
 } mri_memory;
+
+typedef struct mri_step_result {
+    int64_t step;     /* 1, 2, ... */
+    double loss;      /* mean over the tokens that count */
+    double aux[8];    /* further losses by name, per token and instance */
+    const char *aux_name[8];
+    uint32_t n_aux;
+    double grad_norm, lr, weight;
+    int64_t tokens, samples; /* that this step took in */
+    int64_t samples_done;    /* after it */
+    bool ok;          /* false: not finite, nothing was changed */
+} mri_step_result;
+
+typedef struct mri_pending { /* a step that was begun */
+    mri_step_result result;  /* what the host knows of it */
+    mri_progress before;
+    uint32_t micros, slot;
+} mri_pending;
 
 typedef struct mri_session {
     const mri_config *config;
@@ -44,6 +64,11 @@ typedef struct mri_session {
     mri_exec *train, *eval, *decode, *prefill; /* prefill: decode by chunks, same states */
     char *arena;
     uint64_t arena_bytes;
+    mri_feed feed;
+    mri_graphs graphs;
+    mri_schedule schedule; /* of the last step's number of micro-batches */
+    mri_pending pending[MRI_FEED_SLOTS];
+    uint32_t n_pending, begun;
     const mr_tokenizer_ops *tok_ops;
     void *tok;
     mr_tokenizer_info tok_info;
@@ -69,18 +94,8 @@ void mri_session_memory(const mri_session *s, mri_memory *out);
 mr_status mri_session_init_weights(mri_session *s, mr_err *err);
 mr_status mri_session_load_hf(mri_session *s, const char *dir, mr_err *err);
 
-typedef struct mri_step_result {
-    double loss;      /* mean over the tokens that count */
-    double aux[8];    /* further losses by name, per token and instance */
-    const char *aux_name[8];
-    uint32_t n_aux;
-    double grad_norm, lr, weight;
-    int64_t tokens, samples; /* that this step took in */
-    bool ok;
-} mri_step_result;
-
 /* One optimizer step: reads its global batch from set "train" at done.samples, accumulates,
- * updates, advances `done` (only if ok). */
+ * updates, advances `done` (only if ok). Waits; step.h has the queue behind it. */
 mr_status mri_session_train_step(mri_session *s, mri_step_result *out, mr_err *err);
 /* Runs forward and backward of the coming step's batch, without update or progress. */
 mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *err);

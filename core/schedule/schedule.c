@@ -16,6 +16,7 @@ void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_bat
     s->instances = instances;
     s->micro_batches = micro_batches;
     s->split_w = split_w;
+    add(s, MRI_ITEM_ZERO, 0, 0);
     for (uint32_t m = 0; m < micro_batches; m++) {
         add(s, MRI_ITEM_LOAD, 0, m);
         for (uint32_t i = 0; i < instances; i++)
@@ -26,6 +27,7 @@ void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_bat
             add(s, MRI_ITEM_W, i, m);
         add(s, MRI_ITEM_LOSS, 0, m);
     }
+    add(s, MRI_ITEM_UPDATE, 0, 0);
 }
 
 void mri_schedule_free(mri_schedule *s)
@@ -65,6 +67,8 @@ mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err)
                 n_w++;
                 break;
             case MRI_ITEM_LOSS: good = (at[s->instances - 1] & 2) != 0; break;
+            case MRI_ITEM_ZERO: good = k == 0; break;
+            case MRI_ITEM_UPDATE: good = k + 1 == s->items.n; break;
             default: good = false;
             }
         }
@@ -84,7 +88,7 @@ mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err)
 void mri_schedule_print(const mri_schedule *s, const char *const *labels, mri_str *out)
 {
     enum { COLUMNS = 96 };
-    static const char letter[] = { 0, 'F', 'B', 'W', 0 };
+    static const char letter[] = { 0, 'F', 'B', 'W', 0, 0, 0 };
     size_t n = 0, k = 0;
     for (size_t i = 0; i < s->items.n; i++)
         n += letter[s->items.v[i].kind] != 0;

@@ -3,15 +3,25 @@
  * schedule.h - what runs when in one optimizer step, as data: an array of items that the
  * runtime walks and `mrun plan` prints. Generators make it; nobody decides order elsewhere.
  *
- * Invariant (checked by mri_schedule_verify): per micro-batch LOAD, then F of the instances
- * in order, then B in reverse, each W after its B, LOSS after the last F; a micro-batch's
- * saved values are live from its first F to its last B (or W).
+ * Invariant (checked by mri_schedule_verify): ZERO (of the gradients) first, UPDATE last; per
+ * micro-batch LOAD, then F of the instances in order, then B in reverse, each W after its B,
+ * LOSS after the last F; a micro-batch's saved values are live from its first F to its last B
+ * (or W).
  */
 #ifndef MRI_SCHEDULE_H
 #define MRI_SCHEDULE_H
 #include "core/base/base.h"
+#include "mrun/graph.h"
 
-enum mri_item_kind { MRI_ITEM_LOAD = 0, MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W, MRI_ITEM_LOSS };
+enum mri_item_kind { /* as graph plugins see them */
+    MRI_ITEM_LOAD = MR_WORK_LOAD,
+    MRI_ITEM_F = MR_WORK_FORWARD,
+    MRI_ITEM_B = MR_WORK_BACKWARD,
+    MRI_ITEM_W = MR_WORK_WGRAD,
+    MRI_ITEM_LOSS = MR_WORK_LOSS,
+    MRI_ITEM_ZERO = MR_WORK_ZERO_GRADS,
+    MRI_ITEM_UPDATE = MR_WORK_UPDATE
+};
 
 typedef struct mri_item {
     uint32_t instance, micro_batch;

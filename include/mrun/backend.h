@@ -66,7 +66,23 @@ typedef struct mr_backend_ops {
     mr_status (*copy)(void *dev, void *stream, void *dst, const void *src, uint64_t n, mr_err *);
     mr_status (*fill)(void *dev, void *stream, void *dst, uint32_t byte, uint64_t n, mr_err *);
     const void *(*ext)(void *dev, const char *id); /* "mrun.native_stream/1" ... or NULL */
+    mr_status (*event_sync)(void *dev, void *event, mr_err *err); /* the host waits for the event;
+                                                       may be NULL: core waits for the stream  */
 } mr_backend_ops;
+
+/* Extension "mrun.capture/1": what a stream is given between begin() and end() is recorded
+ * instead of done - run() of kernels with MR_K_CAPTURABLE, copy() and fill() within device
+ * memory - and launch() does all of it again, at the same addresses, as one piece of work.
+ * end() always ends the recording; after an error of a call in between it says so and gives no
+ * graph. Recording changes no memory. All calls [instance], on the thread that runs. */
+typedef struct mr_capture {
+    uint32_t size, pad;
+    mr_status (*begin)(void *dev, void *stream, mr_err *);
+    mr_status (*end)(void *dev, void *stream, void **graph, mr_err *);
+    mr_status (*launch)(void *dev, void *graph, void *stream, mr_err *);
+    void (*destroy)(void *dev, void *graph); /* after its launches are done */
+} mr_capture;
+#define MR_EXT_CAPTURE "mrun.capture/1"
 
 /* Extension "mrun.probe/1" of a device: its limits, measured when asked for, within a second
  * each. A function answers 0 where the limit is unknown. All calls [instance], no run() beside. */

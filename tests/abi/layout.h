@@ -13,6 +13,7 @@
 #include "mrun/tokenizer.h"
 #include "mrun/data.h"
 #include "mrun/sink.h"
+#include "mrun/graph.h"
 
 #define ABI_LAYOUT(S, F) \
     S(mr_err) \
@@ -86,7 +87,7 @@
         F(mr_backend_ops, release) F(mr_backend_ops, run) F(mr_backend_ops, stream_create) \
         F(mr_backend_ops, stream_destroy) F(mr_backend_ops, record) F(mr_backend_ops, wait) \
         F(mr_backend_ops, event_destroy) F(mr_backend_ops, sync) F(mr_backend_ops, copy) \
-        F(mr_backend_ops, fill) F(mr_backend_ops, ext) \
+        F(mr_backend_ops, fill) F(mr_backend_ops, ext) F(mr_backend_ops, event_sync) \
     S(mr_model_sizes) \
         F(mr_model_sizes, size) F(mr_model_sizes, pad) F(mr_model_sizes, layers) \
         F(mr_model_sizes, hidden) F(mr_model_sizes, heads) F(mr_model_sizes, kv_heads) \
@@ -149,6 +150,17 @@
         F(mr_sink_ops, event) \
     S(mr_probe) \
         F(mr_probe, size) F(mr_probe, pad) F(mr_probe, flops_f32) F(mr_probe, flops_bf16) \
-        F(mr_probe, read_bytes_per_s)
+        F(mr_probe, read_bytes_per_s) \
+    S(mr_capture) \
+        F(mr_capture, size) F(mr_capture, pad) F(mr_capture, begin) F(mr_capture, end) \
+        F(mr_capture, launch) F(mr_capture, destroy) \
+    S(mr_work_item) \
+        F(mr_work_item, kind) F(mr_work_item, instance) F(mr_work_item, micro_batch) \
+        F(mr_work_item, same) F(mr_work_item, label) F(mr_work_item, obstacle) \
+    S(mr_work) \
+        F(mr_work, size) F(mr_work, n_items) F(mr_work, mode) F(mr_work, item) \
+    S(mr_graph_ops) \
+        F(mr_graph_ops, size) F(mr_graph_ops, flags) F(mr_graph_ops, create) \
+        F(mr_graph_ops, destroy) F(mr_graph_ops, warmup) F(mr_graph_ops, cut)
 
 #endif

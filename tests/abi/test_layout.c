@@ -105,7 +105,7 @@ Test(layout, lists_every_field_and_no_struct_has_holes)
 }
 
 static const char *const headers[] = { "plugin", "program", "op", "backend", "model", "optimizer",
-                                       "tokenizer", "data", "sink" };
+                                       "tokenizer", "data", "sink", "graph" };
 
 Test(layout, lists_every_struct_of_the_headers)
 {

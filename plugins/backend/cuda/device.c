@@ -292,8 +292,22 @@ static mr_status fill(void *dev, void *stream, void *dst, uint32_t byte, uint64_
     return e ? cuda_fail(err, e, "filling") : MR_OK;
 }
 
+static mr_status event_sync(void *dev, void *event, mr_err *err)
+{
+    cudaError_t e = use(dev);
+    if (!e)
+        e = cudaEventSynchronize(event);
+    if (!e)
+        return MR_OK;
+    cuda_fail(err, e, "the GPU stopped while work was under way");
+    mr_hint(err, "a kernel failed earlier in this stream; [debug] mode = step names the op");
+    return MR_E_DEVICE;
+}
+
 static const void *ext(void *dev, const char *id)
 {
+    if (!strcmp(id, MR_EXT_CAPTURE))
+        return &cuda_capture;
     if (!strcmp(id, "mrun.native_stream/1")) /* handles are cudaStream_t and cudaEvent_t */
         return dev;
     return !strcmp(id, MR_EXT_PROBE) ? &cuda_probe : NULL;
@@ -319,4 +333,5 @@ const mr_backend_ops cuda_backend = {
     .copy = copy,
     .fill = fill,
     .ext = ext,
+    .event_sync = event_sync,
 };

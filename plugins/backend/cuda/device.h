@@ -14,6 +14,7 @@ struct cuda_config { /* section [backend.cuda] */
 
 extern const mr_backend_ops cuda_backend;
 extern const mr_probe cuda_probe;
+extern const mr_capture cuda_capture;
 
 mr_status cuda_query(void *dev, const char *op, const mr_call *, uint32_t flags, void **kernel,
                      mr_kernel_info *, mr_err *);

@@ -4,14 +4,15 @@
  * as the service mrun.ref/1. One thread, f32, bf16 and f64, no workspace: the oracle that
  * other backends are compared with, and the smallest backend there is. Copy it to start yours.
  */
-#include "mrun/backend.h"
+#include "capture.h"
 #include <stdlib.h>
 
 MR_PLUGIN_NOTE("org.mrun.ref", "0.1.0", "backend/ref");
 
-/* A device is only the way to the host's loops. */
+/* A device is only the way to the host's loops, and a graph while one is recorded. */
 struct ref_dev {
     const mr_ref_service *loops;
+    struct ref_graph *recording;
 };
 
 /* A kernel keeps its own copy of the call: query's is gone when run comes. */
@@ -109,7 +110,7 @@ static mr_status query(void *dev, const char *op, const mr_call *call, uint32_t 
         release(dev, k);
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for a kernel of %s", op);
     }
-    info->flags = MR_K_DETERMINISTIC | MR_K_HOST_SYNC;
+    info->flags = MR_K_DETERMINISTIC | MR_K_CAPTURABLE;
     info->workspace = 0;
     info->est_us = 0;
     info->impl = "reference loops";
@@ -117,12 +118,26 @@ static mr_status query(void *dev, const char *op, const mr_call *call, uint32_t 
     return MR_OK;
 }
 
+static mr_status run_recorded(struct ref_dev *d, const struct ref_kernel *k, const mr_buf *in,
+                              const mr_buf *out, mr_err *err)
+{
+    uint32_t n_in = k->call.n_in, n_out = k->call.n_out;
+    struct ref_call c = { .kernel = (void *)(uintptr_t)k, .n_in = n_in, .n_out = n_out,
+                          .bufs = malloc((n_in + n_out + 1) * sizeof *c.bufs) };
+    if (!c.bufs)
+        return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for a recorded call");
+    memcpy(c.bufs, in, n_in * sizeof *in);
+    memcpy(c.bufs + n_in, out, n_out * sizeof *out);
+    return ref_graph_add(d->recording, &c, err);
+}
+
 static mr_status run(void *dev, void *kernel, void *stream, const mr_buf *in, const mr_buf *out,
                      void *workspace, mr_err *err)
 {
     const struct ref_kernel *k = kernel;
-    (void)dev, (void)stream, (void)workspace;
-    return k->def->ref(&k->call, in, out, err);
+    struct ref_dev *d = dev;
+    (void)stream, (void)workspace;
+    return d->recording ? run_recorded(d, k, in, out, err) : k->def->ref(&k->call, in, out, err);
 }
 
 /* ---- the device ----------------------------------------------------------------------- */
@@ -145,7 +160,7 @@ static mr_status device_open(const mr_host *host, const void *config, uint32_t i
     if (!loops)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST, "the host does not offer %s",
                        MR_EXT_REF);
-    if (!(d = malloc(sizeof *d)))
+    if (!(d = calloc(1, sizeof *d)))
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for a device");
     d->loops = loops;
     *dev = d;
@@ -154,7 +169,9 @@ static mr_status device_open(const mr_host *host, const void *config, uint32_t i
 
 static void device_close(void *dev)
 {
-    free(dev);
+    struct ref_dev *d = dev;
+    ref_graph_free(d ? d->recording : NULL);
+    free(d);
 }
 
 static mr_status info(void *dev, mr_device_info *i, mr_err *err)
@@ -216,20 +233,77 @@ static void nothing_to_free(void *dev, void *handle)
 
 static mr_status copy(void *dev, void *stream, void *dst, const void *src, uint64_t n, mr_err *err)
 {
-    (void)dev, (void)stream, (void)err;
+    struct ref_dev *d = dev;
+    (void)stream;
+    if (d->recording)
+        return ref_graph_add(d->recording, &(struct ref_call){ .dst = dst, .src = src, .n = n },
+                             err);
     memmove(dst, src, n);
     return MR_OK;
 }
 
 static mr_status fill(void *dev, void *stream, void *dst, uint32_t byte, uint64_t n, mr_err *err)
 {
-    (void)dev, (void)stream, (void)err;
+    struct ref_dev *d = dev;
+    (void)stream;
+    if (d->recording)
+        return ref_graph_add(d->recording, &(struct ref_call){ .dst = dst, .byte = byte, .n = n },
+                             err);
     memset(dst, (int)byte, n);
     return MR_OK;
 }
 
+/* ---- graphs --------------------------------------------------------------------------- */
+static mr_status capture_begin(void *dev, void *stream, mr_err *err)
+{
+    struct ref_dev *d = dev;
+    (void)stream;
+    if (d->recording)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "a graph is being recorded already");
+    d->recording = calloc(1, sizeof *d->recording);
+    return d->recording ? MR_OK
+                        : mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "no memory for a graph");
+}
+
+static mr_status capture_end(void *dev, void *stream, void **graph, mr_err *err)
+{
+    struct ref_dev *d = dev;
+    (void)stream;
+    if (!d->recording)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "no graph is being recorded");
+    *graph = d->recording;
+    d->recording = NULL;
+    return MR_OK;
+}
+
+static mr_status capture_launch(void *dev, void *graph, void *stream, mr_err *err)
+{
+    const struct ref_graph *g = graph;
+    mr_status st = MR_OK;
+    for (size_t i = 0; i < g->n && !st; i++) {
+        const struct ref_call *c = &g->v[i];
+        st = c->kernel ? run(dev, c->kernel, stream, c->bufs, c->bufs + c->n_in, NULL, err)
+           : c->src    ? copy(dev, stream, c->dst, c->src, c->n, err)
+                       : fill(dev, stream, c->dst, c->byte, c->n, err);
+    }
+    return st;
+}
+
+static void capture_destroy(void *dev, void *graph)
+{
+    (void)dev;
+    ref_graph_free(graph);
+}
+
+static const mr_capture capture = {
+    .size = sizeof capture, .begin = capture_begin, .end = capture_end, .launch = capture_launch,
+    .destroy = capture_destroy,
+};
+
 static const void *ext(void *dev, const char *id)
 {
+    if (!strcmp(id, MR_EXT_CAPTURE))
+        return &capture;
     return !strcmp(id, MR_EXT_HOST_MEMORY) ? dev : NULL;
 }
 

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * micro.c - see micro.h. */
+#include "micro.h"
+#include "bind.h"
+#include <stdlib.h>
+
+static uint64_t field_bytes(int64_t t)
+{
+    return ((uint64_t)t * 4 + MRI_ALIGN - 1) / MRI_ALIGN * MRI_ALIGN;
+}
+
+uint64_t mri_micro_bytes(int64_t t)
+{
+    return MRI_BATCH_FIELDS * field_bytes(t);
+}
+
+mri_micro mri_micro_at(void *block, int64_t t)
+{
+    char *p = block;
+    uint64_t n = field_bytes(t);
+    return (mri_micro){ .tokens = (int32_t *)p, /* in the order of mri_batch */
+                        .positions = (int32_t *)(p + n),
+                        .seq_start = (int32_t *)(p + 2 * n),
+                        .targets = (int32_t *)(p + 3 * n),
+                        .weight = (float *)(p + 4 * n),
+                        .slot = (int32_t *)(p + 5 * n),
+                        .t = t,
+                        .block = block };
+}
+
+mri_micro mri_micro_new(int64_t t)
+{
+    return mri_micro_at(mri_alloc(mri_micro_bytes(t)), t);
+}
+
+void mri_micro_free(mri_micro *m)
+{
+    free(m->block);
+    m->block = NULL;
+}
+
+mri_batch mri_micro_batch(const mri_micro *m, bool decode)
+{
+    return (mri_batch){ m->tokens, m->positions, m->seq_start, m->targets,
+                        decode ? m->slot : NULL, m->weight };
+}
+
+void mri_micro_blank(mri_micro *m, int64_t from)
+{
+    for (int64_t i = from; i < m->t; i++) {
+        m->tokens[i] = m->targets[i] = m->positions[i] = 0;
+        m->seq_start[i] = (int32_t)i;
+        m->weight[i] = 0;
+        m->slot[i] = -1;
+    }
+}
+
+void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n)
+{
+    mri_micro_blank(m, 0);
+    for (int64_t i = 0; i < n; i++) {
+        m->tokens[i] = ids[i];
+        m->targets[i] = i + 1 < n ? ids[i + 1] : 0;
+        m->positions[i] = (int32_t)i;
+        m->seq_start[i] = 0;
+        m->weight[i] = i + 1 < n;
+    }
+}
+
+mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
+                         double *weight, mr_err *err)
+{
+    int64_t seq = s->config->train.seq, rows = m->t / seq;
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = r * seq;
+        if (limit >= 0 && first + r >= limit) {
+            mri_micro_blank(m, at);
+            return 0;
+        }
+        mr_sample x = { sizeof x, 0, m->tokens + at, m->targets + at, m->positions + at,
+                        m->seq_start + at, m->weight + at };
+        mr_status st = s->data_ops->read(s->data, set, first + r, &x, err);
+        if (st)
+            return st;
+        for (int64_t i = 0; i < seq; i++) {
+            m->seq_start[at + i] += (int32_t)at;
+            *weight += m->weight[at + i];
+            if (m->tokens[at + i] < 0 || m->tokens[at + i] >= s->info.vocab)
+                return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
+                               "sample %lld has token %d, the model's vocabulary is %lld",
+                               (long long)(first + r), m->tokens[at + i], (long long)s->info.vocab);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * step.c - see step.h. */
+#include "step.h"
+#include "core/schedule/lr.h"
+#include "micro.h"
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t mri_steps_pending(const mri_session *s)
+{
+    return s->n_pending;
+}
+
+/* ---- what the device does ------------------------------------------------------------------ */
+
+static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
+{
+    mri_session *s = ctx;
+    mr_status st;
+    switch (it->kind) {
+    case MRI_ITEM_ZERO: return mri_update_zero_grads(s->update, err);
+    case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, err);
+    case MRI_ITEM_F: return mri_exec_run(s->train, it->instance, MRI_F, err);
+    case MRI_ITEM_B: return mri_exec_run(s->train, it->instance, MRI_B, err);
+    case MRI_ITEM_W: return mri_exec_run(s->train, it->instance, MRI_W, err);
+    case MRI_ITEM_LOSS: return mri_feed_store_losses(&s->feed, it->micro_batch, err);
+    case MRI_ITEM_UPDATE:
+        st = mri_update_launch(s->update, err);
+        return st ? st : mri_feed_store_scalars(&s->feed, err);
+    }
+    return mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST, "schedule: item of kind %u", it->kind);
+}
+
+/* The whole step, or all of it but the update. */
+static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *err)
+{
+    mri_schedule *plan = &s->schedule;
+    if (plan->micro_batches != micros) {
+        mri_schedule_free(plan);
+        mri_schedule_single(plan, (uint32_t)s->train->frames.n, micros,
+                            s->train->opt.plan.split_w);
+    }
+    uint32_t n = (uint32_t)plan->items.n - !update;
+    uint64_t key = mri_hash(mri_exec_key(s->train), &n, sizeof n); /* n says how many micro-batches */
+    char *obstacle = mri_update_obstacle(s->update);
+    mri_work w = { "train", key, plan->items.v, n, s->train, obstacle, run_item, s };
+    mr_status st = mri_graphs_run(&s->graphs, &w, err);
+    free(obstacle);
+    return st;
+}
+
+/* ---- what the host gives ------------------------------------------------------------------- */
+
+static mr_status read_batch(mri_session *s, mri_pending *p, double *weight, mr_err *err)
+{
+    const mri_cfg_train *t = &s->config->train;
+    int64_t first = s->done.samples, rows = p->result.samples;
+    mr_data_set set;
+    uint32_t train = mri_session_find_set(s, "train", &set);
+    mr_status st = 0;
+    if (train == UINT32_MAX)
+        return mr_fail(err, MR_E_DATA_SHORT, MR_BLAME_USER, "the data plugin has no set 'train'");
+    for (uint32_t i = 0; i < p->micros && !st; i++) {
+        mri_micro m = mri_micro_at(mri_feed_fields(&s->feed, p->slot, i), s->train->opt.tokens);
+        weight[i] = 0;
+        st = mri_micro_read(s, &m, train, first + i * t->micro_batch, first + rows, &weight[i], err);
+        p->result.weight += weight[i];
+    }
+    return st;
+}
+
+/* The loss of a token counts 1 / (those of the global batch that count), or, per micro-batch,
+ * the mean of the micro-batches' means. */
+static void put_seeds(mri_session *s, const mri_pending *p, const double *weight)
+{
+    bool per_token = strcmp(s->config->train.loss, "per_micro_batch") != 0;
+    for (uint32_t i = 0; i < p->micros; i++) {
+        double scale = per_token ? p->result.weight
+                                 : (weight[i] > 1 ? weight[i] : 1) * (double)p->micros;
+        mri_feed_seed(&s->feed, p->slot, i, scale > 0 ? 1 / scale : 0);
+    }
+}
+
+typedef struct put_to {
+    mri_feed *feed;
+    uint32_t slot;
+} put_to;
+
+static void put_scalar(void *ctx, const char *name, double value)
+{
+    const put_to *to = ctx;
+    mri_feed_scalar(to->feed, to->slot, name, value);
+}
+
+static mr_status begin(mri_session *s, bool update, mr_err *err)
+{
+    const mri_cfg_optimizer *o = &s->config->optimizer;
+    const mri_cfg_train *t = &s->config->train;
+    mri_pending *p = &s->pending[s->begun % MRI_FEED_SLOTS];
+    int64_t rows = mri_global_batch(t, s->done.samples);
+    double *weight = NULL;
+    mr_status st = 0;
+    MRI_ASSERT(s->n_pending < MRI_FEED_SLOTS);
+    memset(p, 0, sizeof *p);
+    p->slot = s->begun % MRI_FEED_SLOTS;
+    p->before = s->done;
+    p->micros = (uint32_t)((rows + t->micro_batch - 1) / t->micro_batch);
+    p->result.step = s->done.step + 1;
+    p->result.samples = rows;
+    p->result.samples_done = s->done.samples + rows;
+    p->result.tokens = rows * t->seq;
+    p->result.lr = mri_lr(o, s->done.step, t->steps);
+    MRI_ASSERT(p->micros <= s->feed.room);
+    weight = mri_alloc((p->micros + 1) * sizeof *weight);
+    MR_TRY(read_batch(s, p, weight, err));
+    put_seeds(s, p, weight);
+    put_to to = { &s->feed, p->slot };
+    mri_update_scalars(s->update, p->result.lr, o->weight_decay, p->result.step, put_scalar, &to);
+    MR_TRY(mri_feed_send(&s->feed, p->slot, p->micros, err));
+    MR_TRY(launch(s, p->micros, update, err));
+    MR_TRY(mri_feed_fetch(&s->feed, p->slot, err));
+    s->begun++;
+    s->n_pending++;
+    if (update) {
+        s->done.step++;
+        s->done.samples += p->result.samples;
+        s->done.tokens += p->result.tokens;
+    }
+out:
+    free(weight);
+    return st;
+}
+
+/* ---- what comes back ----------------------------------------------------------------------- */
+
+void mri_step_add_loss(const mri_exec *e, size_t loss, double x, mri_step_result *r)
+{
+    const uint32_t room = sizeof r->aux / sizeof *r->aux;
+    const char *name = e->losses.v[loss].name;
+    uint32_t k = 0, instances = 0;
+    if (!strcmp(name, "lm_loss")) {
+        r->loss += x;
+        return;
+    }
+    while (k < r->n_aux && strcmp(r->aux_name[k], name))
+        k++;
+    if (k == room)
+        return;
+    if (k == r->n_aux)
+        r->aux_name[r->n_aux++] = name;
+    for (size_t j = 0; j < e->losses.n; j++)
+        instances += !strcmp(e->losses.v[j].name, name);
+    r->aux[k] += x / instances;
+}
+
+void mri_step_mean_losses(mri_step_result *r)
+{
+    double tokens = r->weight > 0 ? r->weight : 1;
+    r->loss /= tokens;
+    for (uint32_t k = 0; k < r->n_aux; k++)
+        r->aux[k] /= tokens;
+}
+
+static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
+{
+    mri_pending *p = &s->pending[(s->begun - s->n_pending) % MRI_FEED_SLOTS];
+    mr_status st = mri_feed_await(&s->feed, p->slot, err);
+    if (st)
+        return st;
+    mri_step_result *r = &p->result;
+    for (uint32_t m = 0; m < p->micros; m++)
+        for (size_t i = 0; i < s->train->losses.n; i++)
+            mri_step_add_loss(s->train, i, mri_feed_loss(&s->feed, p->slot, m, i), r);
+    mri_step_mean_losses(r);
+    r->grad_norm = mri_feed_result(&s->feed, p->slot, "norm");
+    r->ok = mri_feed_result(&s->feed, p->slot, "ok") != 0;
+    s->n_pending--;
+    *out = *r;
+    return 0;
+}
+
+/* Nothing was changed since the bad step began, so all is as it was then; those behind it are
+ * awaited only because their copies are under way. */
+static mr_status forget_bad(mri_session *s, mr_err *err)
+{
+    mri_progress before = s->pending[(s->begun - s->n_pending - 1) % MRI_FEED_SLOTS].before;
+    mri_step_result dropped;
+    mr_status st = 0;
+    while (s->n_pending && !st)
+        st = end(s, &dropped, err);
+    s->done = before;
+    return st ? st : mri_scalar_set(&s->scalars, &s->device, "ok", 1, err);
+}
+
+mr_status mri_step_begin(mri_session *s, mr_err *err)
+{
+    return begin(s, true, err);
+}
+
+mr_status mri_step_end(mri_session *s, mri_step_result *out, mr_err *err)
+{
+    MRI_ASSERT(s->n_pending);
+    mr_status st = end(s, out, err);
+    return st || out->ok ? st : forget_bad(s, err);
+}
+
+mr_status mri_session_train_step(mri_session *s, mri_step_result *out, mr_err *err)
+{
+    MRI_ASSERT(!s->n_pending);
+    mr_status st = mri_step_begin(s, err);
+    return st ? st : mri_step_end(s, out, err);
+}
+
+mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *err)
+{
+    MRI_ASSERT(!s->n_pending);
+    mr_status st = begin(s, false, err);
+    return st ? st : end(s, out, err);
+}
