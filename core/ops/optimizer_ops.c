@@ -32,7 +32,9 @@ static void sumsq_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, 2 * (double)mr_numel(c->in[0]), 1u << 1);
 }
 
-/* ---- clip_scale: Megatron-LM's global-norm clipping, and the step's verdict ---------------- */
+/* ---- clip_scale: Megatron-LM's global-norm clipping, and the step's verdict ----------------
+ * ok stays 0 once it is: a step that is already queued behind a bad one changes nothing either,
+ * until the host has seen it and sets ok to 1 again. */
 static mr_status clip_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     double max = mr_attr_f(c, "max_norm", 0);
@@ -48,7 +50,7 @@ static mr_status clip_ref(const mr_call *c, const mr_buf *in, const mr_buf *out,
     float norm = sqrtf(*(const float *)in[0].data);
     float max = (float)mr_attr_f(c, "max_norm", 0);
     float scale = max > 0 ? fminf(1, max / (norm + 1e-6f)) : 1;
-    bool ok = isfinite(norm);
+    bool ok = isfinite(norm) && *(const float *)in[3].data != 0;
 
     *(float *)in[1].data = ok ? scale : 0; /* no NaN on its way, even where ok is not read */
     *(float *)in[2].data = norm;
@@ -151,12 +153,14 @@ const mr_op_def mri_ops_optimizer_ops[] = {
       .ref = sumsq_ref, .cost = sumsq_cost, .shard = "N, . -> | N:sum",
       .cases = MRI_CASES("x=f32[23] acc=f32[1]pos") },
     { MRI_OP, .id = "clip_scale", .flags = MR_OP_NO_VJP,
-      .doc = "norm = sqrt(sumsq), ok = finite(norm), grad_scale = min(1, max_norm / (norm + "
-             "1e-6)), or 1 without max_norm, or 0 if not ok; Pascanu et al. 2013",
+      .doc = "norm = sqrt(sumsq), ok = ok and finite(norm), grad_scale = min(1, max_norm / (norm "
+             "+ 1e-6)), or 1 without max_norm, or 0 if not ok; Pascanu et al. 2013",
       .sig = "sumsq grad_scale! norm! ok! ->", .attrs = "max_norm:f=0", .shape = clip_shape,
       .ref = clip_ref, .cost = clip_cost,
-      .cases = MRI_CASES("sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero",
-                         "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero "
+      .cases = MRI_CASES("sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]{1}",
+                         "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]{1} "
+                         "@max_norm=0.1",
+                         "sumsq=f32[1]pos grad_scale=f32[1]pos norm=f32[1]zero ok=f32[1]zero "
                          "@max_norm=0.1") },
     { MRI_OP, .id = "adamw", .flags = MR_OP_NO_VJP,
       .doc = "g = grad grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m/(1-b1^"

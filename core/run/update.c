@@ -154,7 +154,7 @@ mr_status mri_update_alloc(mri_update *u, mr_err *err)
                            &u->states.v[i].data, err);
     if (!st && u->scratch_bytes)
         st = d->ops->alloc(d->dev, u->scratch_bytes, MR_MEM_ARENA, (void **)&u->scratch, err);
-    return st;
+    return st ? st : mri_update_rearm(u, err);
 }
 
 void mri_update_free(mri_update *u)
@@ -221,22 +221,23 @@ static mr_status launch(mri_update *u, const mri_plan *pl, uint32_t group, mr_er
     return mri_launch(u->device, &f, MRI_F, NULL, err);
 }
 
-mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t step,
-                         mri_update_result *out, mr_err *err)
+void mri_update_scalars(const mri_update *u, double lr, double weight_decay, int64_t step,
+                        void (*put)(void *ctx, const char *name, double value), void *ctx)
 {
-    mr_status st = 0;
-    mri_device *d = u->device;
-    double ok;
-    MR_TRY(mri_scalar_set(u->scalars, d, "sumsq", 0, err));
-    MR_TRY(mri_scalar_set(u->scalars, d, "step", (double)step, err));
+    put(ctx, "sumsq", 0);
+    put(ctx, "step", (double)step);
     for (uint32_t g = 0; g < u->update.n; g++) {
         char name[64];
         snprintf(name, sizeof name, "lr.%u", g);
-        MR_TRY(mri_scalar_set(u->scalars, d, name, lr * u->params->groups.v[g].lr_mult, err));
+        put(ctx, name, lr * u->params->groups.v[g].lr_mult);
         snprintf(name, sizeof name, "weight_decay.%u", g);
-        MR_TRY(mri_scalar_set(u->scalars, d, name,
-                              weight_decay * u->params->groups.v[g].decay_mult, err));
+        put(ctx, name, weight_decay * u->params->groups.v[g].decay_mult);
     }
+}
+
+mr_status mri_update_launch(mri_update *u, mr_err *err)
+{
+    mr_status st = 0;
     for (uint32_t g = 0; g < u->sumsq.n; g++)
         MR_TRY(launch(u, u->sumsq.v[g], g, err));
     MR_TRY(launch(u, u->norm, 0, err));
@@ -244,9 +245,43 @@ mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t 
         MR_TRY(launch(u, u->update.v[g], g, err));
     for (uint32_t g = 0; g < u->store.n; g++)
         MR_TRY(launch(u, u->store.v[g], g, err));
-    MR_TRY(mri_scalar_get(u->scalars, d, "norm", &out->grad_norm, err));
-    MR_TRY(mri_scalar_get(u->scalars, d, "ok", &ok, err));
+out:
+    return st;
+}
+
+mr_status mri_update_rearm(mri_update *u, mr_err *err)
+{
+    return mri_scalar_set(u->scalars, u->device, "ok", 1, err);
+}
+
+/* mri_update_scalars()'s put: writes at once and keeps the first error. */
+typedef struct writer {
+    mri_update *update;
+    mr_status status;
+    mr_err *err;
+} writer;
+
+static void write_scalar(void *ctx, const char *name, double value)
+{
+    writer *w = ctx;
+    if (!w->status)
+        w->status = mri_scalar_set(w->update->scalars, w->update->device, name, value, w->err);
+}
+
+mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t step,
+                         mri_update_result *out, mr_err *err)
+{
+    writer w = { u, 0, err };
+    mr_status st = 0;
+    double ok;
+    mri_update_scalars(u, lr, weight_decay, step, write_scalar, &w);
+    MR_TRY(w.status);
+    MR_TRY(mri_update_launch(u, err));
+    MR_TRY(mri_scalar_get(u->scalars, u->device, "norm", &out->grad_norm, err));
+    MR_TRY(mri_scalar_get(u->scalars, u->device, "ok", &ok, err));
     out->ok = ok != 0;
+    if (!out->ok)
+        MR_TRY(mri_update_rearm(u, err));
 out:
     return st;
 }

@@ -4,8 +4,12 @@
  * plugin's program over every group, weights from masters.
  *
  * Invariant: nothing is written unless the device's `ok` scalar is 1, which the norm step
- * sets from the norm of all gradients being finite. So a step with an overflow or a NaN
- * changes neither weights nor optimizer state.
+ * clears where the norm of all gradients is not finite. So a step with an overflow or a NaN
+ * changes neither weights nor optimizer state, and neither do steps queued behind it: ok stays
+ * 0 until the host has read it and calls mri_update_rearm().
+ *
+ * A step is its scalars (mri_update_scalars), then mri_update_launch(), which only enqueues;
+ * mri_update_run() is both, and waits for the verdict.
  */
 #ifndef MRI_UPDATE_H
 #define MRI_UPDATE_H
@@ -43,7 +47,16 @@ typedef struct mri_update_result {
     bool ok; /* false: the gradients were not finite, nothing was changed */
 } mri_update_result;
 
-/* lr and decay before group multipliers; step counts from 1. Zeroes nothing. */
+/* Names every scalar that one step reads and its value, in an order that never changes. lr and
+ * decay are those before group multipliers; step counts from 1. */
+void mri_update_scalars(const mri_update *u, double lr, double weight_decay, int64_t step,
+                        void (*put)(void *ctx, const char *name, double value), void *ctx);
+/* Norm, clipping and update on the device's stream: no scalar is written or read, nothing waits,
+ * nothing is zeroed. Results: scalars "norm" and "ok". */
+mr_status mri_update_launch(mri_update *u, mr_err *err);
+/* Sets ok to 1: after a bad step was seen. mri_update_alloc() does it at the start. */
+mr_status mri_update_rearm(mri_update *u, mr_err *err);
+/* Scalars, launch, verdict; a bad step is rearmed. */
 mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t step,
                          mri_update_result *out, mr_err *err);
 mr_status mri_update_zero_grads(mri_update *u, mr_err *err);

@@ -64,7 +64,7 @@ static mr_status clip_run(const struct kernel *base, const mr_buf *in, const mr_
 {
     SELF;
     float norm = sqrtf(*(const float *)in[0].data), max = (float)k->a;
-    int ok = isfinite(norm);
+    int ok = isfinite(norm) && *(const float *)in[3].data != 0;
     *(float *)in[1].data = !ok ? 0 : max > 0 ? fminf(1, max / (norm + 1e-6f)) : 1;
     *(float *)in[2].data = norm;
     *(float *)in[3].data = (float)ok;

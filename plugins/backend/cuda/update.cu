@@ -51,7 +51,7 @@ static mr_status sumsq_run(RUN_ARGS)
 __global__ void clip_scale(const float *sumsq, float *grad_scale, float *norm, float *ok, float max)
 {
     float n = sqrtf(*sumsq);
-    bool fine = isfinite(n);
+    bool fine = isfinite(n) && *ok != 0;
     *grad_scale = !fine ? 0 : max > 0 ? fminf(1, max / (n + 1e-6f)) : 1;
     *norm = n;
     *ok = fine;

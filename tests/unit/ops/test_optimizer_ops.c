@@ -158,18 +158,31 @@ Test(clip, sumsq_adds_up_in_double)
     drop(c);
 }
 
-static void clip_gives(float sumsq, const char *attrs, double scale, double norm, double ok)
+static void clip_from(float before, float sumsq, const char *attrs, double scale, double norm,
+                      double ok)
 {
     char text[160];
     snprintf(text, sizeof text, "sumsq=f32[1] grad_scale=f32[1] norm=f32[1] ok=f32[1] %s", attrs);
     mri_case *c = make_case("clip_scale", text, NULL);
     mr_err err = MR_ERR_INIT;
     data(c, 0)[0] = sumsq;
+    data(c, 3)[0] = before;
     cr_assert_eq(run_case(c, "clip_scale", &err), 0);
     cr_assert_float_eq(data(c, 1)[0], scale, 1e-7, "scale %g", data(c, 1)[0]);
     cr_assert(isnan(norm) ? isnan(data(c, 2)[0]) : data(c, 2)[0] == (float)norm);
     cr_assert_eq(data(c, 3)[0], (float)ok);
     drop(c);
+}
+
+static void clip_gives(float sumsq, const char *attrs, double scale, double norm, double ok)
+{
+    clip_from(1, sumsq, attrs, scale, norm, ok);
+}
+
+Test(clip, a_bad_step_spoils_those_behind_it)
+{
+    clip_from(0, 16, "@max_norm=1", 0, 4, 0);
+    clip_from(0, 16, "", 0, 4, 0);
 }
 
 Test(clip, scales_only_what_is_too_long)

@@ -157,6 +157,38 @@ Test(groups, rates_and_decays_act_where_their_pattern_says)
     tiny_close(&t);
 }
 
+/* Steps that are enqueued before the host has read a bad one's verdict change nothing either; once
+ * it has, good ones do again. */
+static void put_scalar(void *ctx, const char *name, double value)
+{
+    mri_session *s = ctx;
+    mr_err err = MR_ERR_INIT;
+    kit_ok(mri_scalar_set(&s->scalars, &s->device, name, value, &err), &err, name);
+}
+
+Test(groups, steps_queued_behind_a_bad_one_change_nothing)
+{
+    tiny t = tiny_open("cpu", (mri_session_options){ .needs = MRI_NEED_UPDATE }, NULL);
+    mri_session *s = t.s;
+    mr_err err = MR_ERR_INIT;
+    mri_update_result u;
+    size_t n = s->params.total * 4;
+    char *before = memcpy(mri_alloc(n), s->params.weights, n);
+    for (int step = 0; step < 3; step++) { /* the first is bad, its followers are good */
+        fill_gradients(s);
+        if (!step)
+            s->params.grads[3] = (char)0x7f, s->params.grads[2] = (char)0x80; /* infinity */
+        mri_update_scalars(s->update, 0.1, 0.1, 1, put_scalar, s);
+        kit_ok(mri_update_launch(s->update, &err), &err, "launch");
+        cr_assert_eq(memcmp(before, s->params.weights, n), 0, "step %d moved weights", step);
+    }
+    kit_ok(mri_update_rearm(s->update, &err), &err, "rearm");
+    kit_ok(mri_update_run(s->update, 0.1, 0.1, 1, &u, &err), &err, "a good step");
+    cr_assert(u.ok && memcmp(before, s->params.weights, n));
+    free(before);
+    tiny_close(&t);
+}
+
 /* A gradient that is not finite stops the whole update: not a bit of weights or states moves. */
 Test(groups, a_bad_step_changes_nothing)
 {
