@@ -287,7 +287,6 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         if (s->update) {
             MR_TRY(mri_update_alloc(s->update, err));
             MR_TRY(mri_feed_alloc(&s->feed, err));
-            MR_TRY(mri_scalar_set(&s->scalars, &s->device, "ok", 1, err));
         }
     }
 out:

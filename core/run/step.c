@@ -189,7 +189,7 @@ static mr_status forget_bad(mri_session *s, mr_err *err)
     while (s->n_pending && !st)
         st = end(s, &dropped, err);
     s->done = before;
-    return st ? st : mri_scalar_set(&s->scalars, &s->device, "ok", 1, err);
+    return st ? st : mri_update_rearm(s->update, err);
 }
 
 mr_status mri_step_begin(mri_session *s, mr_err *err)

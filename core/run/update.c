@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * update.c - see update.h. */
 #include "update.h"
+#include "graphs.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -290,4 +291,15 @@ mr_status mri_update_zero_grads(mri_update *u, mr_err *err)
 {
     return u->device->ops->fill(u->device->dev, u->device->stream, u->params->grads, 0,
                                 u->params->trainable * mr_dtype_bytes(u->params->acc_dtype), err);
+}
+
+char *mri_update_obstacle(const mri_update *u)
+{
+    char *why = mri_plan_obstacle(u->norm, MRI_F);
+    for (size_t g = 0; g < u->update.n && !why; g++) {
+        why = mri_plan_obstacle(u->sumsq.v[g], MRI_F);
+        why = why ? why : mri_plan_obstacle(u->update.v[g], MRI_F);
+        why = why || g >= u->store.n ? why : mri_plan_obstacle(u->store.v[g], MRI_F);
+    }
+    return why;
 }

@@ -59,6 +59,8 @@ mr_status mri_update_rearm(mri_update *u, mr_err *err);
 /* Scalars, launch, verdict; a bad step is rearmed. */
 mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t step,
                          mri_update_result *out, mr_err *err);
+/* What of the launch cannot be captured, as text (the caller frees), or NULL. */
+char *mri_update_obstacle(const mri_update *u);
 mr_status mri_update_zero_grads(mri_update *u, mr_err *err);
 
 #endif
