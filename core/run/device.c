@@ -20,8 +20,11 @@ mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const 
     MR_TRY(ops->stream_create(out->dev, 0, &out->stream, err));
     out->info.size = sizeof out->info;
     MR_TRY(ops->info(out->dev, &out->info, err));
-    out->host_memory = MR_CAN(ops, ext) && ops->ext(out->dev, MR_EXT_HOST_MEMORY);
-    out->capture = MR_CAN(ops, ext) ? ops->ext(out->dev, MR_EXT_CAPTURE) : NULL;
+    if (MR_CAN(ops, ext)) {
+        out->host_memory = ops->ext(out->dev, MR_EXT_HOST_MEMORY) != NULL;
+        out->timer = ops->ext(out->dev, MR_EXT_TIMER);
+        out->capture = ops->ext(out->dev, MR_EXT_CAPTURE);
+    }
 out:
     if (st)
         mri_device_close(out);

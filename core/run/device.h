@@ -17,6 +17,8 @@ typedef struct mri_device {
     bool host_memory; /* the host may touch its pointers */
     const mr_capture *capture; /* NULL: it records no graphs */
     mr_device_info info;
+    const mr_timer *timer;         /* NULL: the backend has none                            */
+    const struct mri_trace *watch; /* of every launch that has no trace of its own, or NULL */
 } mri_device;
 
 mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const void *config,
@@ -49,6 +51,8 @@ typedef struct mri_trace_step {
     const mr_buf *in, *out;
     bool guards_intact;
     int32_t guard_operand; /* output whose guard bytes were overwritten, if not */
+    void *before, *after;  /* timing: marks of the device's timer around the step, now the
+                            * callee's to destroy; NULL without a timer */
 } mri_trace_step;
 
 typedef struct mri_trace {
@@ -56,6 +60,8 @@ typedef struct mri_trace {
     void *ctx;
     bool guard;  /* the plan has guard bytes: write and check them   */
     bool poison; /* fill buffers with NaN bytes after their last use */
+    bool timing; /* marks instead of copies: `in`/`out` are the device's, and nothing is waited
+                  * for, unless the device has no timer: then the step is done when shown */
 } mri_trace;
 
 mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri_trace *trace,

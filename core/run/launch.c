@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * launch.c - walks one phase of a plan: resolves (segment, offset) against the frame and
- * hands each step to its kernel. With a trace it waits after every step and shows it.
+ * hands each step to its kernel. With a trace it waits after every step and shows it, or, for
+ * timing, puts marks around it. Phase, block and region are named to the vendor's profiler.
  */
 #include "device.h"
 #include <stdlib.h>
@@ -125,7 +126,7 @@ static mr_status show(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t
                       const mri_step *s, const mri_node *n, const mr_call *c, const mr_buf *in,
                       const mr_buf *out, const mri_trace *trace, mr_err *err)
 {
-    mri_trace_step t = { f, phase, index, n, c, in, out, true, -1 };
+    mri_trace_step t = { f, phase, index, n, c, in, out, true, -1, NULL, NULL };
     staged host;
     mr_status st = mri_device_sync(d, err);
     if (!st && trace->guard)
@@ -163,35 +164,88 @@ static mr_status where(const mri_frame *f, const mri_node *n, mr_status st, mr_e
     return st;
 }
 
+/* ---- timing and names ---------------------------------------------------------------------- */
+
+static mr_status mark(mri_device *d, void **m, mr_err *err)
+{
+    return d->timer ? d->timer->mark(d->dev, d->stream, m, err) : mri_device_sync(d, err);
+}
+
+static void push(const mri_device *d, const char *name)
+{
+    if (d->timer)
+        d->timer->push(d->dev, name);
+}
+
+static void pop(const mri_device *d)
+{
+    if (d->timer)
+        d->timer->pop(d->dev);
+}
+
+/* ---- a step, a phase ----------------------------------------------------------------------- */
+
+static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t i,
+                             const mri_trace *trace, mr_err *err)
+{
+    const mri_plan *plan = f->plan;
+    const mri_step *s = &plan->steps[phase].v[i];
+    const mri_node *n = &plan->prog->nodes.v[s->node];
+    bool timing = trace && trace->timing;
+    void *before = NULL, *after = NULL;
+    mr_buf in[MRI_MAX_OPERANDS], out[MRI_MAX_OPERANDS];
+    const mr_type *types[2 * MRI_MAX_OPERANDS];
+    mr_status st = 0;
+    for (uint32_t j = 0; j < n->n_in; j++)
+        in[j] = (mr_buf){ resolve(f, s->in[j]), NULL };
+    for (uint32_t j = 0; j < n->n_out; j++)
+        out[j] = (mr_buf){ resolve(f, s->out[j]), NULL };
+    mr_call call = { 0 };
+    if (s->ref || trace)
+        call = mri_node_call(plan->prog, n, types);
+    if (trace && trace->guard)
+        st = write_guards(d, s, &call, out, err);
+    if (!st && timing)
+        st = mark(d, &before, err);
+    if (!st)
+        st = s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
+                    : d->ops->run(d->dev, s->kernel, d->stream, in, out,
+                                  s->info.workspace ? f->scratch + s->workspace : NULL, err);
+    if (!st && timing)
+        st = mark(d, &after, err);
+    if (st) {
+        if (before && d->timer)
+            d->timer->destroy(d->dev, before);
+        return where(f, n, st, err);
+    }
+    if (timing) {
+        mri_trace_step t = { f, phase, i, n, &call, in, out, true, -1, before, after };
+        return trace->fn(trace->ctx, &t, err);
+    }
+    if (trace && (st = show(d, f, phase, i, s, n, &call, in, out, trace, err)))
+        return st;
+    return trace && trace->poison ? poison(d, f, s, err) : 0;
+}
+
 mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri_trace *trace,
                      mr_err *err)
 {
     const mri_plan *plan = f->plan;
-    for (uint32_t i = 0; i < plan->steps[phase].n; i++) {
-        const mri_step *s = &plan->steps[phase].v[i];
-        const mri_node *n = &plan->prog->nodes.v[s->node];
-        mr_buf in[MRI_MAX_OPERANDS], out[MRI_MAX_OPERANDS];
-        const mr_type *types[2 * MRI_MAX_OPERANDS];
-        mr_status st = 0;
-        for (uint32_t j = 0; j < n->n_in; j++)
-            in[j] = (mr_buf){ resolve(f, s->in[j]), NULL };
-        for (uint32_t j = 0; j < n->n_out; j++)
-            out[j] = (mr_buf){ resolve(f, s->out[j]), NULL };
-        mr_call call = { 0 };
-        if (s->ref || trace)
-            call = mri_node_call(plan->prog, n, types);
-        if (trace && trace->guard)
-            st = write_guards(d, s, &call, out, err);
-        if (!st)
-            st = s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
-                        : d->ops->run(d->dev, s->kernel, d->stream, in, out,
-                                      s->info.workspace ? f->scratch + s->workspace : NULL, err);
-        if (st)
-            return where(f, n, st, err);
-        if (trace && (st = show(d, f, phase, i, s, n, &call, in, out, trace, err)))
-            return st;
-        if (trace && trace->poison && (st = poison(d, f, s, err)))
-            return st;
+    mr_status st = 0;
+    uint32_t region = 0, n = (uint32_t)plan->steps[phase].n;
+    push(d, mri_phase_name[phase]);
+    push(d, f->label);
+    for (uint32_t i = 0; i < n && !st; i++) {
+        uint32_t at = plan->prog->nodes.v[plan->steps[phase].v[i].node].region;
+        if (!i || at != region) {
+            if (i)
+                pop(d);
+            push(d, plan->prog->regions.v[at].path);
+            region = at;
+        }
+        st = launch_step(d, f, phase, i, trace ? trace : d->watch, err);
     }
-    return 0;
+    for (int open = n ? 3 : 2; open > 0; open--)
+        pop(d);
+    return st;
 }

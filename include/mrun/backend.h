@@ -94,6 +94,21 @@ typedef struct mr_probe {
 } mr_probe;
 #define MR_EXT_PROBE "mrun.probe/1"
 
+/* Extension "mrun.timer/1" of a device: points in time on its streams, and names for its vendor's
+ * profiler. A mark is reached when the work enqueued before it is done; marking waits for nothing
+ * and is no part of a captured graph. Ranges nest by thread, and cost next to nothing while no
+ * profiler is attached. Marks: [instance]; push and pop: [any-thread]. */
+typedef struct mr_timer {
+    uint32_t size, pad;
+    mr_status (*mark)(void *dev, void *stream, void **mark, mr_err *); /* *mark NULL: make one */
+    mr_status (*elapsed_us)(void *dev, void *from, void *to, double *us, mr_err *); /* waits for
+                                                                       both to be reached  */
+    void (*destroy)(void *dev, void *mark);
+    void (*push)(void *dev, const char *name); /* the name is read now */
+    void (*pop)(void *dev);
+} mr_timer;
+#define MR_EXT_TIMER "mrun.timer/1"
+
 #ifdef __cplusplus
 }
 #endif

@@ -80,6 +80,9 @@
     S(mr_probe) \
         F(mr_probe, size) F(mr_probe, pad) F(mr_probe, flops_f32) F(mr_probe, flops_bf16) \
         F(mr_probe, read_bytes_per_s) \
+    S(mr_timer) \
+        F(mr_timer, size) F(mr_timer, pad) F(mr_timer, mark) F(mr_timer, elapsed_us) \
+        F(mr_timer, destroy) F(mr_timer, push) F(mr_timer, pop) \
     S(mr_backend_ops) \
         F(mr_backend_ops, size) F(mr_backend_ops, flags) F(mr_backend_ops, count) \
         F(mr_backend_ops, open) F(mr_backend_ops, close) F(mr_backend_ops, info) \

@@ -310,6 +310,8 @@ static const void *ext(void *dev, const char *id)
         return &cuda_capture;
     if (!strcmp(id, "mrun.native_stream/1")) /* handles are cudaStream_t and cudaEvent_t */
         return dev;
+    if (!strcmp(id, MR_EXT_TIMER))
+        return &cuda_timer;
     return !strcmp(id, MR_EXT_PROBE) ? &cuda_probe : NULL;
 }
 

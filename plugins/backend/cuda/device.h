@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * device.h - between plugin.c (what the profile says), device.c (the machine), query.c (ops)
- * and probe.c (its limits).
+ * device.h - between plugin.c (what the profile says), device.c (the machine), query.c (ops),
+ * probe.c (its limits) and timer.c (its clock).
  */
 #ifndef MRUN_CUDA_DEVICE_H
 #define MRUN_CUDA_DEVICE_H
@@ -15,6 +15,7 @@ struct cuda_config { /* section [backend.cuda] */
 extern const mr_backend_ops cuda_backend;
 extern const mr_probe cuda_probe;
 extern const mr_capture cuda_capture;
+extern const mr_timer cuda_timer;
 
 mr_status cuda_query(void *dev, const char *op, const mr_call *, uint32_t flags, void **kernel,
                      mr_kernel_info *, mr_err *);

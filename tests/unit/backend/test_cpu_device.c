@@ -36,6 +36,33 @@ Test(cpu_device, measures_its_limits_when_asked)
     rig_close(&r);
 }
 
+Test(cpu_device, keeps_time)
+{
+    rig r;
+    rig_cpu config = { .threads = 1 };
+    mr_err err = MR_ERR_INIT;
+    void *mark[3] = { NULL, NULL, NULL };
+    double us = -1, none = -1;
+    rig_open(&r, "cpu", &config);
+    const mr_timer *timer = r.ops->ext(r.dev, MR_EXT_TIMER);
+    cr_assert(timer);
+    timer->push(r.dev, "a name");
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(timer->mark(r.dev, NULL, &mark[i], &err), MR_OK);
+    void *again = mark[2];
+    while (us < 1000) { /* a mark that exists is set anew */
+        cr_assert_eq(timer->mark(r.dev, NULL, &mark[2], &err), MR_OK);
+        cr_assert_eq(mark[2], again);
+        cr_assert_eq(timer->elapsed_us(r.dev, mark[0], mark[2], &us, &err), MR_OK);
+    }
+    cr_assert_eq(timer->elapsed_us(r.dev, mark[0], mark[1], &none, &err), MR_OK);
+    cr_assert(none >= 0 && none < us);
+    timer->pop(r.dev);
+    for (int i = 0; i < 3; i++)
+        timer->destroy(r.dev, mark[i]);
+    rig_close(&r);
+}
+
 Test(cpu_device, memory_is_zeroed_and_aligned)
 {
     rig r;
