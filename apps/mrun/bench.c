@@ -50,6 +50,12 @@ double bench_ratio(double x, double of)
     return of > 0 ? x / of : 0;
 }
 
+bench_unit bench_unit_of(const mri_device *d)
+{
+    return d->host_memory ? (bench_unit){ "GFLOP/s", "GB/s", 1e-9 }
+                          : (bench_unit){ "TFLOP/s", "TB/s", 1e-12 };
+}
+
 /* ---- limits -------------------------------------------------------------------------------- */
 
 bench_peaks bench_probe(mri_device *d)
@@ -103,12 +109,14 @@ void bench_print_peaks(const app *a, const mri_device *d, const bench_peaks *p, 
                d->info.name ? d->info.name : "device");
         return;
     }
-    printf("limits, %-5s: f32 %.1f GFLOP/s, bf16 ", when, p->f32 * 1e-9);
+    const bench_unit u = bench_unit_of(d);
+    printf("limits, %-5s: f32 %.1f %s, bf16 ", when, p->f32 * u.scale, u.flops);
     if (p->bf16 > 0)
-        printf("%.1f GFLOP/s", p->bf16 * 1e-9);
+        printf("%.1f %s", p->bf16 * u.scale, u.flops);
     else
         printf("not native (f32's peak is used)");
-    printf(", read %.1f GB/s   [%s%s]\n", p->read * 1e-9, d->info.name ? d->info.name : "device",
+    printf(", %s %.*f %s   [%s%s]\n", d->host_memory ? "read" : "copy", d->host_memory ? 1 : 2,
+           p->read * u.scale, u.bytes, d->info.name ? d->info.name : "device",
            bench_uses_cpu_time() ? "; CPU time" : "");
 }
 
@@ -124,7 +132,7 @@ int cmd_bench(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--backend",    "--dtype",  "--against", "--hf",
                                          "--steps",      "--warmup", "--profile", "--prompt-tokens",
-                                         "--max-tokens", NULL };
+                                         "--max-tokens", "--size",   NULL };
     static const char *const flags[] = { "--quick", "--synthetic", "--shapes",
                                          "--brief", "--cpu-time",  NULL };
     app_args args = { 0 };

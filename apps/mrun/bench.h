@@ -39,12 +39,19 @@ void bench_print_peaks(const app *a, const mri_device *d, const bench_peaks *p, 
 
 double bench_ratio(double x, double of); /* 0 where `of` is */
 
+typedef struct bench_unit { /* in which tables give rates: giga on a host, tera on a device */
+    const char *flops, *bytes;
+    double scale;
+} bench_unit;
+bench_unit bench_unit_of(const mri_device *d);
+
 /* ---- what is measured ---------------------------------------------------------------------- */
 typedef struct bench_shape {
     const char *op, *text; /* the case, in the language of mrun/op.h */
     bool quick;            /* also under --quick */
 } bench_shape;
-extern const bench_shape bench_shapes[]; /* ended by an op of NULL; bench_shapes.c */
+/* each ended by an op of NULL: for a host's processors, for a device of its own memory */
+extern const bench_shape bench_shapes[], bench_large_shapes[];
 
 int bench_op(app *a, const app_args *args);     /* bench_op.c     */
 int bench_step(app *a, const app_args *args);   /* bench_step.c   */

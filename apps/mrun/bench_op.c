@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * bench_op.c - `mrun bench op [OP...] [--backend NAME] [--against KEY=VALUE[,KEY=VALUE]]
- * [--dtype D] [--quick]`: every op of the catalogue at the shapes of bench_shapes.c, forward and
- * backward, beside what the machine can do at most.
+ * [--dtype D] [--size small|large] [--quick]`: every op of the catalogue, forward and backward,
+ * beside what the machine can do at most. The shapes are those of bench_shapes.c, or on a device
+ * of its own memory those of bench_large.c; --size asks for the other list.
  *
  * How a number is made: operands in several copies that together exceed the caches, used in
- * turn; one warm-up; then the median of repeated timings, each long enough for the clock. The
- * limits are measured anew before each shape, since memory and neighbours change within a run.
+ * turn; a warm-up; then the median of repeated timings, each long enough for the clock (how on
+ * each kind of device: bench_trial.c). On the host the limits are measured anew before each
+ * shape, since memory and neighbours change within a run; else first and last.
  * With --against a second device (the same backend with other options, or another backend) is
  * timed in turn with the first, so that noise falls on both.
  */
@@ -32,6 +34,7 @@ typedef struct op_bench {
     int n_sides;
     const char *dtype;
     bool quick;
+    const bench_shape *shapes;
     bench_peaks peaks;
     /* of the shape at work */
     const char *shape_op;
@@ -135,8 +138,9 @@ static void print_head(const op_bench *b)
 {
     if (b->a->json)
         return;
+    const bench_unit u = bench_unit_of(&b->side[0].device);
     printf("%-20s %c %-34s %10s %10s %8s %6s %7s %6s %6s  %-14s%s\n", "op", ' ', "operands", "us",
-           "best", "GFLOP/s", "%peak", "GB/s", "%read", "%roof", "kernel",
+           "best", u.flops, "%peak", u.bytes, "%read", "%roof", "kernel",
            b->n_sides > 1 ? "  against" : "");
 }
 
@@ -165,6 +169,7 @@ static void print_row(op_bench *b, const mr_op_def *def, const mr_call *c, trial
     double of_read = bench_ratio(bytes, b->peaks.read);
     double roof = bench_floor(&b->peaks, b->dtype, cost.flops, cost.bytes) / s.median;
     const char *impl = t[0].info.impl ? t[0].info.impl : "";
+    const bench_unit u = bench_unit_of(&b->side[0].device);
     if (b->a->json) {
         printf("{\"kind\": \"op\", \"op\": \"%s\", \"phase\": \"%c\", \"dtype\": \"%s\", "
                "\"operands\": "
@@ -181,8 +186,8 @@ static void print_row(op_bench *b, const mr_op_def *def, const mr_call *c, trial
         return;
     }
     printf("%-20s %c %-34s %10.1f %10.1f %8.2f %6.1f %7.2f %6.1f %6.1f  %-14s", def->id,
-           b->backward ? 'B' : 'F', shape, s.median * 1e6, s.min * 1e6, flops * 1e-9, 100 * of_peak,
-           bytes * 1e-9, 100 * of_read, 100 * roof, impl);
+           b->backward ? 'B' : 'F', shape, s.median * 1e6, s.min * 1e6, flops * u.scale,
+           100 * of_peak, bytes * u.scale, 100 * of_read, 100 * roof, impl);
     if (other.n) /* above 1: the first side is faster */
         printf("  x%.2f %s", other.median / s.median, t[1].info.impl ? t[1].info.impl : "");
     puts("");
@@ -226,11 +231,18 @@ out:
     return st;
 }
 
+/* the numbers repeat, large gradients by copying */
 static void fill_gradient(const mri_record_value *v)
 {
+    enum { PERIOD = 13 << 12 };
     mri_view to = mri_at(&v->type, &v->buf);
-    for (int64_t i = 0; i < mr_numel(&v->type); i++)
+    int64_t n = mr_numel(&v->type);
+    size_t width = mr_dtype_bytes(v->type.dtype);
+    for (int64_t i = 0; i < n && i < PERIOD; i++)
         mri_put(to, i, (double)(i % 13) / 13 - 0.46);
+    for (int64_t i = PERIOD; i < n; i += PERIOD)
+        memcpy((char *)v->buf.data + (size_t)i * width, v->buf.data,
+               (size_t)(n - i < PERIOD ? n - i : PERIOD) * width);
 }
 
 /* Gradients of all operands; of the first alone where the op refuses others (weights of losses). */
@@ -248,7 +260,7 @@ static mr_status bench_one(op_bench *b, const mr_op_def *def, const char *text, 
     mri_record *r = NULL;
     mr_status st = 0;
     MR_TRY(mri_case_make_large(def, text, b->dtype, 1, &c, err));
-    if (!b->quick && !bench_uses_cpu_time())
+    if (!b->quick && !bench_uses_cpu_time() && b->side[0].device.host_memory)
         b->peaks = bench_probe(&b->side[0].device);
     b->shape_op = def->id;
     b->backward = false;
@@ -266,9 +278,9 @@ out:
     return st;
 }
 
-static bool has_shape(const char *op)
+static bool has_shape(const op_bench *b, const char *op)
 {
-    for (const bench_shape *s = bench_shapes; s->op; s++)
+    for (const bench_shape *s = b->shapes; s->op; s++)
         if (!strcmp(s->op, op))
             return true;
     return false;
@@ -280,7 +292,7 @@ static bool may_reach(const op_bench *b, const char *op)
     size_t n = strcspn(op, ".");
     for (size_t i = 0; i < b->args->positional.n; i++) {
         const char *w = b->args->positional.v[i];
-        if (!strcmp(w, op) || (!has_shape(w) && strcspn(w, ".") == n && !strncmp(w, op, n)))
+        if (!strcmp(w, op) || (!has_shape(b, w) && strcspn(w, ".") == n && !strncmp(w, op, n)))
             return true;
     }
     return !b->args->positional.n;
@@ -289,7 +301,7 @@ static bool may_reach(const op_bench *b, const char *op)
 static mr_status bench_all(op_bench *b, mr_err *err)
 {
     mr_status st = 0;
-    for (const bench_shape *s = bench_shapes; s->op && !st; s++)
+    for (const bench_shape *s = b->shapes; s->op && !st; s++)
         if (may_reach(b, s->op) && (!b->quick || s->quick))
             st = bench_one(b, mri_op_find(s->op), s->text, err);
     /* a plugin's own op has no shape here: its last sample case has to do */
@@ -318,7 +330,7 @@ static int check_names(app *a, const app_args *args)
 
 int bench_op(app *a, const app_args *args)
 {
-    const char *dtype = app_arg(args, "--dtype");
+    const char *dtype = app_arg(args, "--dtype"), *size = app_arg(args, "--size");
     op_bench b = { .a = a,
                    .args = args,
                    .dtype = dtype ? dtype : "f32",
@@ -328,9 +340,13 @@ int bench_op(app *a, const app_args *args)
     int code = check_names(a, args);
     if (!code && strcmp(b.dtype, "f32") && strcmp(b.dtype, "bf16"))
         code = app_usage(a, "--dtype %.40s: f32 or bf16", b.dtype);
+    if (!code && size && strcmp(size, "small") && strcmp(size, "large"))
+        code = app_usage(a, "--size %.40s: small or large", size);
     if (code)
         return code;
     MR_TRY(open_sides(&b, &err));
+    b.shapes = (size ? !strcmp(size, "small") : b.side[0].device.host_memory) ? bench_shapes
+                                                                             : bench_large_shapes;
     b.peaks = bench_probe(&b.side[0].device);
     bench_print_peaks(a, &b.side[0].device, &b.peaks, "first");
     print_head(&b);

@@ -5,20 +5,21 @@
  * checkpoints.
  *
  * Two passes. The first times whole steps, exactly as training runs them. The second (not with
- * --brief) runs a few steps op by op to say where the time goes; its total stands beside the
- * first's median, so that what watching costs can be seen. Without data, tokens are
- * pseudo-random: an untrained model takes the same time for any tokens, except that experts are
- * then chosen nearly evenly.
+ * --brief) watches a few steps op by op to say where the time goes; its total stands beside the
+ * first's median, so that what watching costs can be seen. Floors are of each op alone: the
+ * larger of its flops at the measured product rate and its bytes at the measured memory rate.
+ * Without data, tokens are pseudo-random: an untrained model takes the same time for any tokens,
+ * except that experts are then chosen nearly evenly.
  */
 #include "bench_ledger.h"
+#include "bench_mfu.h"
 #include "core/base/rng.h"
-#include "core/schedule/lr.h"
 #include "model_args.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
-enum { TRACED_STEPS = 2 };
+enum { WATCHED_STEPS = 2 };
 
 /* ---- tokens without data: sample i is a function of the seed and i, as data plugins promise  */
 
@@ -89,173 +90,93 @@ typedef struct step_bench {
     double tokens, loss;
 } step_bench;
 
-typedef struct host_batch {
-    int32_t *tokens, *targets, *positions, *seq_start;
-    float *weight;
-    mri_batch batch;
-} host_batch;
-
-static mr_status read_batch(mri_session *s, int64_t first, host_batch *h, mr_err *err)
+static mr_status watched_step(step_bench *b, mr_err *err)
 {
-    int64_t seq = s->config->train.seq, n = s->train->opt.tokens;
-    mr_data_set set;
-    uint32_t train = mri_session_find_set(s, "train", &set);
-    mr_status st = 0;
-    if (train == UINT32_MAX)
-        return mr_fail(err, MR_E_DATA_SHORT, MR_BLAME_USER, "the data plugin has no set 'train'");
-    h->tokens = mri_alloc((size_t)n * 16);
-    h->weight = mri_alloc((size_t)n * sizeof *h->weight);
-    h->targets = h->tokens + n;
-    h->positions = h->tokens + 2 * n;
-    h->seq_start = h->tokens + 3 * n;
-    for (int64_t at = 0; at < n && !st; at += seq) {
-        mr_sample x = { sizeof x,          0,
-                        h->tokens + at,    h->targets + at,
-                        h->positions + at, h->seq_start + at,
-                        h->weight + at };
-        st = s->data_ops->read(s->data, train, first + at / seq, &x, err);
-        for (int64_t i = 0; i < seq; i++)
-            h->seq_start[at + i] += (int32_t)at;
-    }
-    h->batch = (mri_batch) { h->tokens, h->positions, h->seq_start, h->targets, NULL, h->weight };
-    return st;
-}
-
-static mr_status run_watched(step_bench *b, uint32_t instance, uint8_t phase, mr_err *err)
-{
-    ledger_mark(&b->ledger);
-    return mri_exec_run(b->s->train, instance, phase, err);
-}
-
-/* The update's ops are not traced: their plans say what they must move. */
-static void update_cost(const mri_update *u, double *flops, double *bytes)
-{
-    const struct {
-        mri_plan *const *v;
-        size_t n;
-    } parts[] = { { u->sumsq.v, u->sumsq.n },
-                  { u->update.v, u->update.n },
-                  { u->store.v, u->store.n } };
-    for (size_t p = 0; p < 3; p++)
-        for (size_t i = 0; i < parts[p].n; i++) {
-            *flops += parts[p].v[i]->flops[MRI_F];
-            *bytes += parts[p].v[i]->bytes[MRI_F];
-        }
-}
-
-/* One step as mri_session_train_step() does it, every stage on the ledger. */
-static mr_status traced_step(step_bench *b, mr_err *err)
-{
-    mri_session *s = b->s;
-    mri_exec *e = s->train;
-    int64_t micro = s->config->train.micro_batch;
-    int64_t rows = mri_global_batch(&s->config->train, s->done.samples);
-    double flops = 0, bytes = 0,
-           gradients = (double)s->params.trainable * (double)mr_dtype_bytes(s->params.acc_dtype);
-    host_batch h = { 0 };
-    mri_update_result u;
-    mr_status st = 0;
-    ledger_mark(&b->ledger);
-    MR_TRY(mri_update_zero_grads(s->update, err));
-    MR_TRY(mri_device_sync(&s->device, err));
-    ledger_stage(&b->ledger, "zero gradients", 0, gradients);
-    for (int64_t at = 0; at < rows; at += micro) {
-        ledger_mark(&b->ledger);
-        free(h.tokens);
-        free(h.weight);
-        MR_TRY(read_batch(s, s->done.samples + at, &h, err));
-        MR_TRY(mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED,
-                              1.0 / (double)(rows * s->config->train.seq), err));
-        MR_TRY(mri_exec_upload(e, &h.batch, err));
-        ledger_stage(&b->ledger, "load", 0, 0);
-        for (uint32_t i = 0; i < e->frames.n; i++)
-            MR_TRY(run_watched(b, i, MRI_F, err));
-        for (uint32_t i = (uint32_t)e->frames.n; i-- > 0;)
-            MR_TRY(run_watched(b, i, MRI_B, err));
-        for (uint32_t i = (uint32_t)e->frames.n; e->opt.plan.split_w && i-- > 0;)
-            MR_TRY(run_watched(b, i, MRI_W, err));
-    }
-    ledger_mark(&b->ledger);
-    MR_TRY(mri_update_run(s->update,
-                          mri_lr(&s->config->optimizer, s->done.step, s->config->train.steps),
-                          s->config->optimizer.weight_decay, s->done.step + 1, &u, err));
-    update_cost(s->update, &flops, &bytes);
-    ledger_stage(&b->ledger, "update", flops, bytes);
-    s->done.step++;
-    s->done.samples += rows;
-    b->ledger.steps++;
+    mri_trace trace = { .fn = ledger_trace, .ctx = &b->ledger, .timing = true };
+    mri_device *d = &b->s->device;
+    mri_step_result r;
+    mr_status st;
+    MR_TRY(ledger_begin(&b->ledger, d, err));
+    d->watch = &trace;
+    MR_TRY(mri_session_train_step(b->s, &r, err));
+    d->watch = NULL;
+    MR_TRY(ledger_end(&b->ledger, err));
 out:
-    free(h.tokens);
-    free(h.weight);
+    d->watch = NULL;
     return st;
 }
 
 /* ---- what is printed ----------------------------------------------------------------------- */
 
-static double model_flops(const mri_exec *e) /* of a micro-batch; recomputation does not count */
+static void print_memory(const step_bench *b)
 {
-    double f = 0;
-    for (uint32_t i = 0; i < e->frames.n; i++) {
-        const mri_plan *pl = e->frames.v[i].plan;
-        f += pl->flops[MRI_F] + pl->flops[MRI_B] + pl->flops[MRI_W] - pl->recompute_flops;
+    mri_memory m;
+    struct rusage usage;
+    mri_session_memory(b->s, &m);
+    getrusage(RUSAGE_SELF, &usage);
+    uint64_t all = m.parameters + m.optimizer + m.arena + m.states;
+    double rss = (double)usage.ru_maxrss * 1024;
+    if (b->a->json) {
+        printf(", \"memory_bytes\": %llu, \"max_rss_bytes\": %.0f", (unsigned long long)all, rss);
+        return;
     }
-    return f;
+    char *t[] = { mri_bytes_text((double)all), mri_bytes_text((double)m.parameters),
+                  mri_bytes_text((double)m.optimizer), mri_bytes_text((double)m.arena),
+                  mri_bytes_text(rss) };
+    printf("memory : %s at most: parameters and gradients %s, optimizer %s, arena %s; the process "
+           "on the host %s\n", t[0], t[1], t[2], t[3], t[4]);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        free(t[i]);
 }
 
 static void print_summary(step_bench *b)
 {
     const mri_session *s = b->s;
+    const bench_unit u = bench_unit_of(&s->device);
     bench_stat t = bench_summary(&b->times);
-    mri_memory m;
-    struct rusage usage;
-    double per_token = model_flops(s->train) / (double)s->train->opt.tokens;
+    bench_work w = bench_work_of(s->train, s->config->train.seq);
     double peak =
         (bench_peak(&b->first, s->model_dtype) + bench_peak(&b->last, s->model_dtype)) / 2;
-    double rate = b->tokens / t.median, mfu = bench_ratio(per_token * rate, peak);
-    mri_session_memory(s, &m);
-    getrusage(RUSAGE_SELF, &usage);
+    double stated = !strcmp(s->model_dtype, "bf16") ? bench_stated_peak(s->device.info.name) : 0;
+    double rate = b->tokens / t.median, work = w.flops * rate;
     if (b->a->json) {
-        printf("{\"kind\": \"step\", \"parameters\": %llu, \"dtype\": \"%s\", \"tokens\": %.0f, "
-               "\"steps\": "
-               "%zu, \"ms\": %.3f, \"min_ms\": %.3f, \"max_ms\": %.3f, \"tokens_per_s\": %.3f, "
-               "\"flops_per_token\": %.6g, \"mfu\": %.4f, \"peak_flops\": %.4g, \"memory_bytes\": "
-               "%llu, "
-               "\"max_rss_bytes\": %llu, \"traced_ms\": %.3f, \"loss\": %.6f}\n",
-               (unsigned long long)s->params.count, s->model_dtype, b->tokens, t.n, t.median * 1e3,
-               t.min * 1e3, t.max * 1e3, rate, per_token, mfu, peak,
-               (unsigned long long)(m.parameters + m.optimizer + m.arena + m.states),
-               (unsigned long long)usage.ru_maxrss * 1024, 1e3 * ledger_total(&b->ledger), b->loss);
+        printf("{\"kind\": \"step\", \"parameters\": %llu, \"active\": %.0f, \"dtype\": \"%s\", "
+               "\"tokens\": %.0f, \"steps\": %zu, \"ms\": %.3f, \"min_ms\": %.3f, "
+               "\"max_ms\": %.3f, \"tokens_per_s\": %.3f, \"flops_per_token\": %.6g, "
+               "\"flops_per_s\": %.4g, \"mfu\": %.4f, \"peak_flops\": %.4g, \"stated_peak_flops\": %.4g, "
+               "\"traced_ms\": %.3f, \"loss\": %.6f",
+               (unsigned long long)s->params.count, w.active, s->model_dtype, b->tokens, t.n,
+               t.median * 1e3, t.min * 1e3, t.max * 1e3, rate, w.flops, work,
+               bench_ratio(work, peak), peak, stated, 1e3 * ledger_total(&b->ledger), b->loss);
+        print_memory(b);
+        puts("}");
         return;
     }
-    char *p = mri_bytes_text((double)m.parameters), *o = mri_bytes_text((double)m.optimizer);
-    char *r = mri_bytes_text((double)m.arena),
-         *rss = mri_bytes_text((double)usage.ru_maxrss * 1024);
-    printf("model  : %.2f M parameters, %s, %.0f tokens a step (%lld x %lld), loss %.4f\n",
-           (double)s->params.count / 1e6, s->model_dtype, b->tokens,
-           (long long)(b->tokens / (double)s->config->train.seq), (long long)s->config->train.seq,
-           b->loss);
-    printf("step   : median %.1f ms, min %.1f, max %.1f of %zu steps", t.median * 1e3, t.min * 1e3,
-           t.max * 1e3, t.n);
+    printf("model  : %.2f M parameters, %.2f M of them active, %s, %.0f tokens a step (%lld x "
+           "%lld), loss %.4f\n", (double)s->params.count / 1e6, w.active / 1e6, s->model_dtype,
+           b->tokens, (long long)(b->tokens / (double)s->config->train.seq),
+           (long long)s->config->train.seq, b->loss);
+    printf("step   : median %.*f ms, min %.*f, max %.*f of %zu steps", t.median < 1 ? 2 : 1,
+           t.median * 1e3, t.median < 1 ? 2 : 1, t.min * 1e3, t.median < 1 ? 2 : 1, t.max * 1e3,
+           t.n);
     if (!b->brief)
-        printf("; op by op %.1f ms", 1e3 * ledger_total(&b->ledger));
+        printf("; watched op by op %.2f ms", 1e3 * ledger_total(&b->ledger));
+    printf("\nrate   : %.1f tokens/s, %.2f %s of %.4g flop a token = 6 x active parameters + "
+           "causal attention %.4g\n", rate, work * u.scale, u.flops, w.flops, w.attention);
+    printf("MFU    : %.1f %% of %.1f %s, large products measured in this run",
+           100 * bench_ratio(work, peak), peak * u.scale, u.flops);
+    if (stated > 0)
+        printf("; %.1f %% of the %.0f %s that the maker states", 100 * work / stated,
+               stated * u.scale, u.flops);
     puts("");
-    printf("rate   : %.1f tokens/s at the median\n", rate);
-    printf("MFU    : %.1f %% = %.1f tokens/s x %.4g model flop a token (forward + backward) / "
-           "%.1f GFLOP/s of large products, measured in this run\n",
-           100 * mfu, rate, per_token, peak * 1e-9);
-    printf("memory : parameters and gradients %s, optimizer %s, arena %s; process at most %s\n", p,
-           o, r, rss);
-    free(p);
-    free(o);
-    free(r);
-    free(rss);
+    print_memory(b);
 }
 
 static void print_tables(step_bench *b)
 {
-    static const enum ledger_key tables[] = { LEDGER_PHASE, LEDGER_REGION, LEDGER_OP,
+    static const enum ledger_key tables[] = { LEDGER_CLASS, LEDGER_PHASE, LEDGER_REGION, LEDGER_OP,
                                               LEDGER_SHAPE };
-    for (size_t i = 0; i < (b->shapes ? 4 : 3); i++)
+    for (size_t i = 0; i < (b->shapes ? 5 : 4); i++)
         ledger_print(&b->ledger, b->a, tables[i], &b->first, b->s->model_dtype);
 }
 
@@ -264,9 +185,9 @@ static void print_tables(step_bench *b)
 static mr_status run(step_bench *b, mr_err *err)
 {
     mri_session *s = b->s;
-    mri_trace trace = { ledger_trace, &b->ledger, false, false };
     mri_step_result r;
     mr_status st = 0;
+    b->ledger.train = s->train;
     MR_TRY(mri_session_init_weights(s, err));
     b->first = bench_probe(&s->device);
     bench_print_peaks(b->a, &s->device, &b->first, "first");
@@ -289,10 +210,8 @@ static mr_status run(step_bench *b, mr_err *err)
     }
     b->tokens = (double)r.tokens;
     b->loss = r.loss;
-    s->train->trace = &trace;
-    for (int i = 0; i < (b->brief ? 0 : TRACED_STEPS); i++)
-        MR_TRY(traced_step(b, err));
-    s->train->trace = NULL;
+    for (int i = 0; i < (b->brief ? 0 : WATCHED_STEPS); i++)
+        MR_TRY(watched_step(b, err));
     b->last = bench_probe(&s->device);
     print_summary(b);
     if (!b->brief)
@@ -315,9 +234,9 @@ static mr_status run_config(step_bench *b, mri_config *c, mr_err *err)
     if (!data)
         give_synthetic_data(b->s);
     st = run(b, err);
+    ledger_free(&b->ledger); /* its marks are the device's */
     mri_session_close(b->s);
     free(b->times.v);
-    ledger_free(&b->ledger);
     return st;
 }
 

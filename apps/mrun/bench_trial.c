@@ -1,20 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0
- * bench_trial.c - see bench_trial.h. */
+ *
+ * bench_trial.c - see bench_trial.h. On the host's own memory a sample is a number of calls by the
+ * clock. On a device it is a number of runs between two marks on the stream, enqueued while the
+ * stream is held up by clearing memory: so neither launching nor waiting is in the time, and the
+ * caches hold nothing of what comes. Long enough for the chip's clocks to be those of steady work.
+ */
 #include "bench_trial.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROTATE ((double)(32 << 20)) /* bytes that the copies of an op's operands exceed */
+/* bytes that the copies of an op's operands exceed: a host's caches, a device's */
+#define ROTATE_HOST ((double)(32 << 20))
+#define ROTATE_DEVICE ((double)(256 << 20))
+#define HOLD (1ull << 30) /* bytes to clear, longer than it takes to enqueue a sample */
 
-static int copies_for(const mr_call *c)
+/* Marks tell the device's own time where it has one that the host does not share. */
+static bool by_marks(const mri_device *d)
+{
+    return d->timer && !d->host_memory && !bench_uses_cpu_time();
+}
+
+static int copies_for(const mri_device *d, const mr_call *c)
 {
     double bytes = 0;
     for (uint32_t i = 0; i < c->n_in; i++)
         bytes += c->in[i] ? (double)mr_bytes(c->in[i]) : 0;
     for (uint32_t i = 0; i < c->n_out; i++)
         bytes += c->out[i] ? (double)mr_bytes(c->out[i]) : 0;
-    double n = ceil(ROTATE / (bytes + 1));
+    double n = ceil((d->host_memory ? ROTATE_HOST : ROTATE_DEVICE) / (bytes + 1));
     return n < 1 ? 1 : n > TRIAL_MAX_COPIES ? TRIAL_MAX_COPIES : (int)n;
 }
 
@@ -25,7 +39,7 @@ static mr_status take(mri_device *d, const mr_type *t, const void *from, mr_buf 
 }
 
 mr_status trial_open(trial *t, mri_device *d, const mr_op_def *def, const mr_call *c,
-                            const mr_buf *in, mr_err *err)
+                     const mr_buf *in, mr_err *err)
 {
     mr_status st;
     memset(t, 0, sizeof *t);
@@ -38,7 +52,9 @@ mr_status trial_open(trial *t, mri_device *d, const mr_op_def *def, const mr_cal
     }
     if (!st && t->info.workspace)
         st = d->ops->alloc(d->dev, t->info.workspace, MR_MEM_ARENA, &t->workspace, err);
-    t->n_copies = copies_for(c);
+    if (!st && by_marks(d))
+        st = d->ops->alloc(d->dev, HOLD, MR_MEM_ARENA, &t->hold, err);
+    t->n_copies = copies_for(d, c);
     for (int k = 0; k < t->n_copies && !st; k++) {
         for (uint32_t i = 0; i < c->n_in && !st; i++)
             if (c->in[i])
@@ -65,22 +81,51 @@ void trial_close(trial *t, const mr_call *c)
     }
     if (t->workspace)
         d->ops->free(d->dev, t->workspace, t->info.workspace);
+    if (t->hold)
+        d->ops->free(d->dev, t->hold, HOLD);
+    for (int i = 0; i < 2; i++)
+        if (t->mark[i])
+            d->timer->destroy(d->dev, t->mark[i]);
     if (t->kernel)
         d->ops->release(d->dev, t->kernel);
     free(t->times.v);
 }
 
+static mr_status enqueue(trial *t, int n, mr_err *err)
+{
+    const mri_device *d = t->device;
+    mr_status st = 0;
+    for (int i = 0; i < n && !st; i++) {
+        const trial_copy *x = &t->copies[t->turn++ % (uint64_t)t->n_copies];
+        st = d->ops->run(d->dev, t->kernel, d->stream, x->in, x->out, t->workspace, err);
+    }
+    return st;
+}
+
+static mr_status time_by_marks(trial *t, int n, double *seconds, mr_err *err)
+{
+    mri_device *d = t->device;
+    double us = 0;
+    mr_status st;
+    MR_TRY(d->ops->fill(d->dev, d->stream, t->hold, (uint32_t)(t->turn & 0xff), HOLD, err));
+    MR_TRY(d->timer->mark(d->dev, d->stream, &t->mark[0], err));
+    MR_TRY(enqueue(t, n, err));
+    MR_TRY(d->timer->mark(d->dev, d->stream, &t->mark[1], err));
+    MR_TRY(d->timer->elapsed_us(d->dev, t->mark[0], t->mark[1], &us, err));
+    *seconds = 1e-6 * us / n;
+out:
+    return st;
+}
+
 /* n runs on copies in turn; seconds a run */
 static mr_status trial_time(trial *t, int n, double *seconds, mr_err *err)
 {
-    mri_device *d = t->device;
     mr_status st = 0;
+    if (t->hold)
+        return time_by_marks(t, n, seconds, err);
     double start = bench_now();
-    for (int i = 0; i < n; i++) {
-        const trial_copy *x = &t->copies[t->turn++ % (uint64_t)t->n_copies];
-        MR_TRY(d->ops->run(d->dev, t->kernel, d->stream, x->in, x->out, t->workspace, err));
-    }
-    MR_TRY(mri_device_sync(d, err));
+    MR_TRY(enqueue(t, n, err));
+    MR_TRY(mri_device_sync(t->device, err));
     *seconds = (bench_now() - start) / n;
 out:
     return st;
@@ -106,19 +151,41 @@ mr_status trial_once(trial *t, const mr_op_def *def, const mr_call *c, const mr_
     return st;
 }
 
+/* How a measurement is made; seconds. */
+typedef struct pace {
+    double sample, total, warm; /* of one sample at least, of all, of runs before that */
+    int most_runs;              /* of a sample */
+    size_t samples;             /* at least    */
+} pace;
+static const pace paces[2][2] = { /* [by marks][quick] */
+    { { 3e-4, 0.4, 0, 1 << 20, 7 }, { 3e-4, 0.05, 0, 1 << 20, 3 } },
+    { { 4e-3, 0.15, 0.05, 64, 7 }, { 1e-3, 0.02, 0.005, 32, 3 } },
+};
+
+static mr_status warm_up(trial *t, const pace *p, int *runs, mr_err *err)
+{
+    double once = 0, spent = 0;
+    mr_status st;
+    MR_TRY(trial_time(t, t->n_copies, &once, err)); /* touches every copy's pages */
+    MR_TRY(trial_time(t, 1, &once, err));
+    double n = ceil(p->sample / (once + 1e-9));
+    *runs = n < 1 ? 1 : n > p->most_runs ? p->most_runs : (int)n;
+    for (; spent < p->warm; spent += once * *runs)
+        MR_TRY(trial_time(t, *runs, &once, err));
+out:
+    return st;
+}
+
 mr_status trial_measure(trial *t, int n, bool quick, mr_err *err)
 {
-    const double least = 3e-4, total = quick ? 0.05 : 0.4; /* seconds */
-    const size_t samples = quick ? 3 : 7, most = 64;
+    const pace *p = &paces[t[0].hold != NULL][quick];
+    const size_t most = 64;
     mr_status st = 0;
-    double once, spent = 0;
+    double spent = 0;
     int runs[2] = { 1, 1 };
-    for (int k = 0; k < n; k++) { /* every copy's pages are touched before the clock counts */
-        MR_TRY(trial_time(&t[k], t[k].n_copies, &once, err));
-        MR_TRY(trial_time(&t[k], 1, &once, err));
-        runs[k] = once < least ? (int)ceil(least / (once + 1e-9)) : 1;
-    }
-    for (size_t i = 0; (i < samples || spent < total) && i < most; i++)
+    for (int k = 0; k < n; k++)
+        MR_TRY(warm_up(&t[k], p, &runs[k], err));
+    for (size_t i = 0; (i < p->samples || spent < p->total) && i < most; i++)
         for (int k = 0; k < n; k++) {
             double s;
             MR_TRY(trial_time(&t[k], runs[k], &s, err));

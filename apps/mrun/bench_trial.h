@@ -21,6 +21,8 @@ typedef struct trial {
     int n_copies;
     trial_copy copies[TRIAL_MAX_COPIES];
     uint64_t turn; /* the copy that is next */
+    void *hold;    /* on a device that keeps its own time: memory to clear before a sample */
+    void *mark[2];
     bench_times times;
 } trial;
 

@@ -46,6 +46,8 @@ static double normal(uint64_t key, uint64_t i)
 /* ---- fills: a word, maybe a number after it, and what it does to an operand --------------- */
 typedef struct fill_job {
     mri_view v;
+    void *data;
+    size_t width;   /* bytes of an element */
     int64_t n, arg; /* elements; the number in the text */
     uint64_t key;
     mri_view other; /* of inv:NAME */
@@ -57,8 +59,11 @@ typedef struct fill_job {
 static bool fill_normal(const fill_job *f)
 {
     enum { PERIOD = 1 << 20 };
-    for (int64_t i = 0; i < f->n; i++)
-        mri_put(f->v, i, i < PERIOD ? normal(f->key, (uint64_t)i) : mri_get(f->v, i - PERIOD));
+    for (int64_t i = 0; i < f->n && i < PERIOD; i++)
+        mri_put(f->v, i, normal(f->key, (uint64_t)i));
+    for (int64_t i = PERIOD; i < f->n; i += PERIOD)
+        memcpy((char *)f->data + (size_t)i * f->width, f->data,
+               (size_t)(f->n - i < PERIOD ? f->n - i : PERIOD) * f->width);
     return true;
 }
 
@@ -164,7 +169,8 @@ static mr_status do_fill(const mr_op_def *def, const char *text, const mri_sig *
                          const char *how, uint32_t operand, uint64_t seed, mri_case *c, mr_err *err)
 {
     const mr_type *t = &c->in_type[operand];
-    fill_job f = { .v = mri_at(t, &c->in[operand]), .n = mr_numel(t) };
+    fill_job f = { .v = mri_at(t, &c->in[operand]), .data = c->in[operand].data,
+                   .width = mr_dtype_bytes(t->dtype), .n = mr_numel(t) };
     f.key = draw(draw(0x6d72756e, seed), operand);
     for (size_t k = 0; k < sizeof fills / sizeof *fills; k++) {
         size_t n = strlen(fills[k].word);
