@@ -5,7 +5,7 @@
  * the same batches; block by block every op's outputs are compared, and the first op beyond
  * the tolerance is named with its block, region and model line.
  *
- * Ops are matched by phase and order within the block; recomputation is left off in both.
+ * Ops are matched by phase and order within the block; recomputation and fusion are left off in both.
  */
 #include "core/ops/ref.h"
 #include "core/run/session.h"
@@ -206,6 +206,7 @@ int cmd_diff(app *a, int argc, char **argv)
         MR_TRY(mri_config_load(a->registry, args.positional.v[k], args.sets.v, args.sets.n,
                                &p.c[k], &err));
         p.c[k]->train.recompute = (mr_list){ NULL, 0 };
+        p.c[k]->train.fuse = 0;
         MR_TRY(mri_session_open(a->registry, p.c[k], &o, &p.s[k], &err));
     }
     if (p.s[0]->train->frames.n != p.s[1]->train->frames.n ||

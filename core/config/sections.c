@@ -71,6 +71,8 @@ static const mr_opt train_opts[] = {
                   "mean over the step's tokens, or mean of the micro-batches' means"),
     MR_OPT(C, MR_T_BOOL, split_weight_gradient, "split_weight_gradient", "false",
            "weight gradients as a phase of their own (zero-bubble schedules)"),
+    MR_OPT(C, MR_T_BOOL, fuse, "fuse", "true",
+           "several ops as one that moves fewer bytes, where the backend has it"),
     MR_OPT(C, MR_T_STR, sample_prompt, "sample_prompt", NULL,
            "print a sample that goes on from this text at the end"),
     COUNT(sample_tokens, "200", 1, 1048576, "length of that sample (tokens)"),

@@ -36,6 +36,7 @@ typedef struct mri_cfg_train {
     mr_list recompute;  /* region names, or "full", or empty */
     const char *loss;   /* per_token | per_micro_batch */
     int32_t split_weight_gradient; /* W apart from B (zero-bubble schedules) */
+    int32_t fuse; /* several ops as one where the backend has it */
     const char *sample_prompt; /* a sample is printed at the end from this prompt; NULL none */
     int64_t sample_tokens;
 } mri_cfg_train;

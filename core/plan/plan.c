@@ -102,8 +102,9 @@ static const struct {
     const char *name;
     mr_status (*run)(mri_plan *, const mri_plan_options *, mr_err *);
 } passes[] = {
-    { "types", pass_types },     { "vjp", pass_vjp },         { "recompute", pass_recompute },
-    { "lower", mri_pass_lower }, { "streams", pass_streams }, { "arena", pass_arena },
+    { "types", pass_types },    { "vjp", pass_vjp },         { "recompute", pass_recompute },
+    { "fuse", mri_pass_fuse },  { "lower", mri_pass_lower }, { "streams", pass_streams },
+    { "arena", pass_arena },
 };
 
 /* The program with all that the passes decided: options, kernels, room. */

@@ -7,6 +7,7 @@
  *   types      the program as built, dtypes resolved by the precision recipe
  *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
  *   recompute  forward nodes of the chosen regions run again in B instead of being saved
+ *   fuse       neighbouring ops as one that moves fewer bytes, where the backend has it
  *   lower      a kernel for every node, or the reference loops where the backend has none
  *   streams    every step's stream (one compute stream until there are collectives)
  *   arena      offsets: one lane per stream, buffers of disjoint lifetimes share memory
@@ -90,6 +91,7 @@ typedef struct mri_plan_options {
     const mr_list *consumed;  /* train: outputs that later blocks read, so that gradients come
                                  back through them (mri_assembly_consumed) */
     const char *stop_after; /* name of a pass: stop there, for printing; NULL: all        */
+    bool fuse;             /* one op for several where the backend answers for it */
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
 } mri_plan_options;
 
@@ -106,6 +108,7 @@ int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); 
 /* ---- the passes (each in its own file) ---- */
 mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, mr_err *err);
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
+mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_arena_verify(const mri_plan *plan, mr_err *err);

@@ -121,6 +121,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .guard = o->guard,
                               .stress = o->stress,
                               .deterministic = s->config->run.deterministic != 0,
+                              .fuse = s->config->train.fuse != 0,
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL },
                             decode ? s->decode : NULL };

@@ -31,7 +31,7 @@ Test(guard, catches_one_byte_past_an_output)
 {
     static const char *const ops[] = { "linear", "rmsnorm", "attention", "swiglu", "route_topk",
                                        "permute", "grouped_linear", "attention.bwd",
-                                       "rmsnorm.bwd", "swiglu.bwd" };
+                                       "add_rmsnorm.bwd", "linear_add", "swiglu.bwd" };
     mr_err err = MR_ERR_INIT;
     kit_ok(gradients(NULL, &err), &err, "a sound backend");
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
