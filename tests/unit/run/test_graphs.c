@@ -20,7 +20,7 @@ static char *text_file(void)
     FILE *f = fopen(path, "w");
     cr_assert_not_null(f);
     for (int i = 0; i < 2000; i++)
-        fputc((i * i / 7 + i) % 23, f);
+        fputc('a' + (i * i / 7 + i) % 23, f);
     fclose(f);
     return path;
 }
