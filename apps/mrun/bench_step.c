@@ -143,7 +143,8 @@ static void print_summary(step_bench *b)
         printf("{\"kind\": \"step\", \"parameters\": %llu, \"active\": %.0f, \"dtype\": \"%s\", "
                "\"tokens\": %.0f, \"steps\": %zu, \"ms\": %.3f, \"min_ms\": %.3f, "
                "\"max_ms\": %.3f, \"tokens_per_s\": %.3f, \"flops_per_token\": %.6g, "
-               "\"flops_per_s\": %.4g, \"mfu\": %.4f, \"peak_flops\": %.4g, \"stated_peak_flops\": %.4g, "
+               "\"flops_per_s\": %.4g, \"mfu\": %.4f, "
+               "\"peak_flops\": %.4g, \"stated_peak_flops\": %.4g, "
                "\"traced_ms\": %.3f, \"loss\": %.6f",
                (unsigned long long)s->params.count, w.active, s->model_dtype, b->tokens, t.n,
                t.median * 1e3, t.min * 1e3, t.max * 1e3, rate, w.flops, work,
@@ -188,7 +189,7 @@ static mr_status run(step_bench *b, mr_err *err)
     mri_step_result r;
     mr_status st = 0;
     b->ledger.train = s->train;
-    MR_TRY(mri_session_init_weights(s, err));
+    MR_TRY(bench_init_weights(s, err));
     b->first = bench_probe(&s->device);
     bench_print_peaks(b->a, &s->device, &b->first, "first");
     for (int64_t i = 0; i < b->warmup + b->steps; i++) {

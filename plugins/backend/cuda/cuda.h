@@ -45,7 +45,8 @@ struct kernel {
     const struct cuda_dev *dev;
     const char *op, *impl;
     uint64_t workspace;
-    uint32_t flags, n_in, n_out;
+    uint32_t flags, asked; /* asked: query()'s flags */
+    uint32_t n_in, n_out;
     uint32_t present; /* bit i: input i is there; run() sees NULL for the others */
     double est_us;
     uint8_t in_kind[CUDA_MAX_OPERANDS], out_kind[CUDA_MAX_OPERANDS];

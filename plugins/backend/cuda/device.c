@@ -96,8 +96,10 @@ static mr_status open_products(struct cuda_dev *d, const struct cuda_config *c, 
     if (!strcmp(who, "own"))
         return MR_OK;
     mr_status st = cuda_lt_open(c ? c->cublaslt : NULL, &d->lt, &why);
-    if (!st)
+    if (!st) {
+        cuda_lt_tune(d->lt, d, c ? c->tuning : NULL);
         return MR_OK;
+    }
     if (!strcmp(who, "cublaslt")) {
         *err = why;
         return st;

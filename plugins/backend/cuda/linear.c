@@ -55,10 +55,12 @@ static mr_status plan(struct linear *k, int64_t m, int64_t n, int64_t inner, int
         (k->has_bias && b->in_kind[2] != kind_c))
         return MR_OK;
     struct cuda_lt_shape s = { m, n, inner, ta, tb, b->in_kind[0], kind_c, k->has_bias,
-                               b->dev->tf32, k->mm.add ? 1.0f : 0.0f };
+                               b->dev->tf32, k->mm.add ? 1.0f : 0.0f,
+                               (b->asked & MR_QUERY_DETERMINISTIC) != 0 };
     if (cuda_lt_plan(b->dev->lt, &s, &k->lt, NULL) == MR_OK) {
         k->with_lt = 1;
         b->workspace = k->lt.workspace;
+        b->est_us = k->lt.us > 0 ? k->lt.us : b->est_us;
         b->impl = b->in_kind[0] == CUDA_BF16 ? "cublaslt bf16" : s.tf32 ? "cublaslt tf32"
                                                                         : "cublaslt fp32";
     }

@@ -2,20 +2,28 @@
  *
  * lt.h - the functions of cuBLASLt that this plugin uses, found when a device opens: neither the
  * build nor the plugin's loading needs the library. Owned by the device.
+ *
+ * Which of the library's algorithms multiplies is decided once a shape, when a kernel is queried:
+ * by timing its proposals, unless a file knows the answer (tuning.h) or the shape is small. One
+ * algorithm gives equal bits for equal inputs; two may round differently, so where bits must not
+ * depend on what was measured (`deterministic`) the library's first proposal is taken untimed.
  */
 #ifndef MRUN_CUDA_LT_H
 #define MRUN_CUDA_LT_H
 #include "cuda.h"
+#include "tuning.h"
 #include <cublasLt.h>
 
 struct cuda_lt {
     void *so;
     cublasLtHandle_t handle;
+    struct cuda_tuning *tuning; /* NULL: nothing is timed */
 #define CUDA_LT_FUNCTIONS(X) \
     X(cublasLtCreate) X(cublasLtDestroy) X(cublasLtMatmul) X(cublasLtMatmulAlgoGetHeuristic) \
     X(cublasLtMatmulDescInit_internal) X(cublasLtMatmulDescSetAttribute) \
     X(cublasLtMatrixLayoutInit_internal) X(cublasLtMatmulPreferenceInit_internal) \
-    X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtGetStatusString)
+    X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtMatmulAlgoCheck) X(cublasLtGetVersion) \
+    X(cublasLtGetStatusString)
 #define CUDA_LT_FIELD(name) __typeof__(name) *name##_;
     CUDA_LT_FUNCTIONS(CUDA_LT_FIELD)
 #undef CUDA_LT_FIELD
@@ -31,6 +39,7 @@ struct cuda_lt_product {
     cublasLtMatrixLayoutOpaque_t a, b, c;
     cublasLtMatmulAlgo_t algo;
     uint64_t workspace;
+    double us; /* that a run took when it was chosen, 0: not timed */
     float beta;
     int has_bias;
 };
@@ -42,10 +51,22 @@ struct cuda_lt_shape {
     int64_t rows, cols, inner;
     int ta, tb, kind, kind_c, bias, tf32;
     float beta;
+    int deterministic;
 };
 mr_status cuda_lt_plan(const struct cuda_lt *, const struct cuda_lt_shape *,
                        struct cuda_lt_product *, mr_err *);
+/* Has choices timed from here on, and kept as `setting` says: auto, or a path. off, NULL: not. */
+void cuda_lt_tune(struct cuda_lt *, const struct cuda_dev *, const char *setting);
 mr_status cuda_lt_run(const struct cuda_lt *, const struct cuda_lt_product *, const void *a,
                       const void *b, void *c, const void *bias, void *ws, cudaStream_t, mr_err *);
+
+/* for lt_time.c: a product by this algorithm */
+void cuda_lt_take(struct cuda_lt_product *, const cublasLtMatmulAlgo_t *, uint64_t workspace,
+                  double us);
+/* lt_time.c: which of n algorithms is the fastest on the current device, and how fast. -1: there is
+ * no memory to try them, or none runs. */
+int cuda_lt_fastest(const struct cuda_lt *, const struct cuda_lt_shape *,
+                    const struct cuda_lt_product *, const cublasLtMatmulHeuristicResult_t *found,
+                    int n, double *us);
 
 #endif

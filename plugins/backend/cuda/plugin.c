@@ -15,6 +15,9 @@ static const mr_opt options[] = {
            "f32 products on tensor cores, with 10-bit fractions; false: full f32"),
     MR_OPT(struct cuda_config, MR_T_PATH, cublaslt, "cublaslt", NULL,
            "the cuBLASLt library to load; unset: looked for where the system has libraries"),
+    MR_OPT(struct cuda_config, MR_T_STR, tuning, "tuning", "auto",
+           "where timed choices of cuBLASLt's algorithms are kept: auto (the user's cache folder), "
+           "a path, or off (nothing is timed)"),
 };
 
 static const mr_unit units[] = { {

@@ -65,7 +65,7 @@ static mr_status check_side(const char *op, const char **sig, const char *what,
 }
 
 static mr_status try_row(const struct cuda_dev *d, const struct op_row *row, const mr_call *call,
-                         struct kernel **out, mr_err *err)
+                         uint32_t asked, struct kernel **out, mr_err *err)
 {
     struct kernel *k = calloc(1, row->size);
     const char *sig = row->sig;
@@ -76,6 +76,7 @@ static mr_status try_row(const struct cuda_dev *d, const struct op_row *row, con
     k->op = row->id;
     k->impl = row->id;
     k->flags = CUDA_PLAIN | row->flags;
+    k->asked = asked;
     k->n_in = call->n_in;
     k->n_out = call->n_out;
     for (uint32_t i = 0; i < call->n_in && i < CUDA_MAX_OPERANDS; i++)
@@ -97,10 +98,10 @@ mr_status cuda_query(void *dev, const char *op, const mr_call *call, uint32_t fl
     const struct cuda_dev *d = dev;
     struct kernel *k = NULL;
     mr_status st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "backend/cuda has no op %s", op);
-    (void)flags; /* every kernel is deterministic */
+    /* every kernel is deterministic: `flags` only keep choices from depending on timing */
     for (size_t t = 0; t < sizeof tables / sizeof tables[0] && !k; t++)
         for (const struct op_row *r = tables[t]; r->id && !k; r++)
-            if (!strcmp(r->id, op) && (st = try_row(d, r, call, &k, err)) &&
+            if (!strcmp(r->id, op) && (st = try_row(d, r, call, flags, &k, err)) &&
                 st != MR_E_UNSUPPORTED)
                 return st;
     if (!k)

@@ -35,7 +35,8 @@ static curve train(const char *graph, uint32_t ahead, const char *recipe, uint32
     const char *sets[] = { "train.global_batch=4", "train.rampup_start=2",
                            "train.rampup_increment=2", "train.rampup_samples=8",
                            "train.split_weight_gradient=true", "model.vocab=256",
-                           choose, data, precision, NULL };
+                           choose, data, precision, "graph.full.warmup=1",
+                           "graph.layer.warmup=1", NULL };
     mri_session_options o = { .needs = MRI_NEED_UPDATE | MRI_NEED_DATA | MRI_NEED_EVAL };
     tiny t = tiny_open("ref", o, sets);
     mri_session *s = t.s;
