@@ -228,7 +228,8 @@ static mr_status run_config(step_bench *b, mri_config *c, mr_err *err)
 {
     bool data = mri_config_choice(c, "data", 0) != NULL;
     mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE |
-                                       (data ? MRI_NEED_DATA | MRI_NEED_TOKENIZER : 0) };
+                                       (data ? MRI_NEED_DATA | MRI_NEED_TOKENIZER : 0),
+                              .whole = !data };
     mr_status st = mri_session_open(b->a->registry, c, &o, &b->s, err);
     if (st)
         return st;

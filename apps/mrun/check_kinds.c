@@ -295,6 +295,9 @@ static void data_samples(check *c)
     mr_err err = MR_ERR_INIT;
     if (!check_make(c, &data))
         return;
+    void *config = MR_CAN(ops, promises) ? check_config(c) : NULL;
+    bool whole = config && (ops->promises(config) & MR_DATA_WHOLE);
+    free(config);
     uint32_t n = 0;
     for (mr_data_set set = { .size = sizeof set }; n < 100 && !ops->set(data, n, &set, &err); n++) {
         if (!set.name || !*set.name)
@@ -312,7 +315,7 @@ static void data_samples(check *c)
                 check_fail(c, "set %u: sample %lld is longer than seq", n, (long long)i);
             for (int t = 0; t < SEQ; t++)
                 if (a.tokens[t] < 0 || a.tokens[t] > 256 || a.positions[t] < 0 ||
-                    a.seq_start[t] < 0 || a.seq_start[t] > t || !isfinite(a.weight[t]) ||
+                    a.seq_start[t] < 0 || a.seq_start[t] > (whole ? 0 : t) || !isfinite(a.weight[t]) ||
                     (a.weight[t] > 0 && (a.targets[t] < 0 || a.targets[t] > 256))) {
                     check_fail(c, "set %u, sample %lld, token %d: token %d target %d position %d "
                                "seq_start %d weight %g", n, (long long)i, t, a.tokens[t],

@@ -17,8 +17,13 @@ static double dot(mri_view a, int64_t ia, mri_view b, int64_t ib, int64_t n)
     return sum;
 }
 
-static mr_status check_start(mr_err *err, const char *op, int64_t t, int64_t s)
+static mr_status check_start(mr_err *err, const char *op, const mri_heads *n, int64_t t, int64_t s)
 {
+    if (!n->packed && s != t / n->seq * n->seq)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                       "%s: seq_start[%lld] is %lld, must be %lld: packed = 0 promises sequences "
+                       "of %lld", op, (long long)t, (long long)s,
+                       (long long)(t / n->seq * n->seq), (long long)n->seq);
     if (s >= 0 && s <= t)
         return 0;
     return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
@@ -28,9 +33,10 @@ static mr_status check_start(mr_err *err, const char *op, int64_t t, int64_t s)
 
 static mr_status attention_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
-    return mri_heads_infer(c, out, err, "attention", 2,
-                           "q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] seq_start:i32[T] -> "
-                           "o:F[T,H*V] lse:S[T,H]");
+    mr_status st = mri_heads_infer(c, out, err, "attention", 2,
+                                   "q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] seq_start:i32[T] -> "
+                                   "o:F[T,H*V] lse:S[T,H]");
+    return st ? st : mri_heads_promise(c, 2, err, "attention");
 }
 
 static mr_status attention_vjp(const mr_vjp *v, mr_err *err)
@@ -59,7 +65,7 @@ static mr_status attention_ref(const mr_call *c, const mr_buf *in, const mr_buf 
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
         int64_t s = mri_get_i(start, t);
-        MR_TRY(check_start(err, "attention", t, s));
+        MR_TRY(check_start(err, "attention", &n, t, s));
         int64_t first = mri_first_seen(&n, s, t);
         for (int64_t h = 0; h < n.H; h++) {
             int64_t g = h / (n.H / n.G);
@@ -93,9 +99,11 @@ static void attention_cost(const mr_call *c, mr_cost *cost)
 
 static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
-    return mri_heads_infer(c, out, err, "attention.bwd", 3,
-                           "do:F[T,H*V] q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] o:F[T,H*V] lse:S[T,H] "
-                           "seq_start:i32[T] -> dq:F[T,H*C] dk:F[T,G*C] dv:F[T,G*V]");
+    mr_status st = mri_heads_infer(c, out, err, "attention.bwd", 3,
+                                   "do:F[T,H*V] q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] o:F[T,H*V] "
+                                   "lse:S[T,H] seq_start:i32[T] -> dq:F[T,H*C] dk:F[T,G*C] "
+                                   "dv:F[T,G*V]");
+    return st ? st : mri_heads_promise(c, 3, err, "attention.bwd");
 }
 
 static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
@@ -112,7 +120,7 @@ static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
         int64_t s = mri_get_i(start, t);
-        MR_TRY(check_start(err, "attention.bwd", t, s));
+        MR_TRY(check_start(err, "attention.bwd", &n, t, s));
         for (int64_t h = 0; h < n.H; h++) {
             int64_t g = h / (n.H / n.G), iq = (t * n.H + h) * n.C, io = (t * n.H + h) * n.Cv;
             double delta = dot(dy, io, o, io, n.Cv);
@@ -165,7 +173,9 @@ const mr_op_def mri_ops_attention[] = {
           "q=F[33,18] k=F[33,6] v=F[33,6] seq_start=i32[33]start:19 @heads=3 @kv_heads=1 "
           "@head_dim=6 @chunk=8",
           "q=F[129,8] k=F[129,8] v=F[129,8] seq_start=i32[129]zero @heads=2 @kv_heads=2 "
-          "@head_dim=4 @chunk=50") },
+          "@head_dim=4 @chunk=50",
+          "q=F[12,8] k=F[12,4] v=F[12,4] seq_start=i32[12]start:4 @heads=2 @kv_heads=1 "
+          "@head_dim=4 @seq=4 @packed=0") },
     { MRI_OP, .flags = MR_OP_NO_VJP, .id = "attention.bwd",
       .doc = "gradients of attention from o and lse; Dao et al. 2022",
       .sig = "do q k v o lse seq_start -> dq dk dv", .attrs = MRI_HEADS_ATTRS,

@@ -2,16 +2,18 @@
  *
  * heads.h - the head geometry that all attention ops share: H query heads of C values read
  * G key/value heads (head h reads h / (H/G)), values are Cv wide; a token sees the tokens of
- * its own sequence and chunk that are not after it.
+ * its own sequence and chunk that are not after it. packed = 0 is a promise: every sequence has
+ * exactly seq tokens and starts at a multiple of seq, so seq_start says nothing new.
  */
 #ifndef MRI_HEADS_H
 #define MRI_HEADS_H
 #include "core/ops/common.h"
 
-#define MRI_HEADS_ATTRS "heads:i kv_heads:i head_dim:i scale:f? chunk:i=0 seq:i=0"
+#define MRI_HEADS_ATTRS "heads:i kv_heads:i head_dim:i scale:f? chunk:i=0 seq:i=0 packed:i=1"
 
 typedef struct mri_heads {
-    int64_t H, G, C, Cv, chunk, seq; /* seq: no sequence is longer, 0: unknown; for costs */
+    int64_t H, G, C, Cv, chunk, seq; /* seq: no sequence is longer, 0: unknown               */
+    int64_t packed;
     double scale;
 } mri_heads;
 
@@ -20,7 +22,8 @@ static inline mri_heads mri_heads_of(const mr_call *c, uint32_t v)
 {
     mri_heads h = { .H = mr_attr_i(c, "heads", 0), .G = mr_attr_i(c, "kv_heads", 0),
                     .C = mr_attr_i(c, "head_dim", 0), .chunk = mr_attr_i(c, "chunk", 0),
-                    .seq = mr_attr_i(c, "seq", 0) };
+                    .seq = mr_attr_i(c, "seq", 0),
+                    .packed = mr_attr_i(c, "packed", 1) };
     h.Cv = h.G > 0 ? mr_last(c->in[v]) / h.G : 0;
     h.scale = mr_attr_f(c, "scale", h.C > 0 ? 1 / sqrt((double)h.C) : 0);
     return h;
@@ -39,6 +42,18 @@ static inline mr_status mri_heads_infer(const mr_call *c, mr_type *const *out, m
                            "0 and 0", (long long)h.C, (long long)h.chunk, (long long)h.seq);
     return mri_infer(c, out, err, op, spec,
                      MRI_GIVEN({ "H", h.H }, { "G", h.G }, { "C", h.C }, { "V", h.Cv }));
+}
+
+/* T tokens are whole sequences of seq, if that is promised. */
+static inline mr_status mri_heads_promise(const mr_call *c, uint32_t v, mr_err *err,
+                                          const char *op)
+{
+    mri_heads h = mri_heads_of(c, v);
+    int64_t T = c->in[0]->dim[0];
+    if (!h.packed && (h.seq < 1 || T % h.seq))
+        return mri_op_fail(err, op, "packed is 0 and seq %lld, must then divide the %lld tokens",
+                           (long long)h.seq, (long long)T);
+    return 0;
 }
 
 /* The first position that position t of the sequence that starts at s sees. */

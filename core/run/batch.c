@@ -91,17 +91,18 @@ out:
 mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float *nll, float *logits,
                             mr_err *err)
 {
+    int64_t room = s->whole ? s->config->train.seq : s->eval->opt.tokens;
     mri_micro m = mri_micro_new(s->eval->opt.tokens);
     float *x = NULL;
     void *raw = NULL;
     mr_status st = 0;
     const mr_type *type;
-    if (n > m.t) {
+    if (n > room) {
         st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%lld tokens, the plan holds %lld", (long long)n,
-                     (long long)m.t);
+                     (long long)room);
         goto out;
     }
-    mri_micro_sequence(&m, ids, n);
+    mri_micro_sequence(&m, ids, n, s->whole ? room : 1);
     mri_batch b = mri_micro_batch(&m, false);
     MR_TRY(mri_exec_upload(s->eval, &b, err));
     MR_TRY(mri_graphs_forward(&s->graphs, s->eval, err));
@@ -144,7 +145,7 @@ mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int6
         mri_exec *e = chunk ? s->prefill : s->decode;
         mri_micro *x = &m[chunk];
         int64_t now = n - at < x->t ? n - at : x->t;
-        mri_micro_blank(x, 0);
+        mri_micro_blank(x, 0, 1);
         for (int64_t i = 0; i < now; i++) {
             x->tokens[i] = ids[at + i];
             x->positions[i] = (int32_t)(pos + at + i);

@@ -45,19 +45,20 @@ mri_batch mri_micro_batch(const mri_micro *m, bool decode)
                         decode ? m->slot : NULL, m->weight };
 }
 
-void mri_micro_blank(mri_micro *m, int64_t from)
+void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq)
 {
     for (int64_t i = from; i < m->t; i++) {
-        m->tokens[i] = m->targets[i] = m->positions[i] = 0;
-        m->seq_start[i] = (int32_t)i;
+        m->tokens[i] = m->targets[i] = 0;
+        m->positions[i] = (int32_t)(i % seq);
+        m->seq_start[i] = (int32_t)(i - i % seq);
         m->weight[i] = 0;
         m->slot[i] = -1;
     }
 }
 
-void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n)
+void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n, int64_t seq)
 {
-    mri_micro_blank(m, 0);
+    mri_micro_blank(m, 0, seq);
     for (int64_t i = 0; i < n; i++) {
         m->tokens[i] = ids[i];
         m->targets[i] = i + 1 < n ? ids[i + 1] : 0;
@@ -74,7 +75,7 @@ mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t fir
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = r * seq;
         if (limit >= 0 && first + r >= limit) {
-            mri_micro_blank(m, at);
+            mri_micro_blank(m, at, s->whole ? seq : 1);
             return 0;
         }
         mr_sample x = { sizeof x, 0, m->tokens + at, m->targets + at, m->positions + at,

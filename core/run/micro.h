@@ -20,10 +20,10 @@ mri_micro mri_micro_new(int64_t t); /* with a block of its own, zeroed */
 void mri_micro_free(mri_micro *m);
 mri_batch mri_micro_batch(const mri_micro *m, bool decode);
 
-/* From row `from` on: single-token sequences that count for nothing. */
-void mri_micro_blank(mri_micro *m, int64_t from);
-/* One sequence from the first row on, each token predicting the next; the rest is blank. */
-void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n);
+/* From row `from` on: sequences of `seq` zeros that count for nothing. */
+void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq);
+/* One sequence from the first row on, each token predicting the next; the rest are blanks. */
+void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n, int64_t seq);
 /* Samples first, first+1, ... of a set, one a row; rows past `limit` (if >= 0) stay blank. Adds
  * the weights of what was read to *weight. */
 mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,

@@ -93,6 +93,21 @@ static mr_status open_data(mri_session *s, mr_err *err)
     return s->data_ops->create(mri_registry_host(s->registry), &env, c->config, &s->data, err);
 }
 
+/* What the data promise of their samples, told without opening them; planning asks it too. The
+ * eval exec of another size is for sequences that do not come from the data. */
+static bool whole_sequences(const mri_session *s, const mri_session_options *o)
+{
+    const mri_choice *c = mri_config_choice(s->config, "data", 0);
+    if (o->eval_tokens)
+        return false;
+    if (o->whole)
+        return true;
+    if (!c || !((o->needs & MRI_NEED_DATA) || o->dry))
+        return false;
+    const mr_data_ops *ops = c->unit->table;
+    return MR_CAN(ops, promises) && (ops->promises(c->config) & MR_DATA_WHOLE);
+}
+
 /* One exec; the first one made also fixes the parameters' layout. */
 static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                            int64_t tokens, mri_exec **out, mr_err *err)
@@ -100,7 +115,8 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
     mri_assembly *a = NULL;
     mr_block_env env = { sizeof env, 0, mode, tokens, decode ? o->slots : 0,
-                         decode ? o->max_seq : 0, decode ? 0 : s->config->train.seq };
+                         decode ? o->max_seq : 0, decode ? 0 : s->config->train.seq,
+                         !decode && s->whole, 0 };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
@@ -268,6 +284,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     }
     if (o->needs & MRI_NEED_DATA)
         MR_TRY(open_data(s, err));
+    s->whole = whole_sequences(s, o);
     int64_t tokens = config->train.micro_batch * config->train.seq;
     if (o->needs & MRI_NEED_TRAIN)
         MR_TRY(make_exec(s, o, "train", tokens, &s->train, err));

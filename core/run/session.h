@@ -74,6 +74,7 @@ typedef struct mri_session {
     mr_tokenizer_info tok_info;
     const mr_data_ops *data_ops;
     void *data;
+    bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
     mri_progress done;
 } mri_session;
 
@@ -84,6 +85,8 @@ typedef struct mri_session_options {
     int64_t eval_tokens, prefill_tokens, slots, max_seq; /* prefill_tokens 0: no such exec */
     bool guard, stress; /* plans with guard bytes; without sharing of memory */
     bool dry; /* plan only: nothing is allocated (mrun plan) */
+    bool whole; /* the caller's own batches are rows of whole sequences; batches of the data are
+                   that if the data plugin promises it */
 } mri_session_options;
 
 mr_status mri_session_open(mri_registry *reg, const mri_config *config,

@@ -138,7 +138,8 @@ static mr_val attention(const gpt2 *m, mr_net n, const mr_block_env *env, mr_val
     int64_t D = m->hidden, C = D / m->heads;
     const mr_attr at[] = { mr_ai("heads", m->heads), mr_ai("kv_heads", m->heads),
                            mr_ai("head_dim", C), mr_af("scale", 1 / sqrt((double)C)),
-                           mr_ai("seq", MR_HAS(env, seq) ? env->seq : 0) };
+                           mr_ai("seq", MR_HAS(env, seq) ? env->seq : 0),
+                           mr_ai("packed", !(MR_HAS(env, whole) && env->whole)) };
     mr_val out[2] = { 0 }; /* o, lse */
     mr_val q = product(n, "attn.q_proj", x, D, "tp:0 fsdp:1", m->std);
     mr_val k = product(n, "attn.k_proj", x, D, "tp:0 fsdp:1", m->std);
@@ -150,9 +151,9 @@ static mr_val attention(const gpt2 *m, mr_net n, const mr_block_env *env, mr_val
         mr_val v_cache = n.b->state(n.p, "v_cache", &cache, MR_STATE_PER_SLOT);
         MR_OPN(n, "attention.cached", out, 1,
                MR_IN(q, k, v, fed(n, env, "positions", "i32"), fed(n, env, "slot", "i32"),
-                     k_cache, v_cache), at, 5);
+                     k_cache, v_cache), at, 6);
     } else {
-        MR_OPN(n, "attention", out, 2, MR_IN(q, k, v, fed(n, env, "seq_start", "i32")), at, 5);
+        MR_OPN(n, "attention", out, 2, MR_IN(q, k, v, fed(n, env, "seq_start", "i32")), at, 6);
     }
     n.b->end(n.p);
     double std = m->std / sqrt(2.0 * (double)m->layers); /* writes to the residual stream */

@@ -38,6 +38,8 @@ typedef struct mr_sample {
     float *loss_weight; /* 0 for targets that do not count                                   */
 } mr_sample;
 
+enum { MR_DATA_WHOLE = 1 /* every sample is one sequence: seq_start is 0 throughout */ };
+
 typedef struct mr_data_ops {
     uint32_t size, flags;
     mr_status (*create)(const mr_host *, const mr_data_env *, const void *config, void **data,
@@ -45,6 +47,8 @@ typedef struct mr_data_ops {
     void (*destroy)(void *data);                                                         /* [main] */
     mr_status (*set)(void *data, uint32_t i, mr_data_set *, mr_err *); /* MR_E_ARG past the last [any-thread] */
     mr_status (*read)(void *data, uint32_t set, int64_t sample, mr_sample *, mr_err *); /* [any-thread] */
+    uint32_t (*promises)(const void *config); /* MR_DATA_... of all samples, told by the options
+                                                 alone; NULL: none                  [any-thread] */
 } mr_data_ops;
 
 #ifdef __cplusplus

@@ -58,6 +58,8 @@ typedef struct mr_block_env {
     int64_t tokens;       /* T                                                             */
     int64_t slots, max_seq; /* decode: rows of the cache, positions a row holds            */
     int64_t seq; /* no sequence of the T tokens is longer than this (0: T). A hint for costs */
+    uint32_t whole, pad2; /* 1: every sequence has exactly seq tokens and starts at a multiple of
+                             seq; say it on with attribute packed = 0 of op attention. 0: unknown */
 } mr_block_env;
 
 typedef struct mr_asm mr_asm; /* the host's assembly under construction */

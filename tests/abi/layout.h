@@ -109,6 +109,7 @@
     S(mr_block_env) \
         F(mr_block_env, size) F(mr_block_env, pad) F(mr_block_env, mode) F(mr_block_env, tokens) \
         F(mr_block_env, slots) F(mr_block_env, max_seq) F(mr_block_env, seq) \
+        F(mr_block_env, whole) F(mr_block_env, pad2) \
     S(mr_assembler) \
         F(mr_assembler, size) F(mr_assembler, pad) F(mr_assembler, instance) \
         F(mr_assembler, edge) F(mr_assembler, bind) \
@@ -139,7 +140,7 @@
         F(mr_sample, positions) F(mr_sample, seq_start) F(mr_sample, loss_weight) \
     S(mr_data_ops) \
         F(mr_data_ops, size) F(mr_data_ops, flags) F(mr_data_ops, create) F(mr_data_ops, destroy) \
-        F(mr_data_ops, set) F(mr_data_ops, read) \
+        F(mr_data_ops, set) F(mr_data_ops, read) F(mr_data_ops, promises) \
     S(mr_metric) \
         F(mr_metric, name) F(mr_metric, value) \
     S(mr_event) \

@@ -343,12 +343,19 @@ static mr_status read_sample(void *data, uint32_t set, int64_t sample, mr_sample
     return MR_OK;
 }
 
+static uint32_t promises(const void *config_)
+{
+    const config *c = config_;
+    return c->reset_attention ? 0 : MR_DATA_WHOLE;
+}
+
 static const mr_data_ops ops = {
     .size = sizeof ops,
     .create = create,
     .destroy = destroy,
     .set = get_set,
     .read = read_sample,
+    .promises = promises,
 };
 
 static const mr_unit units[] = { {

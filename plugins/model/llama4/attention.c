@@ -30,6 +30,7 @@ static mr_val core_attention(const l4_model *m, const l4_block *b, mr_val q, mr_
         mr_af("scale", 1 / sqrt((double)m->head_dim)),
         mr_ai("chunk", b->nope ? 0 : m->chunk),
         mr_ai("seq", MR_HAS(b->env, seq) ? b->env->seq : 0),
+        mr_ai("packed", !(MR_HAS(b->env, whole) && b->env->whole)),
     };
     const uint32_t n_at = sizeof at / sizeof *at;
     mr_val out[2] = { 0, 0 }; /* o, lse */

@@ -209,6 +209,33 @@ Test(dense, attention_sees_its_sequence_chunk_and_group)
     cr_assert(strstr(err.what, "seq_start[1] is 2"), "%s", err.what);
 }
 
+/* packed = 0 promises sequences of seq tokens: who breaks it is told so */
+Test(attention, holds_the_call_to_its_promise)
+{
+    static const struct {
+        const char *start, *seq, *said;
+    } row[] = { /* the first two when it runs, the others when it is planned */
+        { "{0,0,2,3}", " @seq=2", "seq_start[3] is 3, must be 2" },
+        { "{0,0,0,0}", " @seq=2", "seq_start[2] is 0, must be 2" },
+        { "{0,0,2,2}", " @seq=3", "seq 3" },
+        { "{0,0,2,2}", "", "seq 0" },
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char text[300];
+        mr_err err;
+        snprintf(text, sizeof text, "q=F[4,1] k=F[4,1] v=F[4,1] seq_start=i32[4]%s @heads=1 "
+                 "@kv_heads=1 @head_dim=1 @packed=0%s", row[i].start, row[i].seq);
+        if (i < 2) {
+            cr_expect_eq(run_fails("attention", text, &err), MR_E_ARG);
+        } else {
+            mri_case c;
+            err = (mr_err)MR_ERR_INIT;
+            cr_expect_neq(mri_case_make(mri_op_find("attention"), text, NULL, 1, &c, &err), MR_OK);
+        }
+        cr_expect(strstr(err.what, row[i].said), "%s", err.what);
+    }
+}
+
 /* Feeding a sequence to the cache in pieces gives attention's rows. */
 static void cached_equals_whole(const char *chunk, const int *pieces, int n_pieces)
 {
