@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// attention_bwd_mma.cu - the gradient of attention for bf16 heads up to 128 wide, on the tensor
-// cores; the three kernels of attention_bwd.cu. dk and dv: a block has 64 keys, 16 a warp, and
+// attention_bwd_mma.cu - the gradient of attention for bf16 heads up to 128 wide (192 on values
+// of 128), on the tensor cores; the three kernels of attention_bwd.cu. D: the width of a tile of
+// queries or keys, V: of values and outputs. dk and dv: a block has 64 keys, 16 a warp, and
 // takes 32 queries at a time, transposed (keys are rows), so that weights and their gradients
 // become operands where they lie. dq: 64 queries, 32 keys at a time. No atomics: one order of
 // sums. Flops: 2 pairs H (5 C + 4 Cv); floor that over 990e12 s. NaN as in attention_mma.cu.
@@ -37,32 +38,47 @@ DEV seen_by query_of(const int32_t *seq_start, const float *lse, const float *de
                     delta[(int64_t)t * a.heads + h] };
 }
 
-template <int D>
+// acc: 16 rows of tile a from `row` on, by ROWS rows of tile b; 16 values from column i on
+template <int ROWS>
+DEV void multiply(float acc[ROWS / 8][4], const uint16_t *a, const uint16_t *b, int pitch, int row,
+                  int i)
+{
+    uint32_t fa[4], fb[4];
+    fragment_a(fa, a, pitch, row, i);
+#pragma unroll
+    for (int m = 0; m < ROWS / 16; m++) {
+        fragment_b(fb, b, pitch, m * 16, i);
+        mma(acc[2 * m], fa, fb);
+        mma(acc[2 * m + 1], fa, fb + 2);
+    }
+}
+
+template <int D, int V>
 __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dkv(const uint16_t *dy, const uint16_t *q, const uint16_t *k, const uint16_t *v,
               const float *lse, const int32_t *seq_start, const float *delta, const int32_t *reach,
               uint16_t *dk, uint16_t *dv, const attn_args a)
 {
-    constexpr int P = D + 8;
+    constexpr int P = D + 8, PV = V + 8;
     extern __shared__ __align__(16) uint16_t tiles[];
     __shared__ seen_by rows[2][STEP];
-    uint16_t *ks = tiles, *vs = ks + OWN * P, *qs = vs + OWN * P, *os = qs + 2 * STEP * P;
+    uint16_t *ks = tiles, *vs = ks + OWN * P, *qs = vs + OWN * PV, *os = qs + 2 * STEP * P;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = blockIdx.y, j0 = blockIdx.x * OWN;
     int tiles_n = (reach[blockIdx.x] - j0) / STEP + 1, n_all = tiles_n * a.group;
     int64_t wq = (int64_t)a.heads * a.c, wo = (int64_t)a.heads * a.cv;
     const float unit = a.scale * LOG2_E;
-    float ak[D / 8][4] = {}, av[D / 8][4] = {};
+    float ak[D / 8][4] = {}, av[V / 8][4] = {};
 
     auto load = [&](int n, int at) {
         int h = g * a.group + n / tiles_n, t0 = j0 + n % tiles_n * STEP;
         flash_load<D, STEP>(qs + at * STEP * P, q, wq, h * a.c, t0, a.tokens, a.c);
-        flash_load<D, STEP>(os + at * STEP * P, dy, wo, h * a.cv, t0, a.tokens, a.cv);
+        flash_load<V, STEP>(os + at * STEP * PV, dy, wo, h * a.cv, t0, a.tokens, a.cv);
         copies_end();
         if (threadIdx.x < STEP)
             rows[at][threadIdx.x] = query_of(seq_start, lse, delta, t0 + threadIdx.x, h, a);
     };
     flash_load<D, OWN>(ks, k, (int64_t)a.kv * a.c, g * a.c, j0, a.tokens, a.c);
-    flash_load<D, OWN>(vs, v, (int64_t)a.kv * a.cv, g * a.cv, j0, a.tokens, a.cv);
+    flash_load<V, OWN>(vs, v, (int64_t)a.kv * a.cv, g * a.cv, j0, a.tokens, a.cv);
     load(0, 0);
     for (int n = 0, at = 0; n < n_all; n++, at ^= 1) {
         if (n + 1 < n_all) {
@@ -72,23 +88,14 @@ __global__ void __launch_bounds__(FLASH_THREADS)
             copies_wait<0>();
         }
         __syncthreads();
-        const uint16_t *qt = qs + at * STEP * P, *ot = os + at * STEP * P;
+        const uint16_t *qt = qs + at * STEP * P, *ot = os + at * STEP * PV;
         float s[STEP / 8][4] = {}, d[STEP / 8][4] = {};
 #pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            uint32_t ka[4], va[4], b[4];
-            fragment_a(ka, ks, P, warp * 16, i * 16);
-            fragment_a(va, vs, P, warp * 16, i * 16);
+        for (int i = 0; i < D / 16; i++)
+            multiply<STEP>(s, ks, qt, P, warp * 16, i * 16);
 #pragma unroll
-            for (int m = 0; m < STEP / 16; m++) {
-                fragment_b(b, qt, P, m * 16, i * 16);
-                mma(s[2 * m], ka, b);
-                mma(s[2 * m + 1], ka, b + 2);
-                fragment_b(b, ot, P, m * 16, i * 16);
-                mma(d[2 * m], va, b);
-                mma(d[2 * m + 1], va, b + 2);
-            }
-        }
+        for (int i = 0; i < V / 16; i++)
+            multiply<STEP>(d, vs, ot, PV, warp * 16, i * 16);
 #pragma unroll
         for (int m = 0; m < STEP / 8; m++)
 #pragma unroll
@@ -101,10 +108,13 @@ __global__ void __launch_bounds__(FLASH_THREADS)
             pack_a(pa, s[2 * i], s[2 * i + 1]);
             pack_a(da, d[2 * i], d[2 * i + 1]);
 #pragma unroll
-            for (int m = 0; m < D / 16; m++) {
-                fragment_b_turned(b, ot, P, i * 16, m * 16);
+            for (int m = 0; m < V / 16; m++) {
+                fragment_b_turned(b, ot, PV, i * 16, m * 16);
                 mma(av[2 * m], pa, b);
                 mma(av[2 * m + 1], pa, b + 2);
+            }
+#pragma unroll
+            for (int m = 0; m < D / 16; m++) {
                 fragment_b_turned(b, qt, P, i * 16, m * 16);
                 mma(ak[2 * m], da, b);
                 mma(ak[2 * m + 1], da, b + 2);
@@ -113,19 +123,19 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         __syncthreads();
     }
     flash_store<D>(dk, ak, (int64_t)a.kv * a.c, g * a.c, j0 + warp * 16, a.tokens, a.c);
-    flash_store<D>(dv, av, (int64_t)a.kv * a.cv, g * a.cv, j0 + warp * 16, a.tokens, a.cv);
+    flash_store<V>(dv, av, (int64_t)a.kv * a.cv, g * a.cv, j0 + warp * 16, a.tokens, a.cv);
 }
 
-template <int D>
+template <int D, int V>
 __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dq(const uint16_t *dy, const uint16_t *q, const uint16_t *k, const uint16_t *v,
              const float *lse, const int32_t *seq_start, const float *delta, uint16_t *dq,
              const attn_args a)
 {
-    constexpr int P = D + 8;
+    constexpr int P = D + 8, PV = V + 8;
     extern __shared__ __align__(16) uint16_t tiles[];
     __shared__ int lows[4];
-    uint16_t *qs = tiles, *os = qs + OWN * P, *ks = os + OWN * P, *vs = ks + 2 * STEP * P;
+    uint16_t *qs = tiles, *os = qs + OWN * P, *ks = os + OWN * PV, *vs = ks + 2 * STEP * P;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, h = blockIdx.y, g = h / a.group;
     int t0 = (gridDim.x - 1 - blockIdx.x) * OWN, last = min((int64_t)t0 + OWN, a.tokens) - 1;
     const float unit = a.scale * LOG2_E;
@@ -144,12 +154,12 @@ __global__ void __launch_bounds__(FLASH_THREADS)
 
     auto load = [&](int j, int to) {
         flash_load<D, STEP>(ks + to * STEP * P, k, (int64_t)a.kv * a.c, g * a.c, j, a.tokens, a.c);
-        flash_load<D, STEP>(vs + to * STEP * P, v, (int64_t)a.kv * a.cv, g * a.cv, j, a.tokens,
+        flash_load<V, STEP>(vs + to * STEP * PV, v, (int64_t)a.kv * a.cv, g * a.cv, j, a.tokens,
                             a.cv);
         copies_end();
     };
     flash_load<D, OWN>(qs, q, (int64_t)a.heads * a.c, h * a.c, t0, a.tokens, a.c);
-    flash_load<D, OWN>(os, dy, (int64_t)a.heads * a.cv, h * a.cv, t0, a.tokens, a.cv);
+    flash_load<V, OWN>(os, dy, (int64_t)a.heads * a.cv, h * a.cv, t0, a.tokens, a.cv);
     load(j0, 0);
     for (; j0 <= last; j0 += STEP, at ^= 1) {
         if (j0 + STEP <= last) {
@@ -159,23 +169,14 @@ __global__ void __launch_bounds__(FLASH_THREADS)
             copies_wait<0>();
         }
         __syncthreads();
-        const uint16_t *kt = ks + at * STEP * P, *vt = vs + at * STEP * P;
+        const uint16_t *kt = ks + at * STEP * P, *vt = vs + at * STEP * PV;
         float s[STEP / 8][4] = {}, d[STEP / 8][4] = {};
 #pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            uint32_t qa[4], oa[4], b[4];
-            fragment_a(qa, qs, P, warp * 16, i * 16);
-            fragment_a(oa, os, P, warp * 16, i * 16);
+        for (int i = 0; i < D / 16; i++)
+            multiply<STEP>(s, qs, kt, P, warp * 16, i * 16);
 #pragma unroll
-            for (int m = 0; m < STEP / 16; m++) {
-                fragment_b(b, kt, P, m * 16, i * 16);
-                mma(s[2 * m], qa, b);
-                mma(s[2 * m + 1], qa, b + 2);
-                fragment_b(b, vt, P, m * 16, i * 16);
-                mma(d[2 * m], oa, b);
-                mma(d[2 * m + 1], oa, b + 2);
-            }
-        }
+        for (int i = 0; i < V / 16; i++)
+            multiply<STEP>(d, os, vt, PV, warp * 16, i * 16);
 #pragma unroll
         for (int m = 0; m < STEP / 8; m++)
 #pragma unroll
@@ -198,9 +199,9 @@ __global__ void __launch_bounds__(FLASH_THREADS)
     flash_store<D>(dq, acc, (int64_t)a.heads * a.c, h * a.c, t0 + warp * 16, a.tokens, a.c);
 }
 
-template <int D> static size_t room(void) // 2 tiles of OWN rows, 4 of STEP
+template <int D, int V> static size_t room(void) // of either width OWN rows and twice STEP
 {
-    return (size_t)(2 * OWN + 4 * STEP) * (D + 8) * sizeof(uint16_t);
+    return (size_t)(OWN + 2 * STEP) * (D + 8 + V + 8) * sizeof(uint16_t);
 }
 
 static mr_status flash_bwd_run(RUN_ARGS)
@@ -218,10 +219,10 @@ static mr_status flash_bwd_run(RUN_ARGS)
     attn_bwd_first((const bf16 *)in[0].data, (const bf16 *)in[4].data, seq_start, delta, reach, OWN,
                    k->a, stream);
     WITH_WIDTH(k->a, {
-        flash_dkv<D><<<dim3(tiles, (unsigned)k->a.kv), FLASH_THREADS, room<D>(), stream>>>(
+        flash_dkv<D, V><<<dim3(tiles, (unsigned)k->a.kv), FLASH_THREADS, room<D, V>(), stream>>>(
             dy, q, kk, v, lse, seq_start, delta, reach, (uint16_t *)out[1].data,
             (uint16_t *)out[2].data, k->a);
-        flash_dq<D><<<dim3(tiles, (unsigned)k->a.heads), FLASH_THREADS, room<D>(), stream>>>(
+        flash_dq<D, V><<<dim3(tiles, (unsigned)k->a.heads), FLASH_THREADS, room<D, V>(), stream>>>(
             dy, q, kk, v, lse, seq_start, delta, (uint16_t *)out[0].data, k->a);
     });
     return cuda_launched(base, err);
@@ -237,8 +238,8 @@ static mr_status flash_bwd_prepare(struct kernel *base, const mr_call *c, mr_err
     base->impl = "own flash mma bf16";
     base->run = flash_bwd_run;
     WITH_WIDTH(k->a, {
-        bad = want_shared(base, (const void *)flash_dkv<D>, room<D>(), err);
-        bad = bad ? bad : want_shared(base, (const void *)flash_dq<D>, room<D>(), err);
+        bad = want_shared(base, (const void *)flash_dkv<D, V>, room<D, V>(), err);
+        bad = bad ? bad : want_shared(base, (const void *)flash_dq<D, V>, room<D, V>(), err);
     });
     return bad;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// attention_mma.cu - attention forward for bf16 heads up to 128 wide, on the tensor cores: the
-// walk of attention.cu with 64 queries a block, 16 a warp, 64 keys a step. Queries stay in
+// attention_mma.cu - attention forward for bf16 heads up to 128 wide (192 on values of 128, as in
+// MLA), on the tensor cores: the walk of attention.cu with 64 queries a block, 16 a warp, 64 keys
+// a step. D: the width of a tile of queries or keys, V: of values. Queries stay in
 // registers; the next keys and values are copied while these are multiplied; weights go from
 // the first product's result to the second's operand without leaving registers. Flops: 2 pairs
 // H (C + Cv); floor 2 pairs H (C + Cv) / 990e12 s; mma.sync can reach some 60 % of that.
@@ -14,12 +15,12 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-template <int D>
+template <int D, int V>
 __global__ void __launch_bounds__(FLASH_THREADS)
     flash(const uint16_t *q, const uint16_t *k, const uint16_t *v, const int32_t *seq_start,
           uint16_t *o, float *lse, const attn_args a)
 {
-    constexpr int P = D + 8, B = 64;
+    constexpr int P = D + 8, PV = V + 8, B = 64;
     extern __shared__ __align__(16) uint16_t tiles[];
     __shared__ int lows[4], highs[4];
     uint16_t *ks = tiles, *vs = tiles + 2 * B * P; // two of each
@@ -55,22 +56,22 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         fragment_a(qf[i], ks, P, warp * 16, i * 16);
     __syncthreads();
 
-    float acc[D / 8][4] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
+    float acc[V / 8][4] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
     int j0 = low / B * B, at = 0;
     flash_load<D, B>(ks, k, wk, g * a.c, j0, a.tokens, a.c);
-    flash_load<D, B>(vs, v, wv, g * a.cv, j0, a.tokens, a.cv);
+    flash_load<V, B>(vs, v, wv, g * a.cv, j0, a.tokens, a.cv);
     copies_end();
     for (; j0 <= last; j0 += B, at ^= 1) {
         if (j0 + B <= last) {
             flash_load<D, B>(ks + (at ^ 1) * B * P, k, wk, g * a.c, j0 + B, a.tokens, a.c);
-            flash_load<D, B>(vs + (at ^ 1) * B * P, v, wv, g * a.cv, j0 + B, a.tokens, a.cv);
+            flash_load<V, B>(vs + (at ^ 1) * B * PV, v, wv, g * a.cv, j0 + B, a.tokens, a.cv);
             copies_end();
             copies_wait<1>();
         } else {
             copies_wait<0>();
         }
         __syncthreads();
-        const uint16_t *kt = ks + at * B * P, *vt = vs + at * B * P;
+        const uint16_t *kt = ks + at * B * P, *vt = vs + at * B * PV;
         float s[B / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < D / 16; i++)
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(FLASH_THREADS)
                 sum[e / 2] += s[n][e];
             }
 #pragma unroll
-        for (int n = 0; n < D / 8; n++)
+        for (int n = 0; n < V / 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 acc[n][e] *= keep[e / 2];
@@ -119,9 +120,9 @@ __global__ void __launch_bounds__(FLASH_THREADS)
             uint32_t p[4];
             pack_a(p, s[2 * i], s[2 * i + 1]);
 #pragma unroll
-            for (int n = 0; n < D / 16; n++) {
+            for (int n = 0; n < V / 16; n++) {
                 uint32_t b[4];
-                fragment_b_turned(b, vt, P, i * 16, n * 16);
+                fragment_b_turned(b, vt, PV, i * 16, n * 16);
                 mma(acc[2 * n], p, b);
                 mma(acc[2 * n + 1], p, b + 2);
             }
@@ -134,17 +135,17 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
         if (t[i] < a.tokens && lane % 4 == 0)
             lse[(int64_t)t[i] * a.heads + h] = (max[i] + log2f(sum[i])) / LOG2_E;
-        for (int n = 0; n < D / 8; n++) {
+        for (int n = 0; n < V / 8; n++) {
             acc[n][2 * i] /= sum[i];
             acc[n][2 * i + 1] /= sum[i];
         }
     }
-    flash_store<D>(o, acc, (int64_t)a.heads * a.cv, h * a.cv, t0 + warp * 16, a.tokens, a.cv);
+    flash_store<V>(o, acc, (int64_t)a.heads * a.cv, h * a.cv, t0 + warp * 16, a.tokens, a.cv);
 }
 
-template <int D> static size_t room(void)
+template <int D, int V> static size_t room(void)
 {
-    return (size_t)4 * 64 * (D + 8) * sizeof(uint16_t);
+    return (size_t)2 * 64 * (D + 8 + V + 8) * sizeof(uint16_t);
 }
 
 static mr_status flash_run(RUN_ARGS)
@@ -153,7 +154,7 @@ static mr_status flash_run(RUN_ARGS)
     dim3 grid((unsigned)cuda_ceil(k->a.tokens, 64), (unsigned)k->a.heads);
     (void)ws;
     if (k->a.tokens)
-        WITH_WIDTH(k->a, flash<D><<<grid, FLASH_THREADS, room<D>(), stream>>>(
+        WITH_WIDTH(k->a, flash<D, V><<<grid, FLASH_THREADS, room<D, V>(), stream>>>(
             (const uint16_t *)in[0].data, (const uint16_t *)in[1].data,
             (const uint16_t *)in[2].data, (const int32_t *)in[3].data, (uint16_t *)out[0].data,
             (float *)out[1].data, k->a));
@@ -168,7 +169,7 @@ static mr_status flash_prepare(struct kernel *base, const mr_call *c, mr_err *er
         return bad;
     base->impl = "own flash mma bf16";
     base->run = flash_run;
-    WITH_WIDTH(k->a, bad = want_shared(base, (const void *)flash<D>, room<D>(), err));
+    WITH_WIDTH(k->a, bad = want_shared(base, (const void *)flash<D, V>, room<D, V>(), err));
     return bad;
 }
 

@@ -21,7 +21,8 @@ enum { CUDA_MAX_OPERANDS = 16, CUDA_ALIGN = 64 };
 /* what every kernel of this plugin is, unless its row says more */
 enum { CUDA_PLAIN = MR_K_CAPTURABLE | MR_K_DETERMINISTIC };
 
-struct cuda_lt; /* cuBLASLt, see lt.h */
+struct cuda_lt;  /* cuBLASLt, see lt.h */
+struct cuda_dnn; /* cuDNN, see cudnn.h  */
 
 struct cuda_dev {
     const mr_host *host;
@@ -29,6 +30,7 @@ struct cuda_dev {
     int tf32;           /* f32 products may use it           */
     struct cuda_lt *lt; /* NULL: products by our own kernels */
     const char *lt_why; /* then why, to be told              */
+    struct cuda_dnn *dnn; /* NULL: attention by our own kernels */
     uint64_t memory;
     char name[400];
 };
@@ -65,7 +67,7 @@ struct op_row {
 /* ---- tables of rows, each ended by an id of NULL --------------------------------------- */
 extern const struct op_row cuda_linear_rows[], cuda_grouped_rows[], cuda_pointwise_rows[],
     cuda_rope_rows[], cuda_norm_rows[], cuda_embedding_rows[], cuda_loss_rows[],
-    cuda_flash_rows[], cuda_flash_bwd_rows[], cuda_attention_rows[], cuda_attention_bwd_rows[],
+    cuda_cudnn_rows[], cuda_flash_rows[], cuda_flash_bwd_rows[], cuda_attention_rows[], cuda_attention_bwd_rows[],
     cuda_cached_rows[], cuda_route_rows[],
     cuda_router_loss_rows[], cuda_permute_rows[], cuda_update_rows[];
 

@@ -6,6 +6,7 @@
  * cudaStream_t, an event handle a cudaEvent_t.
  */
 #include "device.h"
+#include "cudnn.h"
 #include "lt.h"
 #include <stdlib.h>
 
@@ -85,6 +86,7 @@ static void device_close(void *dev)
     if (!d)
         return;
     cudaSetDevice(d->index);
+    cuda_dnn_close(d->dnn);
     cuda_lt_close(d->lt);
     free(d);
 }
@@ -111,6 +113,15 @@ static mr_status open_products(struct cuda_dev *d, const struct cuda_config *c, 
         d->host->log(d->host->self, MR_LOG_WARN, "backend/cuda", line);
     }
     return MR_OK;
+}
+
+/* cuDNN is loaded by the first attention that may be its, now only if the profile insists */
+static mr_status open_attention(struct cuda_dev *d, const struct cuda_config *c, mr_err *err)
+{
+    const char *who = c && c->attention ? c->attention : "auto";
+    if (!strcmp(who, "own"))
+        return MR_OK;
+    return cuda_dnn_open(d->host, c ? c->cudnn : NULL, !strcmp(who, "cudnn"), &d->dnn, err);
 }
 
 static mr_status device_open(const mr_host *host, const void *config, uint32_t index, void **out,
@@ -143,6 +154,7 @@ static mr_status device_open(const mr_host *host, const void *config, uint32_t i
     }
     MR_TRY(describe(d, err));
     MR_TRY(open_products(d, c, err));
+    MR_TRY(open_attention(d, c, err));
     *out = d;
 out:
     if (st)

@@ -9,7 +9,7 @@
 
 struct cuda_config { /* section [backend.cuda] */
     int32_t tf32, pad;
-    const char *matmul, *cublaslt, *tuning;
+    const char *matmul, *cublaslt, *tuning, *attention, *cudnn;
 };
 
 extern const mr_backend_ops cuda_backend;

@@ -41,7 +41,7 @@ DEV void flash_store(uint16_t *p, const float acc[D / 8][4], int64_t stride, int
         }
 }
 
-// operands 0 .. n - 1 are bf16, heads whole vectors, at most 128 wide
+// operands 0 .. n - 1 are bf16, heads whole vectors, at most 128 wide, of q and k 192
 static inline mr_status flash_shape(struct attn *k, const mr_call *c, const mr_type *q,
                                     const mr_type *v, int n, mr_err *err)
 {
@@ -49,19 +49,23 @@ static inline mr_status flash_shape(struct attn *k, const mr_call *c, const mr_t
         if (k->base.in_kind[i] != CUDA_BF16)
             return cuda_refuse(&k->base, err, "the tensor cores take bf16 only");
     mr_status bad = attn_shape(k, c, q, v, err);
-    if (!bad && (k->a.c % 8 || k->a.cv % 8 || k->a.c > 128 || k->a.cv > 128))
-        bad = cuda_refuse(&k->base, err, "head widths must be multiples of 8, at most 128");
+    if (!bad && (k->a.c % 8 || k->a.cv % 8 || k->a.c > 192 || k->a.cv > 128))
+        bad = cuda_refuse(&k->base, err, "head widths must be multiples of 8, at most 192 and of "
+                                         "values 128");
     return bad;
 }
 
-// Runs STATEMENT with D the width of the tiles.
+// Runs STATEMENT with D the width of the tiles of q and k, V of v and o.
 #define WITH_WIDTH(args, ...) \
     do { \
         if ((args).c <= 64 && (args).cv <= 64) { \
-            constexpr int D = 64; \
+            constexpr int D = 64, V = 64; \
+            __VA_ARGS__; \
+        } else if ((args).c <= 128) { \
+            constexpr int D = 128, V = 128; \
             __VA_ARGS__; \
         } else { \
-            constexpr int D = 128; \
+            constexpr int D = 192, V = 128; \
             __VA_ARGS__; \
         } \
     } while (0)

@@ -18,6 +18,11 @@ static const mr_opt options[] = {
     MR_OPT(struct cuda_config, MR_T_STR, tuning, "tuning", "auto",
            "where timed choices of cuBLASLt's algorithms are kept: auto (the user's cache folder), "
            "a path, or off (nothing is timed)"),
+    MR_OPT_CHOICE(struct cuda_config, attention, "attention", "auto", "auto|cudnn|own",
+                  "who does attention over whole sequences; auto: cuDNN if it is there, else own "
+                  "kernels, which also do all other attention"),
+    MR_OPT(struct cuda_config, MR_T_PATH, cudnn, "cudnn", NULL,
+           "the cuDNN 9 library to load; unset: looked for where the system has libraries"),
 };
 
 static const mr_unit units[] = { {

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 static const struct op_row *const tables[] = { /* a faster table goes before a plainer one */
-    cuda_linear_rows, cuda_grouped_rows, cuda_flash_rows, cuda_flash_bwd_rows,
+    cuda_linear_rows, cuda_grouped_rows, cuda_cudnn_rows, cuda_flash_rows, cuda_flash_bwd_rows,
     cuda_attention_rows, cuda_attention_bwd_rows,
     cuda_cached_rows, cuda_norm_rows, cuda_rope_rows, cuda_pointwise_rows, cuda_embedding_rows,
     cuda_loss_rows, cuda_route_rows, cuda_permute_rows, cuda_router_loss_rows, cuda_update_rows,
@@ -75,8 +75,8 @@ static mr_status try_row(const struct cuda_dev *d, const struct op_row *row, con
     k->dev = d;
     k->op = row->id;
     k->impl = row->id;
-    k->flags = CUDA_PLAIN | row->flags;
     k->asked = asked;
+    k->flags = CUDA_PLAIN | row->flags;
     k->n_in = call->n_in;
     k->n_out = call->n_out;
     for (uint32_t i = 0; i < call->n_in && i < CUDA_MAX_OPERANDS; i++)
@@ -98,7 +98,6 @@ mr_status cuda_query(void *dev, const char *op, const mr_call *call, uint32_t fl
     const struct cuda_dev *d = dev;
     struct kernel *k = NULL;
     mr_status st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "backend/cuda has no op %s", op);
-    /* every kernel is deterministic: `flags` only keep choices from depending on timing */
     for (size_t t = 0; t < sizeof tables / sizeof tables[0] && !k; t++)
         for (const struct op_row *r = tables[t]; r->id && !k; r++)
             if (!strcmp(r->id, op) && (st = try_row(d, r, call, flags, &k, err)) &&

@@ -37,7 +37,7 @@ typedef struct rig_cpu {
 
 typedef struct rig_cuda {
     int32_t tf32, pad;
-    const char *matmul, *cublaslt, *tuning;
+    const char *matmul, *cublaslt, *tuning, *attention, *cudnn;
 } rig_cuda;
 
 static inline mr_status rig_try_open(rig *r, const char *name, const void *config, mr_err *err)

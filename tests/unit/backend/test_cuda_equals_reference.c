@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * backend/cuda agrees with the catalogue's definitions: every op and case, forward and backward,
- * f32 and bf16, with cuBLASLt and with its own products; shapes that cross the borders of its
- * tiles; equal bits when run twice; no NaN is hidden. Skipped where there is no GPU.
+ * f32 and bf16, with cuBLASLt and cuDNN and with its own kernels instead; shapes that cross the
+ * borders of its tiles; equal bits when run twice; no NaN is hidden. Skipped where there is no GPU.
  */
 #include "backend_nan.h"
 
@@ -29,10 +29,15 @@ Test(cuda, equals_the_reference)
     catalogue((rig_cuda){ 0 });
 }
 
-Test(cuda, equals_the_reference_with_its_own_products)
+Test(cuda, equals_the_reference_with_its_own_kernels)
 {
-    catalogue((rig_cuda){ .matmul = "own" });
+    catalogue((rig_cuda){ .matmul = "own", .attention = "own" });
 }
+
+/* T tokens in sequences of S, as promised; widths of q, k and v over all heads */
+#define WHOLE(T, S, Q, K, V) \
+    "q=F[" #T "," #Q "] k=F[" #T "," #K "] v=F[" #T "," #V "] seq_start=i32[" #T "]start:" #S \
+    " @seq=" #S " @packed=0"
 
 static const struct {
     const char *op, *text;
@@ -96,6 +101,12 @@ static const struct {
                    "@kv_heads=1 @head_dim=32" },
     { "attention", "q=F[260,64] k=F[260,64] v=F[260,64] seq_start=i32[260]start:130 @heads=1 "
                    "@kv_heads=1 @head_dim=64 @chunk=65" },
+    { "attention", WHOLE(256, 128, 256, 128, 128) " @heads=2 @kv_heads=1 @head_dim=128" },
+    { "attention", WHOLE(256, 256, 384, 384, 256) " @heads=2 @kv_heads=2 @head_dim=192" },
+    { "attention", WHOLE(512, 256, 256, 64, 64) " @heads=4 @kv_heads=1 @head_dim=64 @chunk=128" },
+    { "attention", WHOLE(384, 384, 192, 96, 96) " @heads=2 @kv_heads=1 @head_dim=96 @scale=0.2" },
+    { "attention", WHOLE(300, 100, 128, 128, 128) " @heads=2 @kv_heads=2 @head_dim=64" },
+    { "attention", WHOLE(300, 100, 128, 128, 128) " @heads=2 @kv_heads=2 @head_dim=64 @chunk=33" },
     { "attention.cached", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
                           "slot=i32[90]zero k_cache=F[1,100,32] v_cache=F[1,100,32] @heads=4 "
                           "@kv_heads=2 @head_dim=16" },
@@ -123,9 +134,62 @@ Test(cuda_shapes, as_it_chooses)
     every_shape((rig_cuda){ 0 });
 }
 
-Test(cuda_shapes, with_its_own_products)
+Test(cuda_shapes, with_its_own_kernels)
 {
-    every_shape((rig_cuda){ .matmul = "own" });
+    every_shape((rig_cuda){ .matmul = "own", .attention = "own" });
+}
+
+/* ---- cuDNN ------------------------------------------------------------------------------ */
+static int warnings;
+
+static void count_warnings(void *self, uint32_t level, const char *who, const char *text)
+{
+    (void)self, (void)who;
+    warnings += level == MR_LOG_WARN && strstr(text, "cuDNN") != NULL;
+}
+
+/* which kernel serves a call of op `id` */
+static const char *served_by(rig *r, const char *id, const char *text, uint32_t flags)
+{
+    mr_kernel_info info = { .size = sizeof info };
+    mr_err err = MR_ERR_INIT;
+    mri_case c;
+    void *kernel = NULL;
+    cr_assert_eq(mri_case_make(mri_op_find(id), text, "bf16", 7, &c, &err), MR_OK, "%s", err.what);
+    cr_assert_eq(r->ops->query(r->dev, id, &c.call, flags, &kernel, &info, &err), MR_OK, "%s",
+                 err.what);
+    r->ops->release(r->dev, kernel);
+    mri_case_free(&c);
+    return info.impl;
+}
+
+static const char whole[] = WHOLE(256, 128, 128, 64, 64) " @heads=2 @kv_heads=1 @head_dim=64";
+
+Test(cuda_cudnn, serves_whole_sequences_where_it_is)
+{
+    rig r;
+    mr_err err = MR_ERR_INIT;
+    if (rig_try_open(&r, "cuda", &(rig_cuda){ .attention = "cudnn" }, &err))
+        cr_skip_test("no GPU, or no cuDNN: %s", err.what);
+    cr_expect(!strncmp(served_by(&r, "attention", whole, 0), "cudnn", 5));
+    cr_expect(!strncmp(served_by(&r, "attention", whole, MR_QUERY_DETERMINISTIC), "cudnn", 5));
+    r.ops->close(r.dev);
+}
+
+Test(cuda_cudnn, without_it_own_kernels_serve_and_one_warning_says_so)
+{
+    rig r;
+    mr_err err = MR_ERR_INIT;
+    rig_cuda config = { .cudnn = "/no/such/libcudnn.so.9" };
+    open_or_skip(&r, config);
+    r.host.log = count_warnings;
+    for (int i = 0; i < 3; i++)
+        cr_expect(!strncmp(served_by(&r, "attention", whole, 0), "own", 3));
+    cr_expect_eq(warnings, 1);
+    rig_close(&r);
+    config.attention = "cudnn";
+    cr_expect_eq(rig_try_open(&r, "cuda", &config, &err), MR_E_UNSUPPORTED);
+    cr_expect(strstr(err.what, "cuDNN") && strstr(err.detail, "/no/such"), "%s", err.what);
 }
 
 Test(cuda_nan, is_never_lost)
