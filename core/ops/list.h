@@ -13,6 +13,7 @@ MRI_OP_FAMILY(attention)        /* attention, .bwd                              
 MRI_OP_FAMILY(attention_cached) /* attention.cached                             */
 MRI_OP_FAMILY(swiglu)           /* swiglu, .bwd                                 */
 MRI_OP_FAMILY(gelu)             /* gelu, .bwd                                   */
+MRI_OP_FAMILY(weighted_act)     /* weighted_swiglu, weighted_srelu, .bwd        */
 MRI_OP_FAMILY(elementwise)      /* add, cast, store                             */
 MRI_OP_FAMILY(cross_entropy)    /* cross_entropy, .bwd                          */
 MRI_OP_FAMILY(route)            /* route_topk, .bwd, route_plan                 */

@@ -12,7 +12,8 @@ Test(catalogue, holds_every_documented_dense_op_once)
         "linear", "linear.dgrad", "linear.wgrad", "sum_rows", "accumulate", "add", "cast", "store",
         "embedding", "embedding.bwd", "rmsnorm", "rmsnorm.bwd", "layernorm", "layernorm.bwd",
         "rope", "attn_temperature", "attention", "attention.bwd", "attention.cached", "swiglu",
-        "swiglu.bwd", "gelu", "gelu.bwd", "cross_entropy", "cross_entropy.bwd",
+        "swiglu.bwd", "gelu", "gelu.bwd", "weighted_swiglu", "weighted_swiglu.bwd",
+        "weighted_srelu", "weighted_srelu.bwd", "cross_entropy", "cross_entropy.bwd",
     };
     const mr_op_def *def;
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
