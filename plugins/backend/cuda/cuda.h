@@ -69,7 +69,7 @@ extern const struct op_row cuda_linear_rows[], cuda_grouped_rows[], cuda_pointwi
     cuda_rope_rows[], cuda_norm_rows[], cuda_embedding_rows[], cuda_loss_rows[],
     cuda_cudnn_rows[], cuda_flash_rows[], cuda_flash_bwd_rows[], cuda_attention_rows[], cuda_attention_bwd_rows[],
     cuda_cached_rows[], cuda_route_rows[],
-    cuda_router_loss_rows[], cuda_permute_rows[], cuda_update_rows[];
+    cuda_router_loss_rows[], cuda_permute_rows[], cuda_update_rows[], cuda_weighted_rows[];
 
 /* A CUDA call's answer as ours: names the call and what CUDA said. */
 mr_status cuda_fail(mr_err *err, cudaError_t e, const char *what);

@@ -13,6 +13,7 @@ static const struct op_row *const tables[] = { /* a faster table goes before a p
     cuda_attention_rows, cuda_attention_bwd_rows,
     cuda_cached_rows, cuda_norm_rows, cuda_rope_rows, cuda_pointwise_rows, cuda_embedding_rows,
     cuda_loss_rows, cuda_route_rows, cuda_permute_rows, cuda_router_loss_rows, cuda_update_rows,
+    cuda_weighted_rows,
 };
 
 mr_status cuda_refuse(const struct kernel *k, mr_err *err, const char *why)
