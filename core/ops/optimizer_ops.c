@@ -7,6 +7,12 @@
  * order written here: it is part of the definition, so that backends can agree on every bit of
  * a checkpoint. Constants of a step (1 - beta, bias corrections) are made in double and rounded
  * once. A backend may work on elements in any order.
+ *
+ * What is updated are the masters. An update also writes the weights that the model reads, so
+ * that nothing passes over the parameters a second time, if it is given them (operand weights):
+ *   master f32, no weights     the masters are the weights, or another op derives them
+ *   master f32, weights bf16   weights = masters, rounded to nearest even; never read
+ *   master i16, weights bf16   both together are the masters (mri_split() in ref.h)
  */
 #include "core/ops/common.h"
 
@@ -63,23 +69,77 @@ static void clip_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, 4, 0);
 }
 
+/* ---- masters and weights ------------------------------------------------------------------- */
+typedef struct masters {
+    float *whole;      /* f32, or */
+    int16_t *rest;     /* i16     */
+    uint16_t *weights; /* bf16 or NULL */
+} masters;
+
+static masters masters_of(const mr_call *c, const mr_buf *in, uint32_t weights)
+{
+    bool split = mr_is(c->in[0], "i16");
+    return (masters){ split ? NULL : in[0].data, split ? in[0].data : NULL,
+                      mri_in(c, weights) ? in[weights].data : NULL };
+}
+
+static float master_get(const masters *m, int64_t i)
+{
+    return m->whole ? m->whole[i] : mri_join(m->weights[i], m->rest[i]);
+}
+
+static void master_put(masters *m, int64_t i, float x)
+{
+    if (m->rest) {
+        mri_split(x, &m->weights[i], &m->rest[i]);
+        return;
+    }
+    m->whole[i] = x;
+    if (m->weights)
+        m->weights[i] = mri_f32_to_bf16(x);
+}
+
+/* infers from `spec`, which has master as "master:%s[N]" and no weights */
+static mr_status update_infer(const mr_call *c, mr_type *const *out, mr_err *err, const char *op,
+                              const char *spec, uint32_t weights)
+{
+    char text[256];
+    bool split = mr_is(mri_in(c, 0), "i16");
+    if (split && !mri_in(c, weights))
+        return mri_op_fail(err, op, "master is i16, the half that bf16 weights leave, and there "
+                           "are no weights");
+    snprintf(text, sizeof text, "master:%s[N] %s weights:bf16[N] ->", split ? "i16" : "f32", spec);
+    return mri_infer(c, out, err, op, text, NULL);
+}
+
+/* Weights beside f32 masters are written only: they count once. */
+static void update_cost(const mr_call *c, mr_cost *cost, double flops, uint32_t mutated,
+                        uint32_t weights)
+{
+    mri_cost(c, cost, flops * (double)mr_numel(c->in[0]),
+             mutated | (mr_is(c->in[0], "i16") ? 1u << weights : 0));
+}
+
 /* ---- adamw -------------------------------------------------------------------------------- */
+enum { ADAMW_WEIGHTS = 9 };
+
 static mr_status adamw_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     double beta1 = mr_attr_f(c, "beta1", 0.9), beta2 = mr_attr_f(c, "beta2", 0.95);
     if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1))
         return mri_op_fail(err, "adamw", "beta1 is %g and beta2 is %g, must be in [0,1)", beta1,
                            beta2);
-    return mri_infer(c, out, err, "adamw",
-                     "master:f32[N] exp_avg:f32[N] exp_avg_sq:f32[N] grad:f32[N] lr:f32[1] "
-                     "weight_decay:f32[1] step:f32[1] grad_scale:f32[1] ok:f32[1] ->",
-                     NULL);
+    return update_infer(c, out, err, "adamw",
+                        "exp_avg:f32[N] exp_avg_sq:f32[N] grad:f32[N] lr:f32[1] "
+                        "weight_decay:f32[1] step:f32[1] grad_scale:f32[1] ok:f32[1]",
+                        ADAMW_WEIGHTS);
 }
 
 static mr_status adamw_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     (void)out, (void)err;
-    float *master = in[0].data, *exp_avg = in[1].data, *exp_avg_sq = in[2].data;
+    masters master = masters_of(c, in, ADAMW_WEIGHTS);
+    float *exp_avg = in[1].data, *exp_avg_sq = in[2].data;
     const float *grad = in[3].data;
     float lr = *(const float *)in[4].data, wd = *(const float *)in[5].data;
     float step = *(const float *)in[6].data, scale = *(const float *)in[7].data;
@@ -91,21 +151,23 @@ static mr_status adamw_ref(const mr_call *c, const mr_buf *in, const mr_buf *out
     if (*(const float *)in[8].data == 0)
         return MR_OK;
     for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++) {
-        float g = grad[i] * scale;
+        float g = grad[i] * scale, w = master_get(&master, i);
         float m = exp_avg[i] = b1 * exp_avg[i] + a1 * g;
         float v = exp_avg_sq[i] = b2 * exp_avg_sq[i] + a2 * g * g;
-        float update = (m / c1) / (sqrtf(v / c2) + eps) + wd * master[i];
-        master[i] = master[i] - lr * update;
+        float update = (m / c1) / (sqrtf(v / c2) + eps) + wd * w;
+        master_put(&master, i, w - lr * update);
     }
     return MR_OK;
 }
 
 static void adamw_cost(const mr_call *c, mr_cost *cost)
 {
-    mri_cost(c, cost, 16 * (double)mr_numel(c->in[0]), 1u << 0 | 1u << 1 | 1u << 2);
+    update_cost(c, cost, 16, 1u << 0 | 1u << 1 | 1u << 2, ADAMW_WEIGHTS);
 }
 
 /* ---- sgd ---------------------------------------------------------------------------------- */
+enum { SGD_WEIGHTS = 7 };
+
 static mr_status sgd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     bool momentum = mr_attr_f(c, "momentum", 0) != 0;
@@ -114,16 +176,17 @@ static mr_status sgd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
                            mr_attr_f(c, "momentum", 0), momentum ? "absent" : "given");
     if (mr_attr_i(c, "nesterov", 0) && !momentum)
         return mri_op_fail(err, "sgd", "nesterov needs momentum, which is 0");
-    return mri_infer(c, out, err, "sgd",
-                     "master:f32[N] momentum:f32[N] grad:f32[N] lr:f32[1] weight_decay:f32[1] "
-                     "grad_scale:f32[1] ok:f32[1] ->",
-                     NULL);
+    return update_infer(c, out, err, "sgd",
+                        "momentum:f32[N] grad:f32[N] lr:f32[1] weight_decay:f32[1] "
+                        "grad_scale:f32[1] ok:f32[1]",
+                        SGD_WEIGHTS);
 }
 
 static mr_status sgd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     (void)out, (void)err;
-    float *master = in[0].data, *buf = mri_in(c, 1) ? in[1].data : NULL;
+    masters master = masters_of(c, in, SGD_WEIGHTS);
+    float *buf = mri_in(c, 1) ? in[1].data : NULL;
     const float *grad = in[2].data;
     float lr = *(const float *)in[3].data, wd = *(const float *)in[4].data;
     float scale = *(const float *)in[5].data, mu = (float)mr_attr_f(c, "momentum", 0);
@@ -132,19 +195,19 @@ static mr_status sgd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     if (*(const float *)in[6].data == 0)
         return MR_OK;
     for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++) {
-        float g = grad[i] * scale + wd * master[i];
+        float w = master_get(&master, i), g = grad[i] * scale + wd * w;
         if (buf) {
             float b = buf[i] = mu * buf[i] + g;
             g = nesterov ? g + mu * b : b;
         }
-        master[i] = master[i] - lr * g;
+        master_put(&master, i, w - lr * g);
     }
     return MR_OK;
 }
 
 static void sgd_cost(const mr_call *c, mr_cost *cost)
 {
-    mri_cost(c, cost, (mri_in(c, 1) ? 9 : 5) * (double)mr_numel(c->in[0]), 1u << 0 | 1u << 1);
+    update_cost(c, cost, mri_in(c, 1) ? 9 : 5, 1u << 0 | 1u << 1, SGD_WEIGHTS);
 }
 
 const mr_op_def mri_ops_optimizer_ops[] = {
@@ -164,22 +227,30 @@ const mr_op_def mri_ops_optimizer_ops[] = {
                          "@max_norm=0.1") },
     { MRI_OP, .id = "adamw", .flags = MR_OP_NO_VJP,
       .doc = "g = grad grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m/(1-b1^"
-             "step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w); ok = 0 changes nothing; "
-             "Loshchilov & Hutter 2019",
-      .sig = "master! exp_avg! exp_avg_sq! grad lr weight_decay step grad_scale ok ->",
+             "step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w); weights = w in bf16; ok = 0 "
+             "changes nothing; Loshchilov & Hutter 2019",
+      .sig = "master! exp_avg! exp_avg_sq! grad lr weight_decay step grad_scale ok weights!? ->",
       .attrs = "beta1:f=0.9 beta2:f=0.95 eps:f=1e-8", .shape = adamw_shape, .ref = adamw_ref,
-      .cost = adamw_cost, .shard = "N, N, N, N, ., ., ., ., . -> | N:map",
+      .cost = adamw_cost, .shard = "N, N, N, N, ., ., ., ., ., N -> | N:map",
       .cases = MRI_CASES(
           "master=f32[23] exp_avg=f32[23] exp_avg_sq=f32[23]pos grad=f32[23] lr=f32[1]pos "
           "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]pos",
           "master=f32[23] exp_avg=f32[23] exp_avg_sq=f32[23]pos grad=f32[23] lr=f32[1]pos "
-          "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]zero") },
+          "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]pos "
+          "weights=bf16[23]",
+          "master=i16[23]<32768 exp_avg=f32[23] exp_avg_sq=f32[23]pos grad=f32[23] lr=f32[1]pos "
+          "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]pos "
+          "weights=bf16[23]",
+          "master=f32[23] exp_avg=f32[23] exp_avg_sq=f32[23]pos grad=f32[23] lr=f32[1]pos "
+          "weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos ok=f32[1]zero "
+          "weights=bf16[23]") },
     { MRI_OP, .id = "sgd", .flags = MR_OP_NO_VJP,
       .doc = "g = grad grad_scale + weight_decay w; b = momentum b + g; w -= lr b, or with "
-             "nesterov w -= lr (g + momentum b); PyTorch's form; ok = 0 changes nothing",
-      .sig = "master! momentum!? grad lr weight_decay grad_scale ok ->",
+             "nesterov w -= lr (g + momentum b); PyTorch's form; weights = w in bf16; ok = 0 "
+             "changes nothing",
+      .sig = "master! momentum!? grad lr weight_decay grad_scale ok weights!? ->",
       .attrs = "momentum:f=0 nesterov:i=0", .shape = sgd_shape, .ref = sgd_ref, .cost = sgd_cost,
-      .shard = "N, N, N, ., ., ., . -> | N:map",
+      .shard = "N, N, N, ., ., ., ., N -> | N:map",
       .cases = MRI_CASES(
           "master=f32[23] momentum=- grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
           "grad_scale=f32[1]pos ok=f32[1]pos",
@@ -187,6 +258,10 @@ const mr_op_def mri_ops_optimizer_ops[] = {
           "grad_scale=f32[1]pos ok=f32[1]pos @momentum=0.9",
           "master=f32[23] momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
           "grad_scale=f32[1]pos ok=f32[1]pos @momentum=0.9 @nesterov=1",
+          "master=f32[23] momentum=- grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+          "grad_scale=f32[1]pos ok=f32[1]pos weights=bf16[23]",
+          "master=i16[23]<32768 momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
+          "grad_scale=f32[1]pos ok=f32[1]pos weights=bf16[23] @momentum=0.9",
           "master=f32[23] momentum=f32[23] grad=f32[23] lr=f32[1]pos weight_decay=f32[1]pos "
           "grad_scale=f32[1]pos ok=f32[1]zero @momentum=0.9") },
     MRI_OPS_END

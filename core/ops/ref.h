@@ -25,10 +25,29 @@ static inline uint16_t mri_f32_to_bf16(float f) /* to nearest, ties to even; NaN
     return (uint16_t)(u >> 16);
 }
 
+/* A master weight in two halves of 16 bits: the bf16 weight, rounded to nearest with ties away
+ * from zero, and what it leaves, so that master bits = (weight << 16) + rest. Every number comes
+ * back to the bit. (With ties to even the rest of a tie, +2^15, would not fit.) NaN stays NaN. */
+static inline float mri_join(uint16_t weight, int16_t rest)
+{
+    uint32_t u = ((uint32_t)weight << 16) + (uint32_t)(int32_t)rest;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline void mri_split(float master, uint16_t *weight, int16_t *rest)
+{
+    uint32_t u;
+    memcpy(&u, &master, 4);
+    *weight = (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40 : (u + 0x8000u) >> 16);
+    *rest = (int16_t)(uint16_t)u;
+}
+
 /* A view for reading and writing elements of one operand. */
 typedef struct mri_view {
     void *p;
-    char kind; /* 'f' f32, 'd' f64, 'b' bf16, 'i' i32, 'l' i64, 'u' u8; 0: absent */
+    char kind; /* 'f' f32, 'd' f64, 'b' bf16, 'i' i32, 'l' i64, 's' i16, 'u' u8; 0: absent */
 } mri_view;
 
 static inline mri_view mri_at(const mr_type *t, const mr_buf *b)
@@ -38,7 +57,7 @@ static inline mri_view mri_at(const mr_type *t, const mr_buf *b)
         return v;
     v.p = b->data;
     v.kind = mr_is(t, "f32") ? 'f' : mr_is(t, "f64") ? 'd' : mr_is(t, "bf16") ? 'b'
-           : mr_is(t, "i32") ? 'i' : mr_is(t, "i64") ? 'l' : 'u';
+           : mr_is(t, "i32") ? 'i' : mr_is(t, "i64") ? 'l' : mr_is(t, "i16") ? 's' : 'u';
     return v;
 }
 
@@ -50,6 +69,7 @@ static inline double mri_get(mri_view v, int64_t i)
     case 'b': return mri_bf16_to_f32(((const uint16_t *)v.p)[i]);
     case 'i': return ((const int32_t *)v.p)[i];
     case 'l': return (double)((const int64_t *)v.p)[i];
+    case 's': return ((const int16_t *)v.p)[i];
     case 'u': return ((const uint8_t *)v.p)[i];
     }
     return 0;
@@ -63,6 +83,7 @@ static inline void mri_put(mri_view v, int64_t i, double x)
     case 'b': ((uint16_t *)v.p)[i] = mri_f32_to_bf16((float)x); break;
     case 'i': ((int32_t *)v.p)[i] = (int32_t)x; break;
     case 'l': ((int64_t *)v.p)[i] = (int64_t)x; break;
+    case 's': ((int16_t *)v.p)[i] = (int16_t)x; break;
     case 'u': ((uint8_t *)v.p)[i] = (uint8_t)x; break;
     }
 }

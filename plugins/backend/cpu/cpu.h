@@ -48,8 +48,8 @@ struct kernel {
     uint8_t in_bf[CPU_MAX_OPERANDS], out_bf[CPU_MAX_OPERANDS]; /* 1: bf16, 0: four bytes wide */
 };
 
-/* `sig`: operands as "xxF>xf": x f32 or bf16, f f32, i i32, n any of these; a
- * capital one may be absent. */
+/* `sig`: operands as "xxF>xf": x f32 or bf16, f f32, b bf16, i i32, n any of these, m f32 or i16
+ * (masters); a capital one may be absent. */
 struct op_row {
     const char *id, *sig;
     uint64_t size;

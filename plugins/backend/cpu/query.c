@@ -87,6 +87,8 @@ static int suits(const mr_type *t, char c)
     switch (tolower((unsigned char)c)) {
     case 'x': return mr_is(t, "f32") || mr_is(t, "bf16");
     case 'f': return mr_is(t, "f32");
+    case 'b': return mr_is(t, "bf16");
+    case 'm': return mr_is(t, "f32") || mr_is(t, "i16");
     case 'i': return mr_is(t, "i32");
     case 'n': return mr_is(t, "f32") || mr_is(t, "bf16") || mr_is(t, "i32");
     }

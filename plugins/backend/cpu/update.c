@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * update.c - the optimizer's side: sumsq, clip_scale, adamw, sgd. An update is one pass (adamw
- * reads 16 bytes a parameter and writes 12), in f32 and in the very order of the catalogue's
- * definition, each operation rounded: no fused multiply-add here. sumsq adds blocks of a fixed
- * size in their order, in double, so its result does not depend on the thread count either.
+ * reads 16 bytes a parameter and writes 12, 14 with weights; 16 and 12 with split masters), in
+ * f32 and in the very order of the catalogue's definition, each operation rounded: no fused
+ * multiply-add here. sumsq adds blocks of a fixed size in their order, in double, so its result
+ * does not depend on the thread count either.
  */
 #include "vec.h"
 
-enum { BLOCK = 16384 };
+enum { BLOCK = 16384, ADAMW_WEIGHTS = 9, SGD_WEIGHTS = 7 /* operands */ };
 
 struct update {
     struct kernel base;
     int64_t n;
     double a, b, eps; /* adamw: beta1, beta2; sgd: momentum, nesterov; clip_scale: max_norm */
-    int has_momentum;
+    int has_momentum, has_weights, split;
 };
 
 #define SELF const struct update *k = (const struct update *)base
@@ -72,12 +73,69 @@ static mr_status clip_run(const struct kernel *base, const mr_buf *in, const mr_
     return MR_OK;
 }
 
+/* ---- masters: f32, or bf16 weights and an i16 rest (core/ops/ref.h has the definition) ----- */
+typedef int16_t vs __attribute__((vector_size(2 * W)));
+
+typedef struct masters {
+    arr whole;
+    int16_t *rest;     /* NULL: whole */
+    uint16_t *weights; /* NULL: none to write */
+} masters;
+
+INLINE masters masters_of(const struct update *k, const mr_buf *in, int weights)
+{
+    return (masters){ { in[0].data, 0 }, k->split ? in[0].data : NULL,
+                      k->has_weights ? in[weights].data : NULL };
+}
+
+INLINE void halves_copy(void *to, const void *from, int lanes)
+{
+    if (__builtin_expect(lanes == W, 1))
+        __builtin_memcpy(to, from, 2 * W);
+    else
+        memcpy(to, from, 2 * (size_t)lanes);
+}
+
+INLINE vf master_ld(masters m, int64_t i, int lanes)
+{
+    vh weight = { 0 };
+    vs rest = { 0 };
+    if (!m.rest)
+        return ld(m.whole, i, lanes);
+    halves_copy(&weight, m.weights + i, lanes);
+    halves_copy(&rest, m.rest + i, lanes);
+    return (vf)((__builtin_convertvector(weight, vu) << 16) +
+                (vu)__builtin_convertvector(rest, vi));
+}
+
+INLINE void master_st(masters m, int64_t i, int lanes, vf x)
+{
+    vu u = (vu)x, nan = (vu)((vi)(u & 0x7fffffff) > 0x7f800000);
+    if (!m.rest) {
+        st(m.whole, i, lanes, x);
+        if (m.weights)
+            st((arr){ m.weights, 1 }, i, lanes, x);
+        return;
+    }
+    vh weight = __builtin_convertvector(((nan & (u | 0x400000)) | (~nan & (u + 0x8000))) >> 16, vh);
+    vh rest = __builtin_convertvector(u & 0xffff, vh);
+    halves_copy(m.weights + i, &weight, lanes);
+    halves_copy(m.rest + i, &rest, lanes);
+}
+
+static void masters_prepare(struct update *k, const mr_call *c, uint32_t weights)
+{
+    k->has_weights = c->n_in > weights && c->in[weights];
+    k->split = mr_is(c->in[0], "i16");
+}
+
+/* ---- updates -------------------------------------------------------------------------------- */
 static mr_status adamw_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
                            mr_err *err)
 {
     SELF;
-    arr w = in_arr(base, in, 0), m = in_arr(base, in, 1), v = in_arr(base, in, 2);
-    arr g = in_arr(base, in, 3);
+    masters w = masters_of(k, in, ADAMW_WEIGHTS);
+    arr m = in_arr(base, in, 1), v = in_arr(base, in, 2), g = in_arr(base, in, 3);
     float lr = *(const float *)in[4].data, decay = *(const float *)in[5].data;
     float step = *(const float *)in[6].data, scale = *(const float *)in[7].data;
     float b1 = (float)k->a, a1 = (float)(1 - k->a), c1 = (float)(1 - pow(k->a, step));
@@ -92,13 +150,13 @@ static mr_status adamw_run(const struct kernel *base, const mr_buf *in, const mr
         cpu_range(k->n, CPU_ALIGN, p, parts, &lo, &hi);
         for (int64_t i = lo; i < hi; i += W) {
             int l = LANES(i, hi);
-            vf d = ld(g, i, l) * scale, x = ld(w, i, l);
+            vf d = ld(g, i, l) * scale, x = master_ld(w, i, l);
             vf a = b1 * ld(m, i, l) + a1 * d;
             vf b = b2 * ld(v, i, l) + a2 * d * d;
             vf update = (a / c1) / (vsqrt(b / c2) + eps) + decay * x;
             st(m, i, l, a);
             st(v, i, l, b);
-            st(w, i, l, x - lr * update);
+            master_st(w, i, l, x - lr * update);
         }
     }
     (void)out, (void)ws, (void)err;
@@ -109,8 +167,8 @@ static mr_status sgd_run(const struct kernel *base, const mr_buf *in, const mr_b
                          mr_err *err)
 {
     SELF;
-    arr w = in_arr(base, in, 0), m = k->has_momentum ? in_arr(base, in, 1) : (arr){ 0 };
-    arr g = in_arr(base, in, 2);
+    masters w = masters_of(k, in, SGD_WEIGHTS);
+    arr m = k->has_momentum ? in_arr(base, in, 1) : (arr){ 0 }, g = in_arr(base, in, 2);
     float lr = *(const float *)in[3].data, decay = *(const float *)in[4].data;
     float scale = *(const float *)in[5].data, mu = (float)k->a;
     int parts = cpu_parts(base, k->n, BLOCK);
@@ -122,13 +180,13 @@ static mr_status sgd_run(const struct kernel *base, const mr_buf *in, const mr_b
         cpu_range(k->n, CPU_ALIGN, p, parts, &lo, &hi);
         for (int64_t i = lo; i < hi; i += W) {
             int l = LANES(i, hi);
-            vf x = ld(w, i, l), d = ld(g, i, l) * scale + decay * x;
+            vf x = master_ld(w, i, l), d = ld(g, i, l) * scale + decay * x;
             if (k->has_momentum) {
                 vf b = mu * ld(m, i, l) + d;
                 st(m, i, l, b);
                 d = k->b != 0 ? d + mu * b : b;
             }
-            st(w, i, l, x - lr * d);
+            master_st(w, i, l, x - lr * d);
         }
     }
     (void)out, (void)ws, (void)err;
@@ -161,6 +219,7 @@ static mr_status adamw_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->a = mr_attr_f(c, "beta1", 0.9);
     k->b = mr_attr_f(c, "beta2", 0.95);
     k->eps = mr_attr_f(c, "eps", 1e-8);
+    masters_prepare(k, c, ADAMW_WEIGHTS);
     base->run = adamw_run;
     (void)err;
     return MR_OK;
@@ -173,6 +232,7 @@ static mr_status sgd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
     k->a = mr_attr_f(c, "momentum", 0);
     k->b = (double)mr_attr_i(c, "nesterov", 0);
     k->has_momentum = c->in[1] != NULL;
+    masters_prepare(k, c, SGD_WEIGHTS);
     base->run = sgd_run;
     (void)err;
     return MR_OK;
@@ -181,7 +241,7 @@ static mr_status sgd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 const struct op_row ISA_NAME(update_rows)[] = {
     { "sumsq", "xf>", sizeof(struct update), sumsq_prepare },
     { "clip_scale", "ffff>", sizeof(struct update), clip_prepare },
-    { "adamw", "fffffffff>", sizeof(struct update), adamw_prepare },
-    { "sgd", "fFfffff>", sizeof(struct update), sgd_prepare },
+    { "adamw", "mffffffffB>", sizeof(struct update), adamw_prepare },
+    { "sgd", "mFfffffB>", sizeof(struct update), sgd_prepare },
     { 0 },
 };

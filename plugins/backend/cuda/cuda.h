@@ -36,7 +36,7 @@ struct cuda_dev {
 };
 
 /* The bits of an operand's elements. */
-enum cuda_kind { CUDA_F32 = 0, CUDA_BF16 = 1, CUDA_I32 = 2 };
+enum cuda_kind { CUDA_F32 = 0, CUDA_BF16 = 1, CUDA_I32 = 2, CUDA_I16 = 3 };
 
 /* One op with its types and attributes, ready to run. Op files extend it: their own struct
  * begins with this one. */
@@ -54,8 +54,8 @@ struct kernel {
     uint8_t in_kind[CUDA_MAX_OPERANDS], out_kind[CUDA_MAX_OPERANDS];
 };
 
-/* `sig`: operands as "xxF>xf": x f32 or bf16, f f32, i i32, n any of these; a capital one may
- * be absent. */
+/* `sig`: operands as "xxF>xf": x f32 or bf16, f f32, b bf16, i i32, n any of these, m f32 or i16
+ * (masters); a capital one may be absent. */
 struct op_row {
     const char *id, *sig;
     uint64_t size;

@@ -42,6 +42,8 @@ static int suits(const mr_type *t, char c)
     switch (tolower((unsigned char)c)) {
     case 'x': return mr_is(t, "f32") || mr_is(t, "bf16");
     case 'f': return mr_is(t, "f32");
+    case 'b': return mr_is(t, "bf16");
+    case 'm': return mr_is(t, "f32") || mr_is(t, "i16");
     case 'i': return mr_is(t, "i32");
     case 'n': return mr_is(t, "f32") || mr_is(t, "bf16") || mr_is(t, "i32");
     }
@@ -57,7 +59,8 @@ static mr_status check_side(const char *op, const char **sig, const char *what,
         const mr_type *type = i < n ? t[i] : NULL;
         if (!suits(type, **sig))
             return unsupported(err, op, what, i, type);
-        kind[i] = mr_is(type, "bf16") ? CUDA_BF16 : mr_is(type, "i32") ? CUDA_I32 : CUDA_F32;
+        kind[i] = mr_is(type, "bf16") ? CUDA_BF16 : mr_is(type, "i32") ? CUDA_I32
+                : mr_is(type, "i16") ? CUDA_I16 : CUDA_F32;
     }
     if (i < n)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,

@@ -3,14 +3,16 @@
 // update.cu - the optimizer's side: sumsq, clip_scale, adamw, sgd. f32 in the very order of the
 // catalogue's definition, each operation rounded: the __f..._rn forms keep the compiler from
 // fusing them, so a checkpoint has the same bits on every backend. sumsq adds, in double, parts
-// that the size alone cuts. Bytes: adamw reads 16 and writes 12 a parameter, sumsq reads 4;
-// floor: bytes / 3.35 TB/s (1 G parameters: 8.4 ms and 1.2 ms).
+// that the size alone cuts. Bytes a parameter: sumsq reads 4, adamw reads 16 and writes 12, 14 with
+// bf16 weights beside f32 masters, 12 with split ones; floor: bytes / bandwidth (1 G parameters at
+// 3.35 TB/s: 1.2 ms; 8.4 ms, 9.0 ms, 8.4 ms).
 
-#include "dev.cuh"
+#include "vec.cuh"
 
 struct update {
     struct kernel base;
     int64_t n;
+    unsigned blocks;  // of an update: few enough to stay, each loops
     double a, b, eps; // adamw: beta1, beta2; sgd: momentum, nesterov; clip_scale: max_norm
 };
 
@@ -19,12 +21,23 @@ struct update {
 // ---- sumsq --------------------------------------------------------------------------------
 enum { PARTS = 1024 };
 
-__global__ void __launch_bounds__(THREADS) sumsq_parts(const float *x, double *sums, int64_t n)
+__global__ void __launch_bounds__(THREADS)
+    sumsq_parts(const float *x, double *sums, int64_t n, bool wide)
 {
     __shared__ double room[32];
+    const int64_t vectors = wide ? n / WIDE_V : 0;
     double sum = 0;
-    GRID_LOOP(i, n)
-        sum += (double)x[i] * (double)x[i];
+    GRID_LOOP(i, vectors) {
+        float v[WIDE_V];
+        ldv<WIDE_V>(x, i * WIDE_V, v);
+#pragma unroll
+        for (int j = 0; j < WIDE_V; j++)
+            sum += (double)v[j] * (double)v[j];
+    }
+    GRID_LOOP(i, n - vectors * WIDE_V) {
+        double v = x[vectors * WIDE_V + i];
+        sum += v * v;
+    }
     sum = block_sum_double(sum, room);
     if (threadIdx.x == 0)
         sums[blockIdx.x] = sum;
@@ -42,7 +55,8 @@ static mr_status sumsq_run(RUN_ARGS)
 {
     SELF;
     (void)out;
-    sumsq_parts<<<PARTS, THREADS, 0, stream>>>((const float *)in[0].data, (double *)ws, k->n);
+    const float *x = (const float *)in[0].data;
+    sumsq_parts<<<PARTS, THREADS, 0, stream>>>(x, (double *)ws, k->n, aligned16(x));
     sumsq_add<<<1, PARTS, 0, stream>>>((const double *)ws, (float *)in[1].data);
     return cuda_launched(base, err);
 }
@@ -66,78 +80,221 @@ static mr_status clip_run(RUN_ARGS)
     return cuda_launched(base, err);
 }
 
-// ---- adamw --------------------------------------------------------------------------------
+// ---- masters ------------------------------------------------------------------------------
+// What an update keeps of the weights; core/ops/ref.h defines the halves of a split one. get()
+// reads V masters from element i, put() writes them, and the weights, where there are some.
+#define MEMBER __device__ __forceinline__
+
+struct whole {
+    float *master;
+    bf16 *weights; // NULL: none
+
+    template <int V> MEMBER void get(int64_t i, float w[V]) const { ldv<V>(master, i, w); }
+    template <int V> MEMBER void put(int64_t i, const float w[V]) const
+    {
+        stv<V>(master, i, w);
+        if (weights)
+            stv<V>(weights, i, w);
+    }
+};
+
+DEV uint32_t weight_half(uint32_t u) // to nearest, ties away from zero; NaN stays NaN
+{
+    return (u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40 : (u + 0x8000u) >> 16;
+}
+
+DEV float join(uint32_t weight, uint32_t rest) // each in its low 16 bits
+{
+    return __uint_as_float((weight << 16) + (uint32_t)(int32_t)(int16_t)rest);
+}
+
+struct split {
+    uint16_t *rest, *weights;
+
+    template <int V> MEMBER void get(int64_t i, float w[V]) const
+    {
+        if constexpr (V == 1) {
+            w[0] = join(weights[i], rest[i]);
+        } else {
+            const uint4 a = *(const uint4 *)(weights + i), b = *(const uint4 *)(rest + i);
+            const uint32_t hi[4] = { a.x, a.y, a.z, a.w }, lo[4] = { b.x, b.y, b.z, b.w };
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                w[2 * j] = join(hi[j], lo[j]);
+                w[2 * j + 1] = join(hi[j] >> 16, lo[j] >> 16);
+            }
+        }
+    }
+
+    template <int V> MEMBER void put(int64_t i, const float w[V]) const
+    {
+        if constexpr (V == 1) {
+            weights[i] = (uint16_t)weight_half(__float_as_uint(w[0]));
+            rest[i] = (uint16_t)__float_as_uint(w[0]);
+        } else {
+            uint32_t hi[4], lo[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                uint32_t u = __float_as_uint(w[2 * j]), v = __float_as_uint(w[2 * j + 1]);
+                hi[j] = weight_half(u) | weight_half(v) << 16;
+                lo[j] = __byte_perm(u, v, 0x5410);
+            }
+            *(uint4 *)(weights + i) = uint4{ hi[0], hi[1], hi[2], hi[3] };
+            *(uint4 *)(rest + i) = uint4{ lo[0], lo[1], lo[2], lo[3] };
+        }
+    }
+};
+
+// Runs STATEMENT with `masters` as the operands say.
+#define WITH_MASTERS(k, in, WEIGHTS, ...) \
+    do { \
+        if ((k)->base.in_kind[0] == CUDA_I16) { \
+            const split masters = { (uint16_t *)in[0].data, (uint16_t *)in[WEIGHTS].data }; \
+            __VA_ARGS__; \
+        } else { \
+            const whole masters = { (float *)in[0].data, (bf16 *)in[WEIGHTS].data }; \
+            __VA_ARGS__; \
+        } \
+    } while (0)
+
+// ---- an update over elements: V at a time while it can, the rest one by one -----------------
 DEV float mul(float a, float b) { return __fmul_rn(a, b); }
 DEV float plus(float a, float b) { return __fadd_rn(a, b); }
 
+template <class U, class M> DEV void each(const U &u, const M &masters, int64_t n, bool wide)
+{
+    const int64_t vectors = wide ? n / WIDE_V : 0, stride = (int64_t)gridDim.x * blockDim.x;
+    const int64_t me = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (int64_t i = me; i < vectors; i += stride)
+        u.template some<WIDE_V>(masters, i * WIDE_V);
+    for (int64_t i = vectors * WIDE_V + me; i < n; i += stride)
+        u.template some<1>(masters, i);
+}
+
+// ---- adamw --------------------------------------------------------------------------------
+struct adam {
+    float *exp_avg, *exp_avg_sq;
+    const float *grad;
+    float lr, wd, scale, b1, a1, c1, b2, a2, c2, eps;
+
+    template <int V, class M> MEMBER void some(const M &masters, int64_t i) const
+    {
+        float g[V], w[V], m[V], v[V];
+        ldv<V>(grad, i, g);
+        masters.template get<V>(i, w);
+        ldv<V>(exp_avg, i, m);
+        ldv<V>(exp_avg_sq, i, v);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float x = mul(g[j], scale);
+            m[j] = plus(mul(b1, m[j]), mul(a1, x));
+            v[j] = plus(mul(b2, v[j]), mul(mul(a2, x), x));
+            float step = __fdiv_rn(__fdiv_rn(m[j], c1),
+                                   plus(__fsqrt_rn(__fdiv_rn(v[j], c2)), eps));
+            w[j] = __fsub_rn(w[j], mul(lr, plus(step, mul(wd, w[j]))));
+        }
+        stv<V>(exp_avg, i, m);
+        stv<V>(exp_avg_sq, i, v);
+        masters.template put<V>(i, w);
+    }
+};
+
 struct adam_args {
-    float *master, *exp_avg, *exp_avg_sq;
+    float *exp_avg, *exp_avg_sq;
     const float *grad, *lr, *weight_decay, *step, *grad_scale, *ok;
     double beta1, beta2;
     float eps;
     int64_t n;
 };
 
-__global__ void __launch_bounds__(THREADS) adamw(const adam_args p)
+template <class M>
+__global__ void __launch_bounds__(THREADS) adamw(const adam_args p, const M masters, bool wide)
 {
     __shared__ float corrections[2];
     if (*p.ok == 0)
         return;
-    if (threadIdx.x == 0) {
-        corrections[0] = (float)(1 - pow(p.beta1, (double)*p.step));
-        corrections[1] = (float)(1 - pow(p.beta2, (double)*p.step));
-    }
+    if (threadIdx.x < 2)
+        corrections[threadIdx.x] =
+            (float)(1 - pow(threadIdx.x ? p.beta2 : p.beta1, (double)*p.step));
     __syncthreads();
-    const float c1 = corrections[0], c2 = corrections[1], lr = *p.lr, wd = *p.weight_decay;
-    const float b1 = (float)p.beta1, a1 = (float)(1 - p.beta1), scale = *p.grad_scale;
-    const float b2 = (float)p.beta2, a2 = (float)(1 - p.beta2);
-    GRID_LOOP(i, p.n) {
-        float g = mul(p.grad[i], scale), w = p.master[i];
-        float m = p.exp_avg[i] = plus(mul(b1, p.exp_avg[i]), mul(a1, g));
-        float v = p.exp_avg_sq[i] = plus(mul(b2, p.exp_avg_sq[i]), mul(mul(a2, g), g));
-        float step = __fdiv_rn(__fdiv_rn(m, c1), plus(__fsqrt_rn(__fdiv_rn(v, c2)), p.eps));
-        p.master[i] = __fsub_rn(w, mul(lr, plus(step, mul(wd, w))));
-    }
+    const adam u = { p.exp_avg, p.exp_avg_sq, p.grad, *p.lr, *p.weight_decay, *p.grad_scale,
+                     (float)p.beta1, (float)(1 - p.beta1), corrections[0],
+                     (float)p.beta2, (float)(1 - p.beta2), corrections[1], p.eps };
+    each(u, masters, p.n, wide);
 }
 
 static mr_status adamw_run(RUN_ARGS)
 {
     SELF;
-    adam_args p = { (float *)in[0].data, (float *)in[1].data, (float *)in[2].data,
+    enum { WEIGHTS = 9 };
+    adam_args p = { (float *)in[1].data, (float *)in[2].data,
                     (const float *)in[3].data, (const float *)in[4].data, (const float *)in[5].data,
                     (const float *)in[6].data, (const float *)in[7].data, (const float *)in[8].data,
                     k->a, k->b, (float)k->eps, k->n };
+    const bool wide = aligned16(in[0].data, p.exp_avg, p.exp_avg_sq, p.grad, in[WEIGHTS].data);
     (void)out, (void)ws;
-    adamw<<<grid_for(k->n), THREADS, 0, stream>>>(p);
+    WITH_MASTERS(k, in, WEIGHTS,
+                 adamw<<<k->blocks, THREADS, 0, stream>>>(p, masters, wide));
     return cuda_launched(base, err);
 }
 
 // ---- sgd ----------------------------------------------------------------------------------
-__global__ void __launch_bounds__(THREADS)
-    sgd(float *master, float *momentum, const float *grad, const float *lr, const float *decay,
-        const float *grad_scale, const float *ok, float mu, int nesterov, int64_t n)
-{
-    if (*ok == 0)
-        return;
-    const float rate = *lr, wd = *decay, scale = *grad_scale;
-    GRID_LOOP(i, n) {
-        float w = master[i], g = plus(mul(grad[i], scale), mul(wd, w));
-        if (momentum) {
-            float b = momentum[i] = plus(mul(mu, momentum[i]), g);
-            g = nesterov ? plus(g, mul(mu, b)) : b;
+struct descent {
+    float *momentum; // NULL: none
+    const float *grad;
+    float rate, wd, scale, mu;
+    int nesterov;
+
+    template <int V, class M> MEMBER void some(const M &masters, int64_t i) const
+    {
+        float g[V], w[V], b[V];
+        ldv<V>(grad, i, g);
+        masters.template get<V>(i, w);
+        if (momentum)
+            ldv<V>(momentum, i, b);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float x = plus(mul(g[j], scale), mul(wd, w[j]));
+            if (momentum) {
+                b[j] = plus(mul(mu, b[j]), x);
+                x = nesterov ? plus(x, mul(mu, b[j])) : b[j];
+            }
+            w[j] = __fsub_rn(w[j], mul(rate, x));
         }
-        master[i] = __fsub_rn(w, mul(rate, g));
+        if (momentum)
+            stv<V>(momentum, i, b);
+        masters.template put<V>(i, w);
     }
+};
+
+struct sgd_args {
+    float *momentum;
+    const float *grad, *lr, *weight_decay, *grad_scale, *ok;
+    float mu;
+    int nesterov;
+    int64_t n;
+};
+
+template <class M>
+__global__ void __launch_bounds__(THREADS) sgd(const sgd_args p, const M masters, bool wide)
+{
+    if (*p.ok == 0)
+        return;
+    const descent u = { p.momentum, p.grad, *p.lr, *p.weight_decay, *p.grad_scale, p.mu,
+                        p.nesterov };
+    each(u, masters, p.n, wide);
 }
 
 static mr_status sgd_run(RUN_ARGS)
 {
     SELF;
+    enum { WEIGHTS = 7 };
+    sgd_args p = { (float *)in[1].data, (const float *)in[2].data, (const float *)in[3].data,
+                   (const float *)in[4].data, (const float *)in[5].data, (const float *)in[6].data,
+                   (float)k->a, k->b != 0, k->n };
+    const bool wide = aligned16(in[0].data, p.momentum, p.grad, in[WEIGHTS].data);
     (void)out, (void)ws;
-    sgd<<<grid_for(k->n), THREADS, 0, stream>>>(
-        (float *)in[0].data, (float *)in[1].data, (const float *)in[2].data,
-        (const float *)in[3].data, (const float *)in[4].data, (const float *)in[5].data,
-        (const float *)in[6].data, (float)k->a, k->b != 0, k->n);
+    WITH_MASTERS(k, in, WEIGHTS, sgd<<<k->blocks, THREADS, 0, stream>>>(p, masters, wide));
     return cuda_launched(base, err);
 }
 
@@ -159,11 +316,19 @@ static mr_status clip_prepare(struct kernel *base, const mr_call *c, mr_err *err
     return MR_OK;
 }
 
+// Enough threads for WIDE_V elements each, at most what fits on the device at once.
+static unsigned blocks_for(const struct kernel *base, int64_t n)
+{
+    int64_t blocks = cuda_ceil(n, WIDE_V * THREADS), most = (int64_t)base->dev->sms * 8;
+    return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
+}
+
 static mr_status adamw_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct update *k = (struct update *)base;
     (void)err;
     k->n = mr_numel(c->in[0]);
+    k->blocks = blocks_for(base, k->n);
     k->a = mr_attr_f(c, "beta1", 0.9);
     k->b = mr_attr_f(c, "beta2", 0.95);
     k->eps = mr_attr_f(c, "eps", 1e-8);
@@ -176,6 +341,7 @@ static mr_status sgd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
     struct update *k = (struct update *)base;
     (void)err;
     k->n = mr_numel(c->in[0]);
+    k->blocks = blocks_for(base, k->n);
     k->a = mr_attr_f(c, "momentum", 0);
     k->b = (double)mr_attr_i(c, "nesterov", 0);
     base->run = sgd_run;
@@ -185,7 +351,7 @@ static mr_status sgd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 const struct op_row cuda_update_rows[] = {
     { "sumsq", "ff>", sizeof(struct update), sumsq_prepare, 0, 0 },
     { "clip_scale", "ffff>", sizeof(struct update), clip_prepare, 0, 0 },
-    { "adamw", "fffffffff>", sizeof(struct update), adamw_prepare, 0, 0 },
-    { "sgd", "fFfffff>", sizeof(struct update), sgd_prepare, 0, 0 },
+    { "adamw", "mffffffffB>", sizeof(struct update), adamw_prepare, 0, 0 },
+    { "sgd", "mFfffffB>", sizeof(struct update), sgd_prepare, 0, 0 },
     {},
 };

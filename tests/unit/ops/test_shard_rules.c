@@ -77,6 +77,8 @@ static double value(const operand_data *o, int64_t i)
         return (double)((const float *)p)[i];
     if (mr_is(&o->type, "i32"))
         return ((const int32_t *)p)[i];
+    if (mr_is(&o->type, "i16"))
+        return ((const int16_t *)p)[i];
     cr_assert(mr_is(&o->type, "bf16"), "%s", o->type.dtype);
     uint32_t u = (uint32_t)((const uint16_t *)p)[i] << 16;
     float f;
