@@ -10,7 +10,7 @@
  *   p = scale * s, or with norm (and K > 1) scale * s / (sum of the chosen s + 1e-20)
  *
  * With groups the E experts stand in equal contiguous groups; a group is worth the sum of its
- * K / group_topk best, and only the group_topk best groups are chosen from (DeepSeek-V3, 2024).
+ * group_best best (0: K / group_topk), and only the group_topk best groups are chosen from (DeepSeek-V3, 2024).
  * The choice is constant for the gradient. Ties go to the lower index.
  */
 #include "core/ops/common.h"
@@ -47,10 +47,11 @@ void mri_topk(const double *score, int64_t n, int64_t k, uint8_t *taken, int64_t
 
 /* ---- route_topk ------------------------------------------------------------------------- */
 #define ROUTE_ATTRS \
-    "k:i score:s=sigmoid|softmax pre_softmax:i=0 norm:i=0 scale:f=1 groups:i=0 group_topk:i=0"
+    "k:i score:s=sigmoid|softmax pre_softmax:i=0 norm:i=0 scale:f=1 groups:i=0 " \
+    "group_topk:i=0 group_best:i=0"
 
 typedef struct route { /* one use: its sizes, attributes, and room for one token */
-    int64_t T, E, K, groups, group_topk;
+    int64_t T, E, K, groups, group_topk, group_best;
     bool sigmoid, pre, norm;
     double scale;
     double *logit, *score, *choice, *worth; /* [E]; worth [groups] */
@@ -67,6 +68,7 @@ static route route_of(const mr_call *c, const mr_type *logits)
         .K = mr_attr_i(c, "k", 1),
         .groups = mr_attr_i(c, "groups", 0),
         .group_topk = mr_attr_i(c, "group_topk", 0),
+        .group_best = mr_attr_i(c, "group_best", 0),
         .sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid"),
         .pre = mr_attr_i(c, "pre_softmax", 0) != 0,
         .norm = mr_attr_i(c, "norm", 0) != 0,
@@ -74,6 +76,8 @@ static route route_of(const mr_call *c, const mr_type *logits)
     };
     size_t E = (size_t)r.E;
     char *p = r.room = mri_alloc(E * (4 * sizeof(double) + sizeof(int64_t) + 1));
+    if (r.groups && !r.group_best)
+        r.group_best = r.K / r.group_topk;
     r.logit = (double *)p;
     r.score = r.logit + E;
     r.choice = r.score + E;
@@ -88,7 +92,7 @@ static mr_status route_check(const mr_call *c, const char *op, mr_err *err)
     const mr_type *logits = mri_in(c, !strcmp(op, "route_topk.bwd"));
     int64_t E = logits && logits->rank == 2 ? logits->dim[1] : 0;
     int64_t k = mr_attr_i(c, "k", 1), G = mr_attr_i(c, "groups", 0);
-    int64_t g = mr_attr_i(c, "group_topk", 0);
+    int64_t g = mr_attr_i(c, "group_topk", 0), best = mr_attr_i(c, "group_best", 0);
     bool softmax = !strcmp(mr_attr_s(c, "score", "sigmoid"), "softmax");
 
     if (k < 1 || k > E)
@@ -105,7 +109,10 @@ static mr_status route_check(const mr_call *c, const char *op, mr_err *err)
     if (G < 0 || E % G)
         return mri_op_fail(err, op, "groups is %lld, must divide the %lld experts", (long long)G,
                            (long long)E);
-    if (g < 1 || g > G || g > k)
+    if (best < 0 || best > E / G)
+        return mri_op_fail(err, op, "group_best is %lld, must be in 0..%lld, the experts of a "
+                                    "group", (long long)best, (long long)(E / G));
+    if (g < 1 || g > G || (!best && g > k))
         return mri_op_fail(err, op, "group_topk is %lld, must be in 1..%lld (groups) and at most "
                                     "k, %lld", (long long)g, (long long)G, (long long)k);
     if (k > g * (E / G))
@@ -135,7 +142,7 @@ static void mask_groups(route *r)
     memset(r->taken, 0, (size_t)r->E);
     for (int64_t g = 0; g < r->groups; g++) {
         const double *choice = r->choice + g * per;
-        int64_t n = r->K / r->group_topk;
+        int64_t n = r->group_best;
         mri_topk(choice, per, n, r->taken + g * per, r->index);
         r->worth[g] = 0;
         for (int64_t j = 0; j < n; j++)
@@ -360,6 +367,8 @@ const mr_op_def mri_ops_route[] = {
       .cases = MRI_CASES("logits=F[7,5] bias=- @k=1",
                          "logits=F[6,8] bias=S[8] @k=3 @norm=1 @scale=2.5",
                          "logits=F[6,8] bias=S[8] @k=2 @groups=4 @group_topk=2 @norm=1",
+                         "logits=F[9,12] bias=S[12] @k=3 @groups=3 @group_topk=1 @group_best=2 "
+                         "@norm=1 @scale=2.5",
                          "logits=F[5,6] bias=- @k=2 @score=softmax",
                          "logits=F[5,6] bias=- @k=2 @score=softmax @pre_softmax=1 @scale=1.5",
                          "logits=F[5,6] bias=- @k=3 @score=softmax @pre_softmax=1 @norm=1") },

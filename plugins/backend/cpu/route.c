@@ -8,7 +8,7 @@
 
 struct route {
     struct kernel base;
-    int64_t tokens, experts, k, groups, group_topk;
+    int64_t tokens, experts, k, groups, group_topk, group_best;
     int sigmoid, pre, norm, has_bias;
     float scale;
     uint64_t stride; /* bytes of a part's room */
@@ -34,7 +34,7 @@ static struct room room_of(const struct route *k, void *ws, int p)
 /* leaves free only the experts of the group_topk best groups (DeepSeek-V3) */
 static void mask_groups(const struct route *k, struct room m)
 {
-    int64_t per = k->experts / k->groups, n = k->k / k->group_topk;
+    int64_t per = k->experts / k->groups, n = k->group_best;
     memset(m.taken, 0, (size_t)k->experts);
     for (int64_t g = 0; g < k->groups; g++) {
         float sum = 0;
@@ -243,11 +243,14 @@ static mr_status prepare(struct kernel *base, const mr_call *c, const mr_type *l
     k->scale = (float)mr_attr_f(c, "scale", 1);
     if (k->k < 1 || k->k > k->experts ||
         (k->groups && (k->experts % k->groups || k->group_topk < 1 || k->group_topk > k->groups ||
-                       k->group_topk > k->k || k->k > k->group_topk * (k->experts / k->groups))))
+                       k->k > k->group_topk * (k->experts / k->groups))))
         return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER,
                        "top %lld of %lld experts in %lld groups, %lld of them chosen, cannot be",
                        (long long)k->k, (long long)k->experts, (long long)k->groups,
                        (long long)k->group_topk);
+    k->group_best = mr_attr_i(c, "group_best", 0);
+    if (k->groups && k->group_best < 1)
+        k->group_best = k->k / k->group_topk;
     k->stride = cpu_round(6 * cpu_round((uint64_t)k->experts * 4));
     base->workspace = k->stride * (uint64_t)base->threads;
     return MR_OK;

@@ -285,6 +285,9 @@ static mr_status prepare(struct kernel *base, const mr_call *c, const mr_type *l
     k->k = (int)mr_attr_i(c, "k", 1);
     k->groups = (int)mr_attr_i(c, "groups", 0);
     k->group_topk = (int)mr_attr_i(c, "group_topk", 0);
+    int64_t best = mr_attr_i(c, "group_best", 0);
+    if (k->groups && best && best != k->k / k->group_topk)
+        return cuda_refuse(base, err, "group_best is not k / group_topk");
     k->is_sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid");
     k->pre = mr_attr_i(c, "pre_softmax", 0) != 0;
     k->norm = mr_attr_i(c, "norm", 0) != 0;
