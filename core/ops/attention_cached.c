@@ -14,24 +14,6 @@ static mr_status cached_shape(const mr_call *c, mr_type *const *out, mr_err *err
                            "k_cache:G[B,S,G*C] v_cache:G[B,S,G*V] -> o:F[T,H*V]");
 }
 
-/* -> the row of the cache that token t owns, or -1 if it is unused */
-static mr_status cache_row(const mr_call *c, mri_view pos, mri_view slot, int64_t t, int64_t *row,
-                           mr_err *err)
-{
-    int64_t B = c->in[5]->dim[0], S = c->in[5]->dim[1];
-    int64_t p = mri_get_i(pos, t), b = mri_get_i(slot, t);
-    *row = -1;
-    if (b == -1)
-        return 0;
-    if (b < 0 || b >= B || p < 0 || p >= S)
-        return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
-                       "attention.cached: row %lld is (slot %lld, position %lld), the cache has "
-                       "%lld slots of %lld", (long long)t, (long long)b, (long long)p,
-                       (long long)B, (long long)S);
-    *row = b * S + p;
-    return 0;
-}
-
 static void attend(const mri_heads *n, mri_view q, mri_view kc, mri_view vc, mri_view o, int64_t t,
                    int64_t row0, int64_t p, double *z)
 {
@@ -68,14 +50,14 @@ static mr_status cached_ref(const mr_call *c, const mr_buf *in, const mr_buf *ou
     double *z = mri_alloc((size_t)S * sizeof *z);
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
-        MR_TRY(cache_row(c, pos, slot, t, &row, err));
+        MR_TRY(mri_cache_row("attention.cached", c->in[5], pos, slot, t, &row, err));
         for (int64_t i = 0; row >= 0 && i < wk; i++)
             mri_put(kc, row * wk + i, mri_get(k, t * wk + i));
         for (int64_t i = 0; row >= 0 && i < wv; i++)
             mri_put(vc, row * wv + i, mri_get(v, t * wv + i));
     }
     for (int64_t t = 0; t < T; t++) {
-        MR_TRY(cache_row(c, pos, slot, t, &row, err));
+        MR_TRY(mri_cache_row("attention.cached", c->in[5], pos, slot, t, &row, err));
         if (row >= 0)
             attend(&n, q, kc, vc, o, t, row / S * S, row % S, z);
         else

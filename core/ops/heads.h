@@ -4,6 +4,7 @@
  * G key/value heads (head h reads h / (H/G)), values are Cv wide; a token sees the tokens of
  * its own sequence and chunk that are not after it. packed = 0 is a promise: every sequence has
  * exactly seq tokens and starts at a multiple of seq, so seq_start says nothing new.
+ * And where a cache has a token's row.
  */
 #ifndef MRI_HEADS_H
 #define MRI_HEADS_H
@@ -60,6 +61,24 @@ static inline mr_status mri_heads_promise(const mr_call *c, uint32_t v, mr_err *
 static inline int64_t mri_first_seen(const mri_heads *h, int64_t s, int64_t t)
 {
     return h->chunk ? s + (t - s) / h->chunk * h->chunk : s;
+}
+
+/* -> the row of a cache [B,S,..] that token t owns, or -1 if it is unused */
+static inline mr_status mri_cache_row(const char *op, const mr_type *cache, mri_view pos,
+                                      mri_view slot, int64_t t, int64_t *row, mr_err *err)
+{
+    int64_t B = cache->dim[0], S = cache->dim[1];
+    int64_t p = mri_get_i(pos, t), b = mri_get_i(slot, t);
+    *row = -1;
+    if (b == -1)
+        return 0;
+    if (b < 0 || b >= B || p < 0 || p >= S)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                       "%s: row %lld is (slot %lld, position %lld), the cache has %lld slots of "
+                       "%lld", op, (long long)t, (long long)b, (long long)p, (long long)B,
+                       (long long)S);
+    *row = b * S + p;
+    return 0;
 }
 
 /* (query, key) pairs of one sequence of n tokens: the causal half, cut by chunks */

@@ -11,6 +11,9 @@ MRI_OP_FAMILY(rope)             /* rope                                         
 MRI_OP_FAMILY(attn_temperature) /* attn_temperature                             */
 MRI_OP_FAMILY(attention)        /* attention, .bwd                              */
 MRI_OP_FAMILY(attention_cached) /* attention.cached                             */
+MRI_OP_FAMILY(mla)              /* rope_tail, mla_kv, .bwd                      */
+MRI_OP_FAMILY(mla_cached)       /* mla_attention.cached                         */
+MRI_OP_FAMILY(split)            /* split, concat                                */
 MRI_OP_FAMILY(swiglu)           /* swiglu, .bwd                                 */
 MRI_OP_FAMILY(gelu)             /* gelu, .bwd                                   */
 MRI_OP_FAMILY(weighted_act)     /* weighted_swiglu, weighted_srelu, .bwd        */

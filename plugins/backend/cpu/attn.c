@@ -6,6 +6,21 @@
 
 enum { ROWS = 192 }; /* of a tile's matrices, about; a tile's memory fits a second-level cache */
 
+void attn_geometry(struct attn *k, int64_t T, int64_t H, int64_t G, int64_t c, int64_t cv)
+{
+    k->tokens = T;
+    k->heads = H;
+    k->kv = G;
+    k->group = H / G;
+    k->c = c;
+    k->cv = cv;
+    k->cp = (c + W - 1) / W * W;
+    k->cvp = (cv + W - 1) / W * W;
+    k->key_step = G * c;
+    k->value_step = G * cv;
+    k->queries = ROWS / k->group > 8 ? ROWS / k->group : 8;
+}
+
 mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const mr_type *kt,
                      const mr_type *vt, mr_err *err)
 {
@@ -18,12 +33,7 @@ mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const m
                        "attention of %lld heads on %lld kv heads does not fit rows of %lld, %lld "
                        "and %lld values", (long long)k->heads, (long long)k->kv,
                        (long long)mr_last(q), (long long)mr_last(kt), (long long)mr_last(vt));
-    k->group = k->heads / k->kv;
-    k->c = mr_last(q) / k->heads;
-    k->cv = mr_last(vt) / k->kv;
-    k->cp = (k->c + W - 1) / W * W;
-    k->cvp = (k->cv + W - 1) / W * W;
-    k->queries = ROWS / k->group > 8 ? ROWS / k->group : 8;
+    attn_geometry(k, k->tokens, k->heads, k->kv, mr_last(q) / k->heads, mr_last(vt) / k->kv);
     k->chunk = mr_attr_i(c, "chunk", 0);
     k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)k->c));
     return MR_OK;
@@ -85,7 +95,7 @@ static void rows_that_see(const struct attn_tile *t, int64_t j0, int64_t *from, 
 /* Row r of the tile's matrices is head r % group of query row r / group. */
 void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
 {
-    int64_t group = k->group, m = t->n * group, kc = k->kv * k->c, vc = k->kv * k->cv;
+    int64_t group = k->group, m = t->n * group, kc = k->key_step, vc = k->value_step;
     float *q = room, *s = q + m * k->cp, *o = s + m * KEYS, *max = o + m * k->cvp, *sum = max + m;
     float *kt = sum + m, *v = kt + KEYS * k->cp;
     int64_t first = INT64_MAX, end = 0;

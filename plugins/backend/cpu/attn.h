@@ -13,6 +13,7 @@ struct attn {
     struct kernel base;
     int64_t tokens, heads, kv, group; /* T, H, G, H/G */
     int64_t c, cv, cp, cvp;           /* widths of q and k, of v; rounded up to W */
+    int64_t key_step, value_step;     /* from one key to the next, from one value */
     int64_t queries;                  /* query rows of a tile */
     int64_t chunk, slots, positions;  /* slots, positions: of a cache, B and S */
     float scale;
@@ -23,7 +24,7 @@ struct attn {
 struct attn_tile {
     int64_t n;            /* query rows, at most `queries` */
     arr q, o;             /* first row, first head of the group; rows are H c and H cv apart */
-    arr k, v;             /* key 0; keys are G c and G cv apart */
+    arr k, v;             /* key 0; keys are key_step and value_step apart */
     const int32_t *lo, *hi; /* row i sees keys lo[i] <= j < hi[i] */
     float *lse;           /* first row, first head; H apart; or NULL */
 };
@@ -32,6 +33,9 @@ struct attn_tile {
 void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room);
 #define attn_tile_room ISA_NAME(cpu_attn_tile_room)
 uint64_t attn_tile_room(const struct attn *k);
+#define attn_geometry ISA_NAME(cpu_attn_geometry)
+/* tokens, heads, kv heads, widths of keys and values, which lie side by side */
+void attn_geometry(struct attn *k, int64_t T, int64_t H, int64_t G, int64_t c, int64_t cv);
 #define attn_shape ISA_NAME(cpu_attn_shape)
 /* reads heads, kv_heads, head_dim, scale, chunk; q, k and v are the operands' types */
 mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const mr_type *kt,

@@ -4,7 +4,7 @@
  * double and reduced there, so that large positions keep their accuracy; then each head of
  * the row is rotated. No table of cosines is kept: a row's are cheaper than a row itself.
  */
-#include "vec.h"
+#include "turn.h"
 #include <stdlib.h>
 
 struct rope {
@@ -15,60 +15,6 @@ struct rope {
     double *freq;   /* [n] */
     uint64_t stride; /* bytes of a part's scratch: cos and sin, [2n] each */
 };
-
-/* cos and sin of `pos` times each frequency, spread to the layout of the values */
-static void angles(const struct rope *k, int32_t pos, float *c, float *s)
-{
-    for (int64_t i = 0; i < k->n; i++) {
-        double a = pos * k->freq[i];
-        double q = rint(a * 0.63661977236758134); /* quarter turns */
-        /* pi/2 in two pieces: q times the first is exact for every 32-bit position */
-        float r = (float)((a - q * 1.57079632673412561417e+00) - q * 6.07710050650619224932e-11);
-        float r2 = r * r;
-        float sn = r + r * r2 * (-1.6666654611e-1f
-                                 + r2 * (8.3321608736e-3f - 1.9515295891e-4f * r2));
-        float cs = 1.0f - 0.5f * r2
-                 + r2 * r2 * (4.166664568298827e-2f + r2 * (-1.388731625493765e-3f
-                                                           + 2.443315711809948e-5f * r2));
-        int64_t quarter = (int64_t)q & 3;
-        float vc = quarter & 1 ? sn : cs, vs = quarter & 1 ? cs : sn;
-        if (quarter == 1 || quarter == 2)
-            vc = -vc;
-        if (quarter & 2)
-            vs = -vs;
-        vc *= k->factor;
-        vs *= k->factor * k->sign;
-        if (k->interleaved) {
-            c[2 * i] = c[2 * i + 1] = vc;
-            s[2 * i] = -vs;
-            s[2 * i + 1] = vs;
-        } else {
-            c[i] = vc;
-            s[i] = vs;
-        }
-    }
-}
-
-INLINE vf swap_pairs(vf v)
-{
-#if W == 16
-    return __builtin_shuffle(v, (vi){ 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14 });
-#elif W == 8
-    return __builtin_shuffle(v, (vi){ 1, 0, 3, 2, 5, 4, 7, 6 });
-#else
-    return __builtin_shuffle(v, (vi){ 1, 0, 3, 2 });
-#endif
-}
-
-static void rotate_pairs(arr x, arr y, int64_t n2, const float *c, const float *s)
-{
-    arr ca = { (void *)(uintptr_t)c, 0 }, sa = { (void *)(uintptr_t)s, 0 };
-    for (int64_t i = 0; i < n2; i += W) {
-        int l = LANES(i, n2);
-        vf v = ld(x, i, l);
-        st(y, i, l, v * ld(ca, i, l) + swap_pairs(v) * ld(sa, i, l));
-    }
-}
 
 static void rotate_halves(arr x, arr y, int64_t n, const float *c, const float *s)
 {
@@ -96,11 +42,11 @@ static mr_status rope_run(const struct kernel *base, const mr_buf *in, const mr_
         int64_t lo, hi;
         cpu_range(k->rows, 1, p, parts, &lo, &hi);
         for (int64_t t = lo; t < hi; t++) {
-            angles(k, pos[t], c, s);
+            turn_angles(k->freq, k->n, pos[t], k->factor, k->sign, k->interleaved, c, s);
             for (int64_t h = 0; h < k->heads; h++) {
                 int64_t at = (t * k->heads + h) * k->width;
                 if (k->interleaved)
-                    rotate_pairs(arr_at(x, at), arr_at(y, at), 2 * k->n, c, s);
+                    turn_pairs(arr_at(x, at), arr_at(y, at), 2 * k->n, c, s);
                 else
                     rotate_halves(arr_at(x, at), arr_at(y, at), k->n, c, s);
                 for (int64_t i = 2 * k->n; i < k->width; i++)

@@ -13,7 +13,8 @@ Test(catalogue, holds_every_documented_dense_op_once)
         "embedding", "embedding.bwd", "rmsnorm", "rmsnorm.bwd", "layernorm", "layernorm.bwd",
         "rope", "attn_temperature", "attention", "attention.bwd", "attention.cached", "swiglu",
         "swiglu.bwd", "gelu", "gelu.bwd", "weighted_swiglu", "weighted_swiglu.bwd",
-        "weighted_srelu", "weighted_srelu.bwd", "cross_entropy", "cross_entropy.bwd",
+        "weighted_srelu", "weighted_srelu.bwd", "cross_entropy", "cross_entropy.bwd", "rope_tail",
+        "mla_kv", "mla_kv.bwd", "mla_attention.cached", "split", "concat",
     };
     const mr_op_def *def;
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
