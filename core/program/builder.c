@@ -79,11 +79,13 @@ static mr_val b_param(mr_prog *p, const char *name, const mr_param *desc)
     if (strcmp(init, "normal") && strcmp(init, "constant") && strcmp(init, "uniform"))
         return refuse(p, MR_E_PROGRAM, "parameter %s has the unknown initialiser '%s'", name, init);
     mri_value *val = mri_val(p, v);
-    val->param = *desc;
+    memcpy(&val->param, desc, desc->size < sizeof *desc ? desc->size : sizeof *desc);
     val->param.size = sizeof val->param;
     val->param.type = val->type;
     val->param.init = mri_prog_string(p, init);
     val->param.placement = mri_prog_string(p, desc->placement ? desc->placement : "");
+    if (val->param.tensors)
+        val->param.tensors = mri_prog_string(p, val->param.tensors);
     val->flags = desc->flags;
     return v;
 }

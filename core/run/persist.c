@@ -4,6 +4,7 @@
  * folder. A checkpoint holds logical tensors under their full names, never the flat layout,
  * so that another grouping, precision or (later) mesh can read it.
  */
+#include "pieces.h"
 #include "session.h"
 #include <stdlib.h>
 #include <string.h>
@@ -105,6 +106,18 @@ static mr_status missing(const char *where, const char *name, mr_err *err)
     return MR_E_STORE_MISSING;
 }
 
+static mr_status load_pieces(mri_session *s, const mri_safetensors *f, const mri_tensor_slot *slot,
+                             const char *where, mr_err *err)
+{
+    void *data = NULL;
+    const char *dtype;
+    mr_status st = mri_pieces_join(f, slot, where, &data, &dtype, err);
+    if (!st)
+        st = mri_params_set(&s->params, &s->device, slot, data, dtype, err);
+    free(data);
+    return st;
+}
+
 static mr_status load_weights(mri_session *s, const mri_safetensors *f, const char *where,
                               mr_err *err)
 {
@@ -112,6 +125,10 @@ static mr_status load_weights(mri_session *s, const mri_safetensors *f, const ch
     for (size_t i = 0; i < s->params.slots.n && !st; i++) {
         const mri_tensor_slot *slot = &s->params.slots.v[i];
         const mri_tensor *t = mri_safetensors_find(f, slot->name);
+        if (!t && slot->desc.tensors) {
+            st = load_pieces(s, f, slot, where, err);
+            continue;
+        }
         if (!t)
             return missing(where, slot->name, err);
         st = same_shape(t, slot, where, err);

@@ -90,14 +90,15 @@ static mr_status info(void *model, mr_model_info *out, mr_err *err)
 static mr_val matrix(mr_net n, const char *name, int64_t rows, int64_t cols,
                      const char *placement, double std)
 {
-    mr_param p = { sizeof p, 0, mr_type2("model", rows, cols), placement, "normal", std };
+    mr_param p = { sizeof p, 0, mr_type2("model", rows, cols), placement, "normal", std,
+                   NULL };
     return n.b->param(n.p, name, &p);
 }
 
 static mr_val vector(mr_net n, const char *name, int64_t d, const char *placement, double value)
 {
     mr_type t = mr_type1("model", d);
-    mr_param p = { sizeof p, MR_PARAM_NO_DECAY, t, placement, "constant", value };
+    mr_param p = { sizeof p, MR_PARAM_NO_DECAY, t, placement, "constant", value, NULL };
     return n.b->param(n.p, name, &p);
 }
 

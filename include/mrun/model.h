@@ -37,6 +37,7 @@ typedef struct mr_json_service {
     int32_t (*string)(const void *json, const char *path, const char **out); /* [any-thread] */
     int64_t (*length)(const void *json, const char *path); /* of an array; -1: none [any-thread] */
     int32_t (*has)(const void *json, const char *path);    /* present and not null [any-thread] */
+    int32_t (*is_null)(const void *json, const char *path); /* present and null    [any-thread] */
 } mr_json_service;
 #define MR_EXT_JSON "mrun.json/1"
 

@@ -66,13 +66,18 @@ typedef struct mr_attr {
  * placement: the logical axes of the dims, "tp:0 fsdp:1 ep:0" (axis:dim; "-" none).
  * init: "normal" (mean 0, deviation `scale`), "constant" (`scale`), "uniform" (+-scale).
  * The draw depends on the run's seed, the parameter's full name and the logical element
- * only, so it is the same on every mesh. */
+ * only, so it is the same on every mesh.
+ * tensors: NULL, or the tensors that a Hugging Face folder has in the parameter's stead: names
+ * separated by blanks, each to stand after the last dot of the full name; end to end they are the
+ * parameter. `#` counts its first dim: "#.gate_proj.weight #.up_proj.weight" of [E, 2F, D] are
+ * 2E tensors of [F, D]. */
 enum { MR_PARAM_NO_DECAY = 1, MR_PARAM_FROZEN = 2, MR_PARAM_F32 = 4 };
 typedef struct mr_param {
     uint32_t size, flags;
     mr_type type;
     const char *placement, *init;
     double scale;
+    const char *tensors;
 } mr_param;
 
 enum { MR_STATE_CHECKPOINT = 1, MR_STATE_PER_SLOT = 2 };

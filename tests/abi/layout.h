@@ -49,7 +49,7 @@
         F(mr_attr, key) F(mr_attr, type) F(mr_attr, n) F(mr_attr, u) \
     S(mr_param) \
         F(mr_param, size) F(mr_param, flags) F(mr_param, type) F(mr_param, placement) \
-        F(mr_param, init) F(mr_param, scale) \
+        F(mr_param, init) F(mr_param, scale) F(mr_param, tensors) \
     S(mr_builder) \
         F(mr_builder, size) F(mr_builder, pad) F(mr_builder, param) F(mr_builder, input) \
         F(mr_builder, state) F(mr_builder, scalar) F(mr_builder, op) F(mr_builder, region) \
@@ -100,6 +100,7 @@
     S(mr_json_service) \
         F(mr_json_service, size) F(mr_json_service, pad) F(mr_json_service, number) \
         F(mr_json_service, string) F(mr_json_service, length) F(mr_json_service, has) \
+        F(mr_json_service, is_null) \
     S(mr_model_env) \
         F(mr_model_env, size) F(mr_model_env, pad) F(mr_model_env, sizes) \
         F(mr_model_env, hf_config) \

@@ -91,7 +91,7 @@ static inline mr_net tiny_prog(const char *name, mr_val *x)
 
 static inline mr_param tiny_param(mr_type type)
 {
-    return (mr_param){ sizeof(mr_param), 0, type, "-", "normal", 1 };
+    return (mr_param){ sizeof(mr_param), 0, type, "-", "normal", 1, NULL };
 }
 
 #endif
