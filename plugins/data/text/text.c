@@ -342,9 +342,9 @@ static mr_status read_sample(void *data, uint32_t set, int64_t sample, mr_sample
     return MR_OK;
 }
 
-static uint32_t promises(const void *config)
+static uint32_t promises(const void *settings)
 {
-    (void)config;
+    (void)settings;
     return MR_DATA_WHOLE;
 }
 

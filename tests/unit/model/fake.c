@@ -41,6 +41,7 @@ static mr_val b_param(mr_prog *p, const char *name, const mr_param *q)
     snprintf(r.name, sizeof r.name, "%s", name);
     snprintf(r.placement, sizeof r.placement, "%s", q->placement);
     snprintf(r.init, sizeof r.init, "%s", q->init);
+    snprintf(r.tensors, sizeof r.tensors, "%s", q->tensors ? q->tensors : "");
     MRI_PUSH(&p->params, r);
     return add_value(p, name, &q->type, 'p');
 }

@@ -27,7 +27,7 @@ typedef struct fk_op {
 } fk_op;
 
 typedef struct fk_param {
-    char name[80], placement[40], init[16];
+    char name[80], placement[40], init[16], tensors[80];
     mr_type type;
     double scale;
     uint32_t flags;
@@ -87,6 +87,8 @@ const mr_type *fk_type(const mr_prog *p, mr_val v);
 
 /* every parameter of the whole model with its full name: "name [dims]\n" sorted; caller frees */
 char *fk_parameters(fk_model *m);
+/* the same of the tensors that a Hugging Face folder holds them as (mr_param.tensors) */
+char *fk_tensors(fk_model *m);
 /* the model's blocks of one mode as one text, to compare two descriptions; caller frees */
 char *fk_describe(fk_model *m, const char *mode);
 
@@ -97,5 +99,6 @@ char *fk_stored(const char *name);
 long long fk_elements(const char *lines); /* total of such lines */
 
 const char *fk_llama4(void); /* the built llama4.so */
+const char *fk_kimi_k2(void);
 
 #endif

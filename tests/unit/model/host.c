@@ -52,7 +52,13 @@ static int32_t js_has(const void *json, const char *path)
     return v && !json_is_null(v);
 }
 
-static const mr_json_service js = { sizeof js, 0, js_number, js_string, js_length, js_has };
+static int32_t js_is_null(const void *json, const char *path)
+{
+    return json_is_null(look(json, path));
+}
+
+static const mr_json_service js = { sizeof js, 0, js_number, js_string, js_length, js_has,
+                                    js_is_null };
 
 static const void *host_ext(void *self, const char *id)
 {
@@ -165,13 +171,23 @@ static void a_bind(mr_asm *a, int32_t instance, const char *name, const char *fu
 
 static const mr_assembler assembler = { sizeof assembler, 0, a_instance, a_edge, a_bind };
 
-const char *fk_llama4(void)
+static const char *built(const char *name)
 {
     static char path[512];
     const char *build = getenv("MRUN_BUILD");
     cr_assert(build, "run through meson test: MRUN_BUILD is not set");
-    snprintf(path, sizeof path, "%s/plugins/model/llama4/llama4.so", build);
+    snprintf(path, sizeof path, "%s/plugins/model/%s/%s.so", build, name, name);
     return path;
+}
+
+const char *fk_llama4(void)
+{
+    return built("llama4");
+}
+
+const char *fk_kimi_k2(void)
+{
+    return built("kimi_k2");
 }
 
 mr_status fk_open(fk_model *m, const char *so, const char *sizes, const char *json, mr_err *err)
@@ -227,22 +243,56 @@ static bool is_bound(const fk_model *m, size_t instance, const char *name)
     return false;
 }
 
-char *fk_parameters(fk_model *m)
+typedef MRI_VEC(char *) line_list;
+
+static char *line_of(const char *folder, int n, const char *name, const mr_type *t, uint32_t first)
 {
-    MRI_VEC(char *) lines = { 0 };
+    mri_str s = { 0 };
+    mri_str_fmt(&s, "%.*s%s [", n, folder, name);
+    for (uint32_t d = first; d < t->rank; d++)
+        mri_str_fmt(&s, "%s%lld", d > first ? "," : "", (long long)t->dim[d]);
+    mri_str_add(&s, "]\n");
+    return mri_str_take(&s);
+}
+
+/* The tensors of an [E, ...] parameter, `tensors` being "#.a #.b": each has an equal share of
+ * the second dim. */
+static void add_tensors(line_list *to, const char *full, const fk_param *q)
+{
+    const char *dot = strrchr(full, '.');
+    mr_type t = q->type;
+    int64_t n = 1;
+    for (const char *s = q->tensors; *s; s++)
+        n += *s == ' ';
+    t.dim[1] /= n;
+    for (int64_t e = 0; e < t.dim[0]; e++) {
+        char *copy = mri_strdup(q->tensors), *save = NULL;
+        for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+            cr_assert_eq(*w, '#');
+            char *name = mri_format("%lld%s", (long long)e, w + 1);
+            MRI_PUSH(to, line_of(full, (int)(dot + 1 - full), name, &t, 1));
+            free(name);
+        }
+        free(copy);
+    }
+}
+
+static char *parameters(fk_model *m, bool stored)
+{
+    line_list lines = { 0 };
     mri_str all = { 0 };
     for (size_t i = 0; i < m->as.at.n; i++) {
         mr_prog *p = fk_build(m, m->as.at.v[i].kind, "train", 4);
         for (size_t j = 0; j < p->params.n; j++) {
             const fk_param *q = &p->params.v[j];
-            mri_str s = { 0 };
             if (is_bound(m, i, q->name))
                 continue;
-            mri_str_fmt(&s, "%s%s [", m->as.at.v[i].prefix, q->name);
-            for (uint32_t d = 0; d < q->type.rank; d++)
-                mri_str_fmt(&s, "%s%lld", d ? "," : "", (long long)q->type.dim[d]);
-            mri_str_add(&s, "]\n");
-            MRI_PUSH(&lines, mri_str_take(&s));
+            char *full = mri_format("%s%s", m->as.at.v[i].prefix, q->name);
+            if (stored && *q->tensors)
+                add_tensors(&lines, full, q);
+            else
+                MRI_PUSH(&lines, line_of("", 0, full, &q->type, 0));
+            free(full);
         }
         fk_free(p);
     }
@@ -253,6 +303,16 @@ char *fk_parameters(fk_model *m)
     }
     free(lines.v);
     return mri_str_take(&all);
+}
+
+char *fk_parameters(fk_model *m)
+{
+    return parameters(m, false);
+}
+
+char *fk_tensors(fk_model *m)
+{
+    return parameters(m, true);
 }
 
 char *fk_describe(fk_model *m, const char *mode)

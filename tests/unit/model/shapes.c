@@ -94,15 +94,60 @@ static const char *heads(const mr_call *c)
     int64_t H = attr_i(c, "heads"), G = attr_i(c, "kv_heads"), C = attr_i(c, "head_dim");
     FAIL_UNLESS(G > 0 && H % G == 0 && C > 0);
     FAIL_UNLESS(mr_last(c->in[0]) == H * C && mr_last(c->in[1]) == G * C);
-    FAIL_UNLESS(mr_last(c->in[2]) == G * C && mr_is(c->in[3], "i32"));
+    FAIL_UNLESS(mr_last(c->in[2]) % G == 0 && mr_is(c->in[3], "i32"));
     return NULL;
 }
 
 static const char *attention(const mr_call *c, mr_type *out)
 {
-    out[0] = *c->in[0];
+    const char *bad = heads(c);
+    if (bad)
+        return bad;
+    out[0] = with_last(c->in[0], mr_last(c->in[2]) / attr_i(c, "kv_heads") * attr_i(c, "heads"));
     out[1] = mr_type2("f32", c->in[0]->dim[0], attr_i(c, "heads"));
-    return heads(c);
+    return NULL;
+}
+
+/* widths of a head: nope, rope; of its value, where kv is as wide as all heads' keys and values */
+typedef struct mla {
+    int64_t H, N, P, V;
+} mla;
+
+static mla mla_of(const mr_call *c, int64_t kv)
+{
+    const mr_attr *f = mr_attr_find(c, "inv_freq");
+    mla m = { attr_i(c, "heads"), attr_i(c, "nope_dim"), f ? 2 * (int64_t)f->n : 0, 0 };
+    m.V = m.H > 0 && kv % m.H == 0 ? kv / m.H - m.N : 0;
+    return m;
+}
+
+static const char *mla_kv(const mr_call *c, mr_type *out)
+{
+    mla m = mla_of(c, mr_last(c->in[0]));
+    FAIL_UNLESS(m.V > 0 && m.P > 0 && mr_last(c->in[1]) == m.P && mr_is(c->in[2], "i32"));
+    out[0] = with_last(c->in[0], m.H * (m.N + m.P));
+    out[1] = with_last(c->in[0], m.H * m.V);
+    return NULL;
+}
+
+static const char *mla_cached(const mr_call *c, mr_type *out)
+{
+    mla m = mla_of(c, c->in[3]->dim[0]);
+    int64_t L = mr_last(c->in[1]);
+    FAIL_UNLESS(m.V > 0 && mr_last(c->in[0]) == m.H * (m.N + m.P) && mr_last(c->in[2]) == m.P);
+    FAIL_UNLESS(mr_last(c->in[3]) == L && mr_is(c->in[4], "i32") && mr_is(c->in[5], "i32"));
+    FAIL_UNLESS(c->in[6]->rank == 3 && mr_last(c->in[6]) == L + m.P);
+    out[0] = with_last(c->in[0], m.H * m.V);
+    return NULL;
+}
+
+static const char *split(const mr_call *c, mr_type *out)
+{
+    int64_t first = attr_i(c, "first");
+    FAIL_UNLESS(first > 0 && first < mr_last(c->in[0]));
+    out[0] = with_last(c->in[0], first);
+    out[1] = with_last(c->in[0], mr_last(c->in[0]) - first);
+    return NULL;
 }
 
 static const char *attention_cached(const mr_call *c, mr_type *out)
@@ -211,11 +256,16 @@ static const fk_shape table[] = {
       attention },
     { "attention.cached", "q k v positions slot k_cache! v_cache! -> o",
       "heads kv_heads head_dim scale chunk seq packed", attention_cached },
+    { "rope_tail", "x positions -> y", "head_dim inv_freq factor inverse", rope },
+    { "mla_kv", "kv kr positions -> k v", "heads nope_dim inv_freq factor", mla_kv },
+    { "mla_attention.cached", "q c kr w positions slot cache! -> o",
+      "heads nope_dim inv_freq factor scale", mla_cached },
+    { "split", "x -> a b", "first", split },
     { "swiglu", "gate up? -> y", "", swiglu },
     { "gelu", "x -> y", "approx", same },
     { "cross_entropy", "logits targets weight -> loss nll lse", "", cross_entropy },
     { "route_topk", "logits bias? -> probs index",
-      "k score pre_softmax norm scale groups group_topk", route_topk },
+      "k score pre_softmax norm scale groups group_topk group_best", route_topk },
     { "route_plan", "index -> rows slots offsets", "experts", route_plan },
     { "permute", "x rows slots probs? -> y", "", permute },
     { "unpermute", "y rows slots probs? -> x", "k", unpermute },
