@@ -5,17 +5,19 @@
 Run by hand when a family or a variant is added; the fixtures are committed. Needs torch and
 transformers (at least 4.56.1: earlier ones route Llama 4 wrongly). Each folder holds
   config.json         as transformers writes it
-  model.safetensors   fp32 weights under the names that mrun's family gives them
+  model.safetensors   fp32 weights under the names that transformers saves them by
+                      (gpt2: those that mrun's family gives them)
   expect.safetensors  several sequences laid end to end, T tokens in all:
     ids positions seq_start targets  i32 [T]   targets: -1 after a sequence's last token
     loss_weight f32 [T]                        1 where there is a target, else 0
     logits f32 [T,V]  nll f32 [T]              nll 0 where there is no target
     loss f32 [1]                               mean of nll over the counted tokens
-    grad.NAME f32                              d loss / d NAME
+    grad.NAME f32                              d loss / d NAME, a parameter of mrun's family
 Without auxiliary losses: transformers does not add them.
 
 transformers' own code computes all of it, but in double: the fp32 weights are widened, and the
-casts to float inside the models are made casts to double. So what differs from the expectation
+casts to float inside the models are made casts to double (DeepSeek-V3's rotary frequencies are
+computed again that way, too). So what differs from the expectation
 is the rounding of the program under test alone. A gradient that is zero in exact arithmetic
 (a key bias without rotary positions) is noise near 1e-17 here: compare against the scale of all
 gradients, not its own.
@@ -34,12 +36,14 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import save_file
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "gpt2"))
 import from_hf as gpt2_from_hf  # noqa: E402
 
 MIN_ROUTE_GAP = 1e-2
+DEEPSEEK_ROUTE_GAP = 2e-3  # its scores lie in (0, 1), so more of them are near each other
 
 LLAMA4 = dict(
     vocab_size=50, hidden_size=24, intermediate_size=20, intermediate_size_mlp=36,
@@ -77,6 +81,42 @@ VARIANTS = {
                     ROPE, CHUNKY),
 }
 
+DEEPSEEK = dict(
+    vocab_size=50, hidden_size=24, intermediate_size=36, moe_intermediate_size=10,
+    num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3, q_lora_rank=14,
+    kv_lora_rank=10, qk_nope_head_dim=6, qk_rope_head_dim=8, v_head_dim=5, n_routed_experts=8,
+    n_shared_experts=1, num_experts_per_tok=2, first_k_dense_replace=1, n_group=2, topk_group=1,
+    norm_topk_prob=True, routed_scaling_factor=2.5, rms_norm_eps=1e-6, attention_bias=False,
+    rope_interleave=True, max_position_embeddings=1024, tie_word_embeddings=False,
+    pad_token_id=None, bos_token_id=1, eos_token_id=2)
+
+# of the four frequencies one is kept, one joins, two are slowed
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, beta_fast=32.0, beta_slow=1.0,
+            mscale=1.0, mscale_all_dim=1.0, original_max_position_embeddings=256)
+# the two betas are equal: a step
+KIMI_YARN = dict(YARN, rope_theta=50000.0, factor=8.0, beta_fast=1.0,
+                 original_max_position_embeddings=64)
+
+SOME = [1, 2, 9, 23]
+DEEPSEEK_VARIANTS = {
+    # a dense and two MoE layers, latent queries, YaRN, two groups of experts, correction bias
+    "deepseek-base": (dict(num_hidden_layers=3), YARN, SOME),
+    # Kimi-K2: no groups, its scale and frequencies
+    "kimi": (dict(n_group=1, topk_group=1, routed_scaling_factor=2.827), KIMI_YARN, SOME),
+    # queries straight from the residual stream, plain rotary positions
+    "deepseek-direct": (dict(q_lora_rank=None), ROPE, SOME),
+    # a shared expert of two widths, weights not normalised, all layers MoE
+    "deepseek-shared": (dict(n_shared_experts=2, norm_topk_prob=False, first_k_dense_replace=0),
+                        YARN, SOME),
+    # the latents' norms keep their own epsilon; biases; tied head
+    "deepseek-eps": (dict(rms_norm_eps=1e-2, attention_bias=True, tie_word_embeddings=True), YARN,
+                     SOME),
+    # no scale of scores: cosines and sines grow instead
+    "deepseek-mscale": (dict(n_group=1, topk_group=1), dict(YARN, mscale_all_dim=0.0), SOME),
+    # three experts of two groups of four: a group is worth its best two, not k / groups
+    "deepseek-groups": (dict(n_group=4, topk_group=2, num_experts_per_tok=3), YARN, SOME),
+}
+
 
 def redraw(model, seed):
     g = torch.Generator().manual_seed(seed)
@@ -89,19 +129,44 @@ def redraw(model, seed):
                 if "norm" in name or ".ln_" in name:
                     if name.endswith("weight"):
                         p.add_(1)
+        for name, b in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                b.normal_(0, 0.3, generator=g)
+
+
+def gap_after(x, k):
+    """Smallest distance between the k-th and the next value of any row."""
+    if k == x.shape[-1]:
+        return float("inf")
+    top = torch.topk(x, k + 1, dim=-1).values
+    return (top[..., k - 1] - top[..., k]).min().item()
+
+
+def deepseek_gap(gate, logits, k):
+    """The same of a router that chooses groups first: of the groups, and inside those chosen."""
+    score = logits.sigmoid() + gate.e_score_correction_bias
+    groups = score.view(len(score), gate.num_group, -1)
+    worth = groups.topk(2, dim=-1).values.sum(dim=-1)
+    chosen = worth >= worth.topk(gate.topk_group, dim=-1).values[:, -1:]
+    inside = groups.masked_fill(~chosen[..., None], -100.0).flatten(1)
+    return min(gap_after(worth, gate.topk_group), gap_after(inside, k))
 
 
 def route_gap(model, k, run):
-    """Smallest distance between the k-th and the next router logit of any token."""
+    """Smallest distance between the k-th and the next candidate of any router and token."""
     gaps, hooks = [float("inf")], []
 
     def look(module, args, out):
-        top = torch.topk(out[1], k + 1, dim=-1).values
-        gaps.append((top[..., k - 1] - top[..., k]).min().item())
+        gaps.append(gap_after(out[1], k))
+
+    def look_deepseek(module, args, out):
+        gaps.append(deepseek_gap(module, out[0], k))
 
     for name, module in model.named_modules():
         if name.endswith("feed_forward.router"):
             hooks.append(module.register_forward_hook(look))
+        if name.endswith("mlp.gate"):
+            hooks.append(module.register_forward_hook(look_deepseek))
     result = run()
     for h in hooks:
         h.remove()
@@ -122,12 +187,18 @@ def forward(model, sequences):
 
 @contextlib.contextmanager
 def in_double(model):
-    to_float = torch.Tensor.float
+    to_float, float32 = torch.Tensor.float, torch.float32
     torch.Tensor.float = torch.Tensor.double
+    if isinstance(model, transformers.DeepseekV3ForCausalLM):
+        torch.float32 = torch.float = torch.float64
+        rope = model.model.rotary_emb
+        init = rope.compute_default_rope_parameters if rope.rope_type == "default" else \
+            ROPE_INIT_FUNCTIONS[rope.rope_type]
+        rope.inv_freq = init(model.config)[0]
     try:
         yield model.double()
     finally:
-        torch.Tensor.float = to_float
+        torch.Tensor.float, torch.float32, torch.float = to_float, float32, float32
         model.float()
 
 
@@ -170,12 +241,12 @@ def write(out, model, expect, weights, grads):
     save_file(both, out / "expect.safetensors")
 
 
-def draw(model, lengths, k):
+def draw(model, lengths, k, min_gap=MIN_ROUTE_GAP):
     """Weights and ids whose routes are clear; (expect, grads) of the first such seed."""
     for seed in range(1, 200):
         redraw(model, seed)
         expect, grads, gap = expectation(model, lengths, 1000 + seed, k)
-        if gap >= MIN_ROUTE_GAP:
+        if gap >= min_gap:
             return expect, grads, seed, gap
     sys.exit("no seed below 200 gives clear routes: use fewer tokens or experts")
 
@@ -189,6 +260,39 @@ def make_llama4(name, out):
     expect, grads, seed, gap = draw(model, lengths, k)
     weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
     write(out / name, model, expect, weights, grads)
+    return seed, gap
+
+
+def one_by_one(weights):
+    """Experts as transformers saves them: one tensor each, gate and up apart."""
+    out = {}
+    for name, x in weights.items():
+        folder, _, last = name.rpartition(".")
+        if last == "gate_up_proj":
+            for e, both in enumerate(x):
+                gate, up = np.split(both, 2)
+                out[f"{folder}.{e}.gate_proj.weight"] = gate
+                out[f"{folder}.{e}.up_proj.weight"] = up
+        elif last == "down_proj":
+            for e, down in enumerate(x):
+                out[f"{folder}.{e}.down_proj.weight"] = down
+        else:
+            out[name] = x
+    return out
+
+
+def make_deepseek(name, out):
+    over, rope, lengths = DEEPSEEK_VARIANTS[name]
+    config = transformers.DeepseekV3Config(**{**DEEPSEEK, **over}, **rope_arguments(rope))
+    config._attn_implementation = config._experts_implementation = "eager"
+    model = transformers.DeepseekV3ForCausalLM(config).float().eval()
+    expect, grads, seed, gap = draw(model, lengths, config.num_experts_per_tok,
+                                    DEEPSEEK_ROUTE_GAP)
+    weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    for n, b in model.named_buffers():
+        if n.endswith("e_score_correction_bias"):
+            weights[n] = b.detach().numpy()
+    write(out / name, model, expect, one_by_one(weights), grads)
     return seed, gap
 
 
@@ -216,13 +320,14 @@ def make_gpt2(name, out):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     ap.add_argument("--out", type=pathlib.Path, default=ROOT / "tests" / "parity" / "fixtures")
-    ap.add_argument("names", nargs="*", help="default: all of " + ", ".join([*VARIANTS, "gpt2"]))
+    makers = {**dict.fromkeys(VARIANTS, make_llama4),
+              **dict.fromkeys(DEEPSEEK_VARIANTS, make_deepseek), "gpt2": make_gpt2}
+    ap.add_argument("names", nargs="*", help="default: all of " + ", ".join(makers))
     args = ap.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    for name in args.names or [*VARIANTS, "gpt2"]:
-        make = make_gpt2 if name == "gpt2" else make_llama4
-        seed, gap = make(name, args.out)
+    for name in args.names or makers:
+        seed, gap = makers[name](name, args.out)
         size = sum(f.stat().st_size for f in (args.out / name).iterdir())
         print(f"{name}: seed {seed}, smallest route gap {gap:.3g}, {size / 1024:.0f} KiB")
 

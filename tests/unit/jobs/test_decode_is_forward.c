@@ -2,24 +2,37 @@
  *
  * Cached decoding computes what one forward over the whole sequence does, however the tokens
  * come: one by one, in chunks of any size, across chunks of attention, after a restart at
- * position 0 over an old cache.
+ * position 0 over an old cache; from keys and values, or from latents.
  */
 #include "tests/kit.h"
 
 enum { N = 41, VOCAB = 31 };
 
-static kit open_with(const char *backend, int64_t prefill)
+static const char *const llama4[] = {
+    "model.plugin=llama4", "model.layers=4", "model.hidden=16", "model.heads=2",
+    "model.kv_heads=1", "model.head_dim=8", "model.ffn_hidden=20", "model.llama4.experts=3",
+    "model.llama4.experts_per_token=2", "model.llama4.expert_hidden=12",
+    "model.llama4.moe_step=2", "model.llama4.nope_interval=4", "model.llama4.attention_chunk=7",
+    "model.llama4.floor_scale=8", NULL
+};
+
+/* forward expands the latents, decoding does not: equal logits show that both are the same map */
+static const char *const kimi_k2[] = {
+    "model.plugin=kimi_k2", "model.layers=3", "model.hidden=16", "model.heads=3",
+    "model.ffn_hidden=20", "model.kimi_k2.q_lora_rank=9", "model.kimi_k2.kv_lora_rank=10",
+    "model.kimi_k2.nope_dim=6", "model.kimi_k2.rope_dim=4", "model.kimi_k2.value_dim=5",
+    "model.kimi_k2.experts=4", "model.kimi_k2.expert_hidden=12", "model.kimi_k2.rope_factor=4",
+    "model.kimi_k2.rope_original_max_positions=16", "model.kimi_k2.mscale=0.7", NULL
+};
+
+static kit open_with(const char *backend, const char *const *family, int64_t prefill)
 {
     char *plugin = mri_format("backend.plugin=%s", backend);
-    const char *const sets[] = {
-        plugin, "model.plugin=llama4", "model.layers=4", "model.hidden=16", "model.heads=2",
-        "model.kv_heads=1", "model.head_dim=8", "model.ffn_hidden=20", "model.vocab=31",
-        "model.max_positions=64", "model.init_std=0.3", "model.llama4.experts=3",
-        "model.llama4.experts_per_token=2", "model.llama4.expert_hidden=12",
-        "model.llama4.moe_step=2", "model.llama4.nope_interval=4",
-        "model.llama4.attention_chunk=7", "model.llama4.floor_scale=8", "train.steps=1",
-        "train.seq=16", "data.text.path=unused", "backend.cpu.threads=1", NULL
-    };
+    const char *sets[32] = { plugin, "model.vocab=31", "model.max_positions=64",
+                             "model.init_std=0.3", "train.steps=1", "train.seq=16",
+                             "data.text.path=unused", "backend.cpu.threads=1" };
+    for (size_t n = 8; *family; family++)
+        sets[n++] = *family;
     kit k = kit_open(NULL, sets, (mri_session_options){ .needs = MRI_NEED_EVAL | MRI_NEED_DECODE,
                                                         .eval_tokens = N, .slots = 1,
                                                         .max_seq = N, .prefill_tokens = prefill });
@@ -58,9 +71,9 @@ static void feed(mri_session *s, const int32_t *ids, int64_t piece, const float 
     }
 }
 
-static void all_ways(const char *backend, int64_t prefill)
+static void all_ways(const char *backend, const char *const *family, int64_t prefill)
 {
-    kit k = open_with(backend, prefill);
+    kit k = open_with(backend, family, prefill);
     int32_t ids[2][N];
     float nll[N], *want = mri_alloc(N * VOCAB * sizeof *want), logits[VOCAB];
     mr_err err = MR_ERR_INIT;
@@ -83,9 +96,15 @@ static void all_ways(const char *backend, int64_t prefill)
     kit_close(&k);
 }
 
-Test(decode, ref_token_by_token) { all_ways("ref", 0); }
-Test(decode, ref_in_chunks_of_4) { all_ways("ref", 4); }
-Test(decode, cpu_token_by_token) { all_ways("cpu", 0); }
-Test(decode, cpu_in_chunks_of_3) { all_ways("cpu", 3); }
-Test(decode, cpu_in_chunks_of_16) { all_ways("cpu", 16); }
-Test(decode, cpu_in_one_chunk) { all_ways("cpu", 64); }
+Test(decode, ref_token_by_token) { all_ways("ref", llama4, 0); }
+Test(decode, ref_in_chunks_of_4) { all_ways("ref", llama4, 4); }
+Test(decode, cpu_token_by_token) { all_ways("cpu", llama4, 0); }
+Test(decode, cpu_in_chunks_of_3) { all_ways("cpu", llama4, 3); }
+Test(decode, cpu_in_chunks_of_16) { all_ways("cpu", llama4, 16); }
+Test(decode, cpu_in_one_chunk) { all_ways("cpu", llama4, 64); }
+Test(decode, latent_ref_token_by_token) { all_ways("ref", kimi_k2, 0); }
+Test(decode, latent_ref_in_chunks_of_4) { all_ways("ref", kimi_k2, 4); }
+Test(decode, latent_cpu_token_by_token) { all_ways("cpu", kimi_k2, 0); }
+Test(decode, latent_cpu_in_chunks_of_3) { all_ways("cpu", kimi_k2, 3); }
+Test(decode, latent_cpu_in_chunks_of_16) { all_ways("cpu", kimi_k2, 16); }
+Test(decode, latent_cpu_in_one_chunk) { all_ways("cpu", kimi_k2, 64); }
