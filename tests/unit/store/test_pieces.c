@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A parameter is made of the tensors that a folder holds in its stead, in the order and by the
+ * count that its description says; what is missing or does not fit is named. */
+#include "core/run/pieces.h"
+#include "scratch.h"
+#include <stdlib.h>
+
+/* two experts of gate [1,3] and up [1,3]: a parameter [2, 2, 3] of 0 .. 11 */
+static const float data[12] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 };
+static const char *const names[4] = { "l.mlp.experts.0.gate.w", "l.mlp.experts.0.up.w",
+                                      "l.mlp.experts.1.gate.w", "l.mlp.experts.1.up.w" };
+
+static mri_tensor_slot slot(void)
+{
+    mri_tensor_slot s = { .name = "l.mlp.experts.gate_up", .n = 12 };
+    s.desc.type = mr_type3("f32", 2, 2, 3);
+    s.desc.tensors = "#.gate.w #.up.w";
+    return s;
+}
+
+static mri_safetensors *folder(char *dir, const mri_tensor *t, size_t n)
+{
+    mr_err err = MR_ERR_INIT;
+    mri_safetensors *f;
+    char *path = mri_format("%s/model.safetensors", dir);
+    cr_assert_eq(mri_safetensors_write(path, t, n, NULL, &err), 0, "%s", err.what);
+    cr_assert_eq(mri_safetensors_open_folder(dir, &f, &err), 0, "%s", err.what);
+    free(path);
+    return f;
+}
+
+static void four(mri_tensor t[4])
+{
+    for (int i = 0; i < 4; i++)
+        t[i] = (mri_tensor){ names[i], mr_type2("f32", 1, 3), data + 3 * i };
+}
+
+Test(pieces, are_joined_by_count_then_by_name)
+{
+    mri_tensor t[4], order[4];
+    mri_tensor_slot s = slot();
+    mr_err err = MR_ERR_INIT;
+    void *all;
+    const char *dtype;
+    char *dir = scratch_make();
+    four(t);
+    for (int i = 0; i < 4; i++)
+        order[i] = t[3 - i]; /* the file's order says nothing */
+    mri_safetensors *f = folder(dir, order, 4);
+    cr_assert_eq(mri_pieces_join(f, &s, "DIR", &all, &dtype, &err), 0, "%s", err.what);
+    cr_assert_str_eq(dtype, "f32");
+    cr_assert_arr_eq(all, data, sizeof data);
+    free(all);
+    mri_safetensors_close(f);
+    scratch_drop(dir);
+}
+
+Test(pieces, without_a_count_are_laid_end_to_end)
+{
+    mri_tensor t[2] = { { "l.q", mr_type2("f32", 1, 3), data },
+                        { "l.k", mr_type2("f32", 3, 3), data + 3 } };
+    mri_tensor_slot s = { .name = "l.qk", .n = 12 };
+    mr_err err = MR_ERR_INIT;
+    void *all;
+    const char *dtype;
+    char *dir = scratch_make();
+    s.desc.type = mr_type2("f32", 4, 3);
+    s.desc.tensors = "q k";
+    mri_safetensors *f = folder(dir, t, 2);
+    cr_assert_eq(mri_pieces_join(f, &s, "DIR", &all, &dtype, &err), 0, "%s", err.what);
+    cr_assert_arr_eq(all, data, sizeof data);
+    free(all);
+    mri_safetensors_close(f);
+    scratch_drop(dir);
+}
+
+static void fails(const mri_tensor *t, size_t n, mr_status code, const char *says)
+{
+    mri_tensor_slot s = slot();
+    mr_err err = MR_ERR_INIT;
+    void *all = &s;
+    const char *dtype;
+    char *dir = scratch_make();
+    mri_safetensors *f = folder(dir, t, n);
+    cr_assert_eq(mri_pieces_join(f, &s, "DIR", &all, &dtype, &err), code, "%s", says);
+    cr_assert(strstr(err.what, says), "\"%s\" does not say \"%s\"", err.what, says);
+    cr_assert_null(all);
+    mri_safetensors_close(f);
+    scratch_drop(dir);
+}
+
+Test(pieces, that_do_not_make_the_parameter_are_named)
+{
+    static const uint16_t half[3] = { 0 };
+    mri_tensor t[4];
+    four(t);
+    fails(t, 3, MR_E_STORE_MISSING, "no tensor l.mlp.experts.1.up.w");
+    t[2].type = mr_type2("f32", 1, 2);
+    fails(t, 4, MR_E_STORE_FORMAT, "tensor l.mlp.experts.1.gate.w");
+    four(t);
+    t[1].type = mr_type2("f32", 2, 3); /* a row too many */
+    fails(t, 4, MR_E_STORE_FORMAT, "tensor l.mlp.experts.0.up.w");
+    four(t);
+    t[3] = (mri_tensor){ names[3], mr_type2("bf16", 1, 3), half };
+    fails(t, 4, MR_E_STORE_FORMAT, "tensor l.mlp.experts.1.up.w");
+    four(t);
+    t[0].type = mr_type1("f32", 3);
+    fails(t, 4, MR_E_STORE_FORMAT, "tensor l.mlp.experts.0.gate.w");
+}
