@@ -5,100 +5,49 @@
  * 4.x (rope_theta, rope_scaling) or 5.x (rope_parameters) spells them. A key that the file leaves
  * out has the class default of Llama4TextConfig. The first bad value ends the reading.
  */
+#include "../hf.h"
 #include "llama4.h"
-#include <math.h>
-#include <stdio.h>
 
-typedef struct reader {
-    const mr_json_service *js;
-    const void *json;
-    const char *at; /* "" or "text_config." */
-    mr_err *err;
-    mr_status st; /* of the first bad value */
-} reader;
-
-static const char *path(const reader *r, const char *key, char *buf, size_t cap)
+static void read_sizes(l4_model *m, hf_reader *r)
 {
-    snprintf(buf, cap, "%s%s", r->at, key);
-    return buf;
-}
-
-static bool has(const reader *r, const char *key)
-{
-    char p[128];
-    return r->js->has(r->json, path(r, key, p, sizeof p));
-}
-
-static const char *text(const reader *r, const char *key)
-{
-    char p[128];
-    const char *s = NULL;
-    return r->js->string(r->json, path(r, key, p, sizeof p), &s) ? s : NULL;
-}
-
-static double number(reader *r, const char *key, double otherwise)
-{
-    char p[128];
-    double v = otherwise;
-    if (!r->st && has(r, key) && !r->js->number(r->json, path(r, key, p, sizeof p), &v))
-        r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
-                        "llama4: %s in config.json is not a number", p);
-    return v;
-}
-
-static int64_t integer(reader *r, const char *key, int64_t otherwise)
-{
-    double v = number(r, key, (double)otherwise);
-    if (r->st)
-        return otherwise;
-    if (!(v >= -0x1p53 && v <= 0x1p53) || v != floor(v)) {
-        r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
-                        "llama4: %s%s = %g in config.json is not a whole number", r->at, key, v);
-        return otherwise;
-    }
-    return (int64_t)v;
-}
-
-static void read_sizes(l4_model *m, reader *r)
-{
-    m->layers = integer(r, "num_hidden_layers", 48);
-    m->hidden = integer(r, "hidden_size", 5120);
-    m->heads = integer(r, "num_attention_heads", 40);
-    m->kv_heads = integer(r, "num_key_value_heads", 8);
-    m->head_dim = integer(r, "head_dim", 128);
-    m->vocab = integer(r, "vocab_size", 202048);
-    m->max_positions = integer(r, "max_position_embeddings", 131072);
-    m->dense_hidden = integer(r, "intermediate_size_mlp", 16384);
-    m->expert_hidden = integer(r, "intermediate_size", 8192);
-    m->experts = integer(r, "num_local_experts", 16);
-    m->top_k = integer(r, "num_experts_per_tok", 1);
-    m->chunk = integer(r, "attention_chunk_size", 8192);
-    m->eps = number(r, "rms_norm_eps", 1e-5);
-    m->init_std = number(r, "initializer_range", 0.02);
-    m->floor_scale = number(r, "floor_scale", 8192);
-    m->attn_scale = number(r, "attn_scale", 0.1);
-    m->qk_norm = number(r, "use_qk_norm", 1) != 0;
-    m->temperature = number(r, "attn_temperature_tuning", 1) != 0; /* a bool, once an int */
-    m->bias = number(r, "attention_bias", 0) != 0;
-    m->tie = number(r, "tie_word_embeddings", 0) != 0;
+    m->layers = hf_integer(r, "num_hidden_layers", 48);
+    m->hidden = hf_integer(r, "hidden_size", 5120);
+    m->heads = hf_integer(r, "num_attention_heads", 40);
+    m->kv_heads = hf_integer(r, "num_key_value_heads", 8);
+    m->head_dim = hf_integer(r, "head_dim", 128);
+    m->vocab = hf_integer(r, "vocab_size", 202048);
+    m->max_positions = hf_integer(r, "max_position_embeddings", 131072);
+    m->dense_hidden = hf_integer(r, "intermediate_size_mlp", 16384);
+    m->expert_hidden = hf_integer(r, "intermediate_size", 8192);
+    m->experts = hf_integer(r, "num_local_experts", 16);
+    m->top_k = hf_integer(r, "num_experts_per_tok", 1);
+    m->chunk = hf_integer(r, "attention_chunk_size", 8192);
+    m->eps = hf_number(r, "rms_norm_eps", 1e-5);
+    m->init_std = hf_number(r, "initializer_range", 0.02);
+    m->floor_scale = hf_number(r, "floor_scale", 8192);
+    m->attn_scale = hf_number(r, "attn_scale", 0.1);
+    m->qk_norm = hf_number(r, "use_qk_norm", 1) != 0;
+    m->temperature = hf_number(r, "attn_temperature_tuning", 1) != 0; /* a bool, once an int */
+    m->bias = hf_number(r, "attention_bias", 0) != 0;
+    m->tie = hf_number(r, "tie_word_embeddings", 0) != 0;
     m->shared_expert = true;
 }
 
 /* transformers 5.x keeps both in rope_parameters, 4.x in rope_theta and rope_scaling */
-static void read_rope(l4_model *m, reader *r)
+static void read_rope(l4_model *m, hf_reader *r)
 {
-    const char *in = has(r, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    const char *in = hf_has(r, "rope_parameters") ? "rope_parameters" : "rope_scaling";
     char key[64];
 #define IN(name) (snprintf(key, sizeof key, "%s.%s", in, name), key)
-    m->rope_theta = number(r, "rope_theta", 500000);
-    m->rope_theta = number(r, IN("rope_theta"), m->rope_theta);
+    m->rope_theta = hf_number(r, "rope_theta", 500000);
+    m->rope_theta = hf_number(r, IN("rope_theta"), m->rope_theta);
     m->rope_factor = m->rope_low = m->rope_high = 1;
     m->rope_original = 8192;
-    if (!has(r, in) || r->st)
+    if (!hf_has(r, in) || r->st)
         return;
-    const char *type = text(r, IN("rope_type"));
+    const char *type = hf_text(r, IN("rope_type"));
     if (!type)
-        type = text(r, IN("type"));
+        type = hf_text(r, IN("type"));
     if (!type || !strcmp(type, "default"))
         return;
     if (strcmp(type, "llama3")) {
@@ -108,25 +57,19 @@ static void read_rope(l4_model *m, reader *r)
         mr_hint(r->err, "it has \"default\" and \"llama3\"");
         return;
     }
-    m->rope_factor = number(r, IN("factor"), 8);
-    m->rope_low = number(r, IN("low_freq_factor"), 1);
-    m->rope_high = number(r, IN("high_freq_factor"), 4);
-    m->rope_original = integer(r, IN("original_max_position_embeddings"), 8192);
+    m->rope_factor = hf_number(r, IN("factor"), 8);
+    m->rope_low = hf_number(r, IN("low_freq_factor"), 1);
+    m->rope_high = hf_number(r, IN("high_freq_factor"), 4);
+    m->rope_original = hf_integer(r, IN("original_max_position_embeddings"), 8192);
 #undef IN
-}
-
-static int64_t length(const reader *r, const char *key)
-{
-    char p[128];
-    return has(r, key) ? r->js->length(r->json, path(r, key, p, sizeof p)) : -1;
 }
 
 /* no_rope_layers holds 1 where a layer HAS rotary positions; an empty list means every
  * no_rope_layer_interval-th has none. */
-static void read_nope(l4_model *m, reader *r)
+static void read_nope(l4_model *m, hf_reader *r)
 {
-    int64_t n = length(r, "no_rope_layers");
-    int64_t interval = integer(r, "no_rope_layer_interval", 4);
+    int64_t n = hf_length(r, "no_rope_layers");
+    int64_t interval = hf_integer(r, "no_rope_layer_interval", 4);
     char key[64];
     if (n > 0 && n != m->layers) {
         r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
@@ -136,12 +79,12 @@ static void read_nope(l4_model *m, reader *r)
     }
     for (int64_t i = 0; i < m->layers; i++) {
         snprintf(key, sizeof key, "no_rope_layers.%lld", (long long)i);
-        m->nope[i] = n > 0 ? integer(r, key, 1) == 0 : interval > 0 && (i + 1) % interval == 0;
+        m->nope[i] = n > 0 ? hf_integer(r, key, 1) == 0 : interval > 0 && (i + 1) % interval == 0;
     }
     /* an explicit mask pattern must be the one that goes with the positions */
-    for (int64_t i = 0; i < m->layers && length(r, "layer_types") > 0; i++) {
+    for (int64_t i = 0; i < m->layers && hf_length(r, "layer_types") > 0; i++) {
         snprintf(key, sizeof key, "layer_types.%lld", (long long)i);
-        const char *type = text(r, key);
+        const char *type = hf_text(r, key);
         if (type && !r->st && !!strcmp(type, "chunked_attention") != m->nope[i])
             r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
                             "llama4: layer %lld %s rotary positions, yet its type in config.json "
@@ -150,16 +93,16 @@ static void read_nope(l4_model *m, reader *r)
     }
 }
 
-static void read_moe(l4_model *m, reader *r)
+static void read_moe(l4_model *m, hf_reader *r)
 {
-    int64_t n = length(r, "moe_layers");
-    int64_t step = integer(r, "interleave_moe_layer_step", 1);
+    int64_t n = hf_length(r, "moe_layers");
+    int64_t step = hf_integer(r, "interleave_moe_layer_step", 1);
     char key[64];
     for (int64_t i = 0; n < 0 && i < m->layers; i++)
         m->moe[i] = step > 0 && (i + 1) % step == 0;
     for (int64_t i = 0; i < n && !r->st; i++) {
         snprintf(key, sizeof key, "moe_layers.%lld", (long long)i);
-        int64_t layer = integer(r, key, -1);
+        int64_t layer = hf_integer(r, key, -1);
         if (layer >= 0 && layer < m->layers)
             m->moe[layer] = 1;
         else if (!r->st)
@@ -172,19 +115,19 @@ static void read_moe(l4_model *m, reader *r)
 
 mr_status l4_read_hf(l4_model *m, const mr_json_service *js, const void *json, mr_err *err)
 {
-    reader r = { js, json, "", err, 0 };
-    if (has(&r, "text_config")) {
+    hf_reader r = { js, json, "llama4", "", err, 0 };
+    if (hf_has(&r, "text_config")) {
         r.at = "text_config.";
         m->prefix = "language_model.";
     }
-    const char *type = text(&r, "model_type");
+    const char *type = hf_text(&r, "model_type");
     if (type && strcmp(type, "llama4_text") && strcmp(type, "llama4")) {
         mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
                 "llama4: config.json is of model type \"%s\"", type);
         mr_hint(err, "choose the model plugin of that type in [model] plugin");
         return MR_E_MODEL_CONFIG;
     }
-    const char *act = text(&r, "hidden_act");
+    const char *act = hf_text(&r, "hidden_act");
     if (act && strcmp(act, "silu"))
         return mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
                        "llama4: hidden_act \"%s\" in config.json is not silu", act);
