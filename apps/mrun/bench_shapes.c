@@ -66,6 +66,17 @@ const bench_shape bench_shapes[] = {
       true },
     { "moe_aux_loss", "logits=F[4096,128] seq_start=i32[4096]start:1024 @k=2 @coeff=0.01", true },
     { "router_z_loss", "logits=F[4096,128] @coeff=0.001", true },
+    { "add_rmsnorm", "a=F[4096,1024] b=F[4096,1024] w=F[1024]", true },
+    { "add_rmsnorm.bwd", "dh=F[4096,1024] dy=F[4096,1024] x=F[4096,1024] w=F[1024] "
+                         "rstd=S[4096,1]pos dw=S[1024]", true },
+    { "rope_norm", "x=F[4096,1024] positions=i32[4096]ramp @head_dim=64 @inv_freq=" FREQ32, true },
+    { "linear_add", "a=F[4096,1024] x=F[4096,1024] w=F[1024,1024]", false },
+    { "linear_add.dgrad", "a=F[4096,1024] dy=F[4096,1024] w=F[1024,1024]", false },
+    { "linear_add.dgrad", "a=F[4096,1024] dy=f32[4096,16] w=F[16,1024]", true },
+    { "unpermute_add", "a=F[4096,512] b=F[4096,512] y=F[8192,512] rows=i32[8192]perm "
+                       "slots=i32[8192]inv:rows probs=- @k=2", true },
+    { "permute.bwd", "a=F[4096,512] dy=F[8192,512] x=F[4096,512] rows=i32[8192]perm "
+                     "slots=i32[8192]inv:rows probs=S[4096,2]", true },
     { "sumsq", "x=f32[10000000] acc=f32[1]zero", true },
     { "clip_scale",
       "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero @max_norm=1", true },

@@ -65,11 +65,14 @@ struct op_row {
 };
 
 /* ---- tables of rows, each ended by an id of NULL --------------------------------------- */
-extern const struct op_row cuda_linear_rows[], cuda_grouped_rows[], cuda_pointwise_rows[],
-    cuda_rope_rows[], cuda_norm_rows[], cuda_embedding_rows[], cuda_loss_rows[],
-    cuda_cudnn_rows[], cuda_flash_rows[], cuda_flash_bwd_rows[], cuda_attention_rows[], cuda_attention_bwd_rows[],
-    cuda_cached_rows[], cuda_route_rows[],
-    cuda_router_loss_rows[], cuda_permute_rows[], cuda_update_rows[], cuda_weighted_rows[];
+/* in the order in which they are asked: a faster table stands before a plainer one */
+#define CUDA_TABLES(X) \
+    X(thin) X(linear) X(linear_add) X(grouped) X(cudnn) X(flash) X(flash_bwd) X(attention) \
+    X(attention_bwd) X(cached) X(norm_held) X(norm) X(rope_heads) X(rope) X(pointwise) \
+    X(weighted) X(embedding) X(loss) X(route) X(permute) X(permute_add) X(router_loss) X(update)
+#define CUDA_DECLARE(name) extern const struct op_row cuda_##name##_rows[];
+CUDA_TABLES(CUDA_DECLARE)
+#undef CUDA_DECLARE
 
 /* A CUDA call's answer as ours: names the call and what CUDA said. */
 mr_status cuda_fail(mr_err *err, cudaError_t e, const char *what);

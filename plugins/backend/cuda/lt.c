@@ -252,6 +252,13 @@ mr_status cuda_lt_run(const struct cuda_lt *lt, const struct cuda_lt_product *p,
                       const void *b, void *c, const void *bias, void *ws, cudaStream_t stream,
                       mr_err *err)
 {
+    return cuda_lt_run_from(lt, p, a, b, c, c, bias, ws, stream, err);
+}
+
+mr_status cuda_lt_run_from(const struct cuda_lt *lt, const struct cuda_lt_product *p, const void *a,
+                           const void *b, const void *from, void *c, const void *bias, void *ws,
+                           cudaStream_t stream, mr_err *err)
+{
     cublasLtMatmulDescOpaque_t desc = p->desc; /* two streams may run one kernel: each its bias */
     const float one = 1;
     uintptr_t room = ((uintptr_t)ws + WORKSPACE_ALIGN - 1) / WORKSPACE_ALIGN * WORKSPACE_ALIGN;
@@ -261,8 +268,8 @@ mr_status cuda_lt_run(const struct cuda_lt *lt, const struct cuda_lt_product *p,
         st = lt->cublasLtMatmulDescSetAttribute_(&desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                                                  sizeof bias);
     if (!st)
-        st = lt->cublasLtMatmul_(lt->handle, &desc, &one, b, LAYOUT(a), a, LAYOUT(b), &p->beta, c,
-                                 LAYOUT(c), c, LAYOUT(c), &p->algo, (void *)room, bytes, stream);
+        st = lt->cublasLtMatmul_(lt->handle, &desc, &one, b, LAYOUT(a), a, LAYOUT(b), &p->beta,
+                                 from, LAYOUT(c), c, LAYOUT(c), &p->algo, (void *)room, bytes, stream);
     if (!st)
         return MR_OK;
     return mr_fail(err, MR_E_DEVICE, MR_BLAME_ENV, "cublasLtMatmul: %s",

@@ -59,6 +59,10 @@ mr_status cuda_lt_plan(const struct cuda_lt *, const struct cuda_lt_shape *,
 void cuda_lt_tune(struct cuda_lt *, const struct cuda_dev *, const char *setting);
 mr_status cuda_lt_run(const struct cuda_lt *, const struct cuda_lt_product *, const void *a,
                       const void *b, void *c, const void *bias, void *ws, cudaStream_t, mr_err *);
+/* The same with beta C read from `from`, a matrix of C's type that may be C itself. */
+mr_status cuda_lt_run_from(const struct cuda_lt *, const struct cuda_lt_product *, const void *a,
+                           const void *b, const void *from, void *c, const void *bias, void *ws,
+                           cudaStream_t, mr_err *);
 
 /* for lt_time.c: a product by this algorithm */
 void cuda_lt_take(struct cuda_lt_product *, const cublasLtMatmulAlgo_t *, uint64_t workspace,

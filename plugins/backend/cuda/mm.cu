@@ -78,7 +78,7 @@ DEV void store(const cuda_mm &p, const tile &t, int64_t row, int64_t col, float 
     if (p.bias)
         x += get(arr{ p.bias, p.bias_kind }, col);
     if (p.add)
-        x += ((float *)p.c.data)[at];
+        x += get(arr{ p.c.data, p.c.kind }, at);
     put(arr{ p.c.data, p.c.kind }, at, x);
 }
 

@@ -25,7 +25,7 @@ enum cuda_mm_mode {
     CUDA_MM_INNER, /* the inner dim is the experts' rows; c is one matrix an expert */
 };
 
-/* c [m, n] = a [m, k] b [k, n] (+ bias [n]), or c += for f32 c. In mode ROWS m, in mode INNER k
+/* c [m, n] = a [m, k] b [k, n] (+ bias [n]), or c += with `add`. In mode ROWS m, in mode INNER k
  * is the bound of all experts' rows together. */
 struct cuda_mm {
     struct cuda_mat a, b, c;

@@ -8,13 +8,9 @@
 #include <ctype.h>
 #include <stdlib.h>
 
-static const struct op_row *const tables[] = { /* a faster table goes before a plainer one */
-    cuda_linear_rows, cuda_grouped_rows, cuda_cudnn_rows, cuda_flash_rows, cuda_flash_bwd_rows,
-    cuda_attention_rows, cuda_attention_bwd_rows,
-    cuda_cached_rows, cuda_norm_rows, cuda_rope_rows, cuda_pointwise_rows, cuda_embedding_rows,
-    cuda_loss_rows, cuda_route_rows, cuda_permute_rows, cuda_router_loss_rows, cuda_update_rows,
-    cuda_weighted_rows,
-};
+#define ROWS(name) cuda_##name##_rows,
+static const struct op_row *const tables[] = { CUDA_TABLES(ROWS) };
+#undef ROWS
 
 mr_status cuda_refuse(const struct kernel *k, mr_err *err, const char *why)
 {

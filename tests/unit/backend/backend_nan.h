@@ -47,7 +47,8 @@ static inline void nan_every_op(rig *r, const char *dtype)
     const mr_op_def *def;
     int seen = 0;
     for (uint32_t o = 0; (def = mri_op_at(o)); o++)
-        for (const char *const *text = def->cases; text && *text; text++)
+        for (const char *const *text = def->cases;
+             text && *text && !(r->no_fused && rig_is_fused(def->id)); text++)
             for (int all = 0; all < 2; all++) {
                 mr_err err = MR_ERR_INIT;
                 mri_case c;

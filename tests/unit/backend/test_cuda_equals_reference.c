@@ -38,6 +38,8 @@ Test(cuda, equals_the_reference_with_its_own_kernels)
 #define WHOLE(T, S, Q, K, V) \
     "q=F[" #T "," #Q "] k=F[" #T "," #K "] v=F[" #T "," #V "] seq_start=i32[" #T "]start:" #S \
     " @seq=" #S " @packed=0"
+#define FREQ8 "1,.75,.5,.4,.3,.2,.15,.1"
+#define FREQ32 FREQ8 "," FREQ8 "," FREQ8 "," FREQ8
 
 static const struct {
     const char *op, *text;
@@ -57,8 +59,53 @@ static const struct {
     { "rmsnorm", "x=F[300,96] w=F[24] @group=24" },
     { "rmsnorm", "x=F[60,1300] w=F[1300] @eps=1e-6" },
     { "layernorm", "x=F[60,1300] w=F[1300] bias=F[1300]" },
+    { "rmsnorm", "x=F[700,128] w=F[128]" },
+    { "rmsnorm", "x=F[300,64] w=F[64]" },
+    { "rmsnorm", "x=F[300,96] w=F[96]" },
+    { "rmsnorm", "x=F[90,520] w=F[520]" },
+    { "rmsnorm", "x=F[600,2048] w=F[2048]" },
+    { "rmsnorm", "x=F[40,4104] w=F[4104]" },
+    { "rmsnorm", "x=F[3,9000] w=F[9000]" },
+    { "rmsnorm", "x=F[70,999] w=F[999]" },
+    { "layernorm", "x=F[600,2000] w=F[2000] bias=F[2000]" },
+    { "layernorm", "x=F[300,768] w=F[768]" },
+    { "layernorm", "x=F[30,8192] w=F[8192] bias=F[8192]" },
+    { "layernorm", "x=F[400,200] w=F[200] bias=F[200]" },
+    { "add_rmsnorm", "a=F[600,2048] b=F[600,2048] w=F[2048]" },
+    { "add_rmsnorm", "a=F[30,7168] b=F[30,7168] w=F[7168]" },
+    { "add_rmsnorm", "a=F[333,250] b=F[333,250]" },
+    { "add_rmsnorm.bwd", "dh=F[600,2048] dy=F[600,2048] x=F[600,2048] w=F[2048] "
+                         "rstd=S[600,1]pos dw=S[2048]" },
+    { "add_rmsnorm.bwd", "dh=F[20,7168] dy=F[20,7168] x=F[20,7168] w=F[7168] rstd=S[20,1]pos "
+                         "dw=S[7168]" },
+    { "add_rmsnorm.bwd", "dh=F[500,77] dy=F[500,77] x=F[500,77] w=F[77] rstd=S[500,1]pos dw=S[77]" },
     { "rope", "x=F[150,120] positions=i32[150]<1000000 @head_dim=40 @inv_freq=1,0.3,0.1,0.03,"
               "0.01,0.001,0.0001,0.7,0.2,0.05" },
+    { "rope", "x=F[77,192] positions=i32[77]<200000 @head_dim=64 @inv_freq=" FREQ32 },
+    { "rope", "x=F[33,384] positions=i32[33]<900 @head_dim=128 @interleaved=0 @factor=0.8 "
+              "@inv_freq=" FREQ32 "," FREQ32 },
+    { "rope_norm", "x=F[77,192] positions=i32[77]<200000 @head_dim=64 @inv_freq=" FREQ32 },
+    { "rope_norm", "x=F[70,2048] positions=i32[70]<5000 @head_dim=128 @eps=1e-6 @inv_freq=" FREQ32
+                   "," FREQ32 },
+    { "rope_norm", "x=F[33,384] positions=i32[33]<900 @head_dim=128 @interleaved=0 @factor=0.8 "
+                   "@inv_freq=" FREQ32 "," FREQ32 },
+    { "rope_norm", "x=F[9,512] positions=i32[9]<900 @head_dim=256 @inv_freq=" FREQ32 "," FREQ32 ","
+                   FREQ32 "," FREQ32 },
+    { "rope_norm", "x=F[40,120] positions=i32[40]<900 @head_dim=40 @interleaved=0 @factor=1.5 "
+                   "@inv_freq=" FREQ8 },
+    { "linear_add", "a=F[129,136] x=F[129,256] w=F[136,256] bias=F[136]" },
+    { "linear_add", "a=F[300,64] x=F[300,70] w=F[64,70]" },
+    { "linear_add.dgrad", "a=F[130,100] dy=F[130,72] w=F[72,100]" },
+    { "linear_add.dgrad", "a=F[130,200] dy=f32[130,16] w=F[16,200]" },
+    { "linear_add.dgrad", "a=F[600,2048] dy=f32[600,8] w=F[8,2048]" },
+    { "unpermute_add", "a=F[100,240] b=F[100,240] y=F[300,240] rows=i32[300]perm "
+                       "slots=i32[300]inv:rows probs=S[100,3] @k=3" },
+    { "unpermute_add", "a=F[60,2048] b=- y=F[60,2048] rows=i32[60]perm slots=i32[60]inv:rows "
+                       "probs=- @k=1" },
+    { "permute.bwd", "a=F[60,2048] dy=F[120,2048] x=F[60,2048] rows=i32[120]perm "
+                     "slots=i32[120]inv:rows probs=S[60,2]" },
+    { "permute.bwd", "a=- dy=F[200,136] x=F[50,136] rows=i32[200]perm slots=i32[200]inv:rows "
+                     "probs=S[50,4]" },
     { "rope", "x=F[20,63] positions=i32[20]<100 @head_dim=7 @inv_freq=1,0.3 @interleaved=0" },
     { "swiglu", "gate=F[150,301] up=F[150,301]" },
     { "swiglu", "gate=F[150,202]" },

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// rows.cuh - kernels that hold a whole row in registers: L lanes share it, lane l has the V values
+// from (k L + l) V on, for k < K. A row is a part of a warp, a warp, or a block. What is asked of
+// memory is asked for at once; sums over a row are trees of fixed shape.
+
+#ifndef MRUN_CUDA_ROWS_CUH
+#define MRUN_CUDA_ROWS_CUH
+#include "vec.cuh"
+
+// ---- values as they lie in memory ------------------------------------------------------------
+template <typename F, int V> struct pack {
+    F v;
+};
+template <> struct pack<bf16, 8> {
+    uint4 v;
+};
+template <> struct pack<float, 8> {
+    float4 v, more;
+};
+
+// the i-th pack of p, zeros if not there
+template <typename F, int V> DEV void load(pack<F, V> &p, const F *at, bool there)
+{
+    p = there ? *(const pack<F, V> *)at : pack<F, V>{};
+}
+
+template <typename F, int V> DEV void unpack(const pack<F, V> &p, float x[V])
+{
+    ldv<V>((const F *)&p, 0, x);
+}
+
+// ---- a sum over the L lanes of a row; all of them get it -------------------------------------
+// `room`: 32 floats of this row's own. A loop over rows changes between two rooms: whoever is
+// two rows ahead has passed a barrier that the slowest has reached.
+template <int L> DEV float row_sum(float x, float *room, int barrier)
+{
+    constexpr int W = L < 32 ? L : 32, N = L / 32;
+#pragma unroll
+    for (int d = W / 2; d; d >>= 1)
+        x += __shfl_xor_sync(~0u, x, d);
+    if (L <= 32)
+        return x;
+    if (threadIdx.x % 32 == 0)
+        room[threadIdx.x % L / 32] = x;
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(L) : "memory");
+    x = room[threadIdx.x % (N ? N : 1)];
+#pragma unroll
+    for (int d = N / 2; d; d >>= 1)
+        x += __shfl_xor_sync(~0u, x, d);
+    return x;
+}
+
+// threads of a block where L share a row
+#define BLOCK(L) ((L) < 256 ? 256 : (L))
+
+static inline bool rows_fit(int64_t n)
+{
+    return n <= (n % WIDE_V ? 1024 : 8192);
+}
+
+// ---- the narrowest shape that holds a row of n values: L lanes, each with K times V ------------
+#define BY_WIDTH(n, ...) \
+    do { \
+        if ((n) % WIDE_V) { \
+            constexpr int V = 1, K = 2; \
+            if ((n) <= 64) { \
+                constexpr int L = 32; \
+                __VA_ARGS__; \
+            } else { \
+                constexpr int L = 512; \
+                __VA_ARGS__; \
+            } \
+        } else { \
+            constexpr int V = WIDE_V; \
+            if ((n) <= 128) { \
+                constexpr int L = 16, K = 1; \
+                __VA_ARGS__; \
+            } else if ((n) <= 512) { \
+                constexpr int L = 32, K = 2; \
+                __VA_ARGS__; \
+            } else if ((n) <= 1024) { \
+                constexpr int L = 128, K = 1; \
+                __VA_ARGS__; \
+            } else if ((n) <= 2048) { \
+                constexpr int L = 256, K = 1; \
+                __VA_ARGS__; \
+            } else if ((n) <= 4096) { \
+                constexpr int L = 512, K = 1; \
+                __VA_ARGS__; \
+            } else { \
+                constexpr int L = 512, K = 2; \
+                __VA_ARGS__; \
+            } \
+        } \
+    } while (0)
+
+#endif
