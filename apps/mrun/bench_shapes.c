@@ -69,6 +69,9 @@ const bench_shape bench_shapes[] = {
     { "add_rmsnorm", "a=F[4096,1024] b=F[4096,1024] w=F[1024]", true },
     { "add_rmsnorm.bwd", "dh=F[4096,1024] dy=F[4096,1024] x=F[4096,1024] w=F[1024] "
                          "rstd=S[4096,1]pos dw=S[1024]", true },
+    { "add_layernorm", "a=F[4096,1024] b=F[4096,1024] w=F[1024] bias=F[1024]", false },
+    { "add_layernorm.bwd", "dh=F[4096,1024] dy=F[4096,1024] x=F[4096,1024] w=F[1024] mean=S[4096] "
+                           "rstd=S[4096]pos dw=S[1024] dbias=S[1024]", false },
     { "rope_norm", "x=F[4096,1024] positions=i32[4096]ramp @head_dim=64 @inv_freq=" FREQ32, true },
     { "linear_add", "a=F[4096,1024] x=F[4096,1024] w=F[1024,1024]", false },
     { "linear_add.dgrad", "a=F[4096,1024] dy=F[4096,1024] w=F[1024,1024]", false },

@@ -168,38 +168,54 @@ static bool permute_bwd_add(const mr_prog *p, uint32_t at, mri_fusion *f)
 
 /* ---- norms ---------------------------------------------------------------------------------- */
 
-/* h = a + b, y = rmsnorm(h): h stays, the stream goes on with it */
-static bool add_rmsnorm(const mr_prog *p, uint32_t at, mri_fusion *f)
+static bool whole_row(const mr_prog *p, const mri_node *norm, mr_val x)
+{
+    int64_t group = attr_i(norm, "group", 0);
+    return !group || group == mr_last(&mri_val(p, x)->type);
+}
+
+/* h = a + b, y = norm(h): h stays, the stream goes on with it */
+static bool add_norm(const mr_prog *p, uint32_t at, mri_fusion *f, const char *op)
 {
     const mri_node *norm = &p->nodes.v[at], *add = mri_fuse_maker(p, norm->in[0]);
-    int64_t group = attr_i(norm, "group", 0);
-    if (!is(add, "add") || (group && group != mr_last(&mri_val(p, norm->in[0])->type)))
+    mr_val in[MRI_MAX_OPERANDS];
+    if (!is(add, "add") || !whole_row(p, norm, norm->in[0]))
         return false;
-    set(f, "add_rmsnorm", (mr_val[]){ add->in[0], add->in[1], norm->in[1] }, 3);
+    memcpy(in, add->in, 2 * sizeof *in);
+    memcpy(in + 2, norm->in + 1, (norm->n_in - 1) * sizeof *in);
+    set(f, op, in, norm->n_in + 1);
     f->out[0] = norm->out[0];
     f->out[1] = add->out[0];
-    f->out[2] = norm->out[1];
-    f->n_out = 3;
+    memcpy(f->out + 2, norm->out + 1, (norm->n_out - 1) * sizeof *in);
+    f->n_out = norm->n_out + 1;
     attrs(f, norm, "group");
     drop(p, f, norm);
     drop(p, f, add);
     return true;
 }
 
+static bool add_rmsnorm(const mr_prog *p, uint32_t at, mri_fusion *f)
+{
+    return add_norm(p, at, f, "add_rmsnorm");
+}
+
+static bool add_layernorm(const mr_prog *p, uint32_t at, mri_fusion *f)
+{
+    return add_norm(p, at, f, "add_layernorm");
+}
+
 /* the gradient that goes round the norm plus the one that comes through it */
 static bool add_rmsnorm_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
-    const mri_node *add = &p->nodes.v[at];
-    mr_val dh = 0;
-    const mri_node *m = summand(p, add, "rmsnorm.bwd", &dh);
-    int64_t group = m ? attr_i(m, "group", 0) : 0;
-    if (!m || (group && group != mr_last(&mri_val(p, m->in[1])->type)))
+    if (!add_into(p, at, f, "rmsnorm.bwd", "add_rmsnorm.bwd"))
         return false;
-    set(f, "add_rmsnorm.bwd", (mr_val[]){ dh, m->in[0], m->in[1], m->in[2], m->in[3], m->in[4] }, 6);
-    outputs(f, add);
-    drop(p, f, m);
-    drop(p, f, add);
-    return true;
+    const mri_node *m = &p->nodes.v[f->drop[0]];
+    return whole_row(p, m, m->in[1]);
+}
+
+static bool add_layernorm_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
+{
+    return add_into(p, at, f, "layernorm.bwd", "add_layernorm.bwd");
 }
 
 /* ---- rope and the norm of each head after it ------------------------------------------------ */
@@ -269,6 +285,7 @@ const mri_fuse_pattern mri_fuse_patterns[] = {
     { "rope", "rope back of rmsnorm.bwd, by head", rope_norm_bwd },
     { "rmsnorm", "rmsnorm of rope, by head", rope_norm },
     { "add", "a + rmsnorm.bwd", add_rmsnorm_bwd },
+    { "add", "a + layernorm.bwd", add_layernorm_bwd },
     { "permute.dprobs", "unpermute and dprobs of one gradient", permute_bwd },
     { "add", "a + permute.bwd", permute_bwd_add },
     { "add", "a + unpermute", unpermute_add },
@@ -276,5 +293,6 @@ const mri_fuse_pattern mri_fuse_patterns[] = {
     { "add", "a + linear", linear_add },
     { "add", "a + linear.dgrad", dgrad_add },
     { "rmsnorm", "rmsnorm of a + b", add_rmsnorm },
+    { "layernorm", "layernorm of a + b", add_layernorm },
     { NULL, NULL, NULL },
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// norm_rows.cu - rmsnorm, layernorm, residual sum + rmsnorm, and their gradients, with a row in
+// norm_rows.cu - rmsnorm, layernorm, both after a residual sum, and their gradients, with a row in
 // registers: each operand is read once and each result written once. L lanes share a row, each with
 // K times V neighbouring values. A backward block keeps its share of the weight's gradient in
 // registers over all its rows, and a second kernel adds the blocks' shares in their order.
@@ -12,7 +12,7 @@
 
 #include "rows.cuh"
 
-enum { PARTS = 264, PART_COLS = 32, PART_LANES = 16 };
+enum { PARTS = 264 };
 
 struct rows {
     struct kernel base;
@@ -200,28 +200,6 @@ __global__ void __launch_bounds__(512, sizeof(F) * K == 2 ? 2 : 1)
     }
 }
 
-// dst[column] += the blocks' shares
-__global__ void __launch_bounds__(PART_COLS *PART_LANES)
-    add_shares(const float *sums, float *dst, int parts, int n)
-{
-    __shared__ float room[PART_LANES][PART_COLS];
-    const int col = blockIdx.x * PART_COLS + threadIdx.x % PART_COLS;
-    const int lane = threadIdx.x / PART_COLS;
-    float s = 0;
-#pragma unroll 8
-    for (int p = lane; p < parts; p += PART_LANES)
-        s += col < n ? sums[p * (int64_t)n + col] : 0;
-    room[lane][threadIdx.x % PART_COLS] = s;
-    __syncthreads();
-    if (lane || col >= n)
-        return;
-    s = 0;
-#pragma unroll
-    for (int l = 0; l < PART_LANES; l++)
-        s += room[l][threadIdx.x];
-    dst[col] += s;
-}
-
 // ---- running ----------------------------------------------------------------------------------
 template <bool LAYER, bool ADD>
 static void forward(const struct rows *k, const void *x, const void *b, arr w, arr bias, void *y,
@@ -253,13 +231,10 @@ static void backward(const struct rows *k, const void *dh, const void *dy, const
             (const float *)rstd, (F *)dx, dw ? sums : nullptr, db ? plain : nullptr, k->rows,
             (int)k->n);
     }));
-    const unsigned blocks = (unsigned)cuda_ceil(k->n, PART_COLS);
     if (dw)
-        add_shares<<<blocks, PART_COLS * PART_LANES, 0, stream>>>(sums, (float *)dw, k->parts,
-                                                                   (int)k->n);
+        launch_add_shares(sums, (float *)dw, k->parts, k->n, stream);
     if (db)
-        add_shares<<<blocks, PART_COLS * PART_LANES, 0, stream>>>(plain, (float *)db, k->parts,
-                                                                   (int)k->n);
+        launch_add_shares(plain, (float *)db, k->parts, k->n, stream);
 }
 
 static mr_status rmsnorm_run(RUN_ARGS)
@@ -289,6 +264,15 @@ static mr_status layernorm_run(RUN_ARGS)
     return cuda_launched(base, err);
 }
 
+static mr_status add_layernorm_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    forward<true, true>(k, in[0].data, in[1].data, in_arr(base, in, 2), in_arr(base, in, 3),
+                        out[0].data, out[1].data, out[2].data, out[3].data, stream);
+    return cuda_launched(base, err);
+}
+
 static mr_status rmsnorm_bwd_run(RUN_ARGS)
 {
     SELF;
@@ -310,6 +294,14 @@ static mr_status layernorm_bwd_run(RUN_ARGS)
     SELF;
     backward<true>(k, nullptr, in[0].data, in[1].data, in_arr(base, in, 2), in[3].data, in[4].data,
                    in[5].data, in[6].data, out[0].data, ws, stream);
+    return cuda_launched(base, err);
+}
+
+static mr_status add_layernorm_bwd_run(RUN_ARGS)
+{
+    SELF;
+    backward<true>(k, in[0].data, in[1].data, in[2].data, in_arr(base, in, 3), in[4].data,
+                   in[5].data, in[6].data, in[7].data, out[0].data, ws, stream);
     return cuda_launched(base, err);
 }
 
@@ -372,6 +364,18 @@ static mr_status layernorm_bwd_prepare(struct kernel *base, const mr_call *c, mr
     return shape(base, c, 1, has(c, 5) + has(c, 6), err);
 }
 
+static mr_status add_layernorm_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    base->run = add_layernorm_run;
+    return shape(base, c, 1, 0, err);
+}
+
+static mr_status add_layernorm_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    base->run = add_layernorm_bwd_run;
+    return shape(base, c, 2, has(c, 6) + has(c, 7), err);
+}
+
 // in place: a thread has read its values before it writes them
 const struct op_row cuda_norm_held_rows[] = {
     { "rmsnorm", "xX>xf", sizeof(struct rows), rmsnorm_prepare, MR_K_INPLACE0, 0 },
@@ -381,5 +385,8 @@ const struct op_row cuda_norm_held_rows[] = {
     { "add_rmsnorm", "xxX>xxf", sizeof(struct rows), add_rmsnorm_prepare, 0, 0 },
     { "add_rmsnorm.bwd", "xxxXfF>x", sizeof(struct rows), add_rmsnorm_bwd_prepare, MR_K_INPLACE0,
       0 },
+    { "add_layernorm", "xxxX>xxff", sizeof(struct rows), add_layernorm_prepare, 0, 0 },
+    { "add_layernorm.bwd", "xxxxffFF>x", sizeof(struct rows), add_layernorm_bwd_prepare,
+      MR_K_INPLACE0, 0 },
     {},
 };

@@ -38,18 +38,20 @@ template <int LANES_> DEV float head_sum(float x)
     return x;
 }
 
-// S pieces of a thread belong together: 1 (pairs are neighbours) or 2 (pair i is i and i + C/2)
-template <typename F, int WHAT, int S, int LH>
+// A head has C values. S pieces of a thread belong together: 1 (pairs are neighbours) or 2 (pair i
+// is values i and i + C/2).
+template <typename F, int WHAT, int S, int C>
 __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
     rope_heads(const F *x, const F *y, const float *rstd_in, const int32_t *positions, F *out,
                float *rstd, int tokens_a_block, const __grid_constant__ rope_args a)
 {
-    extern __shared__ float table[]; // per token: cosines, then sines
-    constexpr int U = PIECES / S;
+    extern __shared__ float4 table4[];
+    float *table = (float *)table4; // per token: cosines, then sines
+    constexpr int U = PIECES / S, LH = C / (8 * S), half = C / 2;
     const int64_t token0 = blockIdx.x * (int64_t)tokens_a_block;
     const int tokens = (int)(a.tokens - token0 < tokens_a_block ? a.tokens - token0
                                                                 : tokens_a_block);
-    const int half = a.head_dim / 2, items = a.width / (8 * S), n = tokens * items;
+    const int items = a.width / (8 * S), n = tokens * items;
     x += token0 * a.width, out += token0 * a.width;
     for (int first = 0; first < n; first += U * THREADS) {
         piece<F> p[U][S], q[U][S];
@@ -61,7 +63,7 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
             token[u] = there ? e / items : 0;
             lane[u] = e % LH;
             at[u] = S == 1 ? e * 8 : token[u] * a.width +
-                                     (e - token[u] * items) / LH * a.head_dim + lane[u] * 8;
+                                     (e - token[u] * items) / LH * C + lane[u] * 8;
 #pragma unroll
             for (int s = 0; s < S; s++) {
                 p[u][s] = fetch<F>(x + at[u] + s * half, there);
@@ -82,12 +84,18 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
         for (int u = 0; u < U; u++) {
             const int e = first + u * THREADS + threadIdx.x;
             const bool there = e < n;
-            const float *co = table + token[u] * 2 * half + lane[u] * 4 * S, *si = co + half;
+            const float4 *angles = table4 + token[u] * (C / 4) + lane[u] * S;
             const int64_t head = (token0 * items + e) / LH;
-            float v[S][8], sum = 0;
+            float v[S][8], co[S][4], si[S][4], sum = 0;
 #pragma unroll
             for (int s = 0; s < S; s++)
                 open<F>(p[u][s], v[s]);
+#pragma unroll
+            for (int s = 0; s < S; s++) {
+                const float4 c = angles[s], d = angles[s + half / 4];
+                co[s][0] = c.x, co[s][1] = c.y, co[s][2] = c.z, co[s][3] = c.w;
+                si[s][0] = d.x, si[s][1] = d.y, si[s][2] = d.z, si[s][3] = d.w;
+            }
             if (WHAT == NORM_BWD) {
                 const float r = there ? rstd_in[head] : 0;
                 float w[S][8];
@@ -98,7 +106,7 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
                     for (int j = 0; j < 8; j++)
                         sum += v[s][j] * w[s][j];
                 }
-                sum = head_sum<LH>(sum) / (float)a.head_dim;
+                sum = head_sum<LH>(sum) * (1.0f / C);
 #pragma unroll
                 for (int s = 0; s < S; s++)
 #pragma unroll
@@ -109,8 +117,8 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
             for (int j = 0; j < 4 * S; j++) {
                 float &f = S == 1 ? v[0][2 * j % 8] : v[0][j];
                 float &g = S == 1 ? v[0][(2 * j + 1) % 8] : v[S - 1][j];
-                const float b = f * co[j] - g * si[j];
-                g = f * si[j] + g * co[j];
+                const float cj = co[j / 4][j % 4], sj = si[j / 4][j % 4], b = f * cj - g * sj;
+                g = f * sj + g * cj;
                 f = b;
             }
             if (WHAT == NORM) {
@@ -119,7 +127,7 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
 #pragma unroll
                     for (int j = 0; j < 8; j++)
                         sum += v[s][j] * v[s][j];
-                const float r = 1 / sqrtf(head_sum<LH>(sum) / (float)a.head_dim + a.eps);
+                const float r = rsqrtf(head_sum<LH>(sum) * (1.0f / C) + a.eps);
                 if (there && !lane[u])
                     rstd[head] = r;
 #pragma unroll
@@ -169,11 +177,11 @@ static mr_status run(const struct rope *k, const void *x, const void *y, const v
     if (a.tokens)
         WITH_TYPE(k->base.in_kind[0], BY_HEAD(a.head_dim, {
             if (s == 1)
-                rope_heads<F, WHAT, 1, C / 8><<<blocks, THREADS, room, stream>>>(
+                rope_heads<F, WHAT, 1, C><<<blocks, THREADS, room, stream>>>(
                     (const F *)x, (const F *)y, (const float *)rstd_in, (const int32_t *)positions,
                     (F *)out, (float *)rstd, tokens, a);
             else
-                rope_heads<F, WHAT, 2, C / 16><<<blocks, THREADS, room, stream>>>(
+                rope_heads<F, WHAT, 2, C><<<blocks, THREADS, room, stream>>>(
                     (const F *)x, (const F *)y, (const float *)rstd_in, (const int32_t *)positions,
                     (F *)out, (float *)rstd, tokens, a);
         }));

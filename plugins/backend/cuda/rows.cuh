@@ -54,6 +54,37 @@ template <int L> DEV float row_sum(float x, float *room, int barrier)
 // threads of a block where L share a row
 #define BLOCK(L) ((L) < 256 ? 256 : (L))
 
+// ---- column sums in two stages: dst[column] += the blocks' shares, in their order -----------
+enum { PART_COLS = 32, PART_LANES = 16 };
+
+static __global__ void __launch_bounds__(PART_COLS *PART_LANES)
+    add_shares(const float *sums, float *dst, int parts, int n)
+{
+    __shared__ float room[PART_LANES][PART_COLS];
+    const int col = blockIdx.x * PART_COLS + threadIdx.x % PART_COLS;
+    const int lane = threadIdx.x / PART_COLS;
+    float s = 0;
+#pragma unroll 8
+    for (int p = lane; p < parts; p += PART_LANES)
+        s += col < n ? sums[p * (int64_t)n + col] : 0;
+    room[lane][threadIdx.x % PART_COLS] = s;
+    __syncthreads();
+    if (lane || col >= n)
+        return;
+    s = 0;
+#pragma unroll
+    for (int l = 0; l < PART_LANES; l++)
+        s += room[l][threadIdx.x];
+    dst[col] += s;
+}
+
+static inline void launch_add_shares(const float *sums, float *dst, int parts, int64_t n,
+                                     cudaStream_t stream)
+{
+    add_shares<<<(unsigned)cuda_ceil(n, PART_COLS), PART_COLS * PART_LANES, 0, stream>>>(
+        sums, dst, parts, (int)n);
+}
+
 static inline bool rows_fit(int64_t n)
 {
     return n <= (n % WIDE_V ? 1024 : 8192);

@@ -267,9 +267,10 @@ static inline void rig_refuses(rig *r, const char *what, const char *id, const m
 
 static inline bool rig_is_fused(const char *id)
 {
-    static const char *const fused[] = { "add_rmsnorm", "add_rmsnorm.bwd",  "rope_norm",
-                                         "rope_norm.bwd", "linear_add",     "linear_add.dgrad",
-                                         "unpermute_add", "permute.bwd" };
+    static const char *const fused[] = { "add_rmsnorm",       "add_rmsnorm.bwd", "add_layernorm",
+                                         "add_layernorm.bwd", "rope_norm",       "rope_norm.bwd",
+                                         "linear_add",        "linear_add.dgrad",
+                                         "unpermute_add",     "permute.bwd" };
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
         if (!strcmp(id, fused[i]))
             return true;

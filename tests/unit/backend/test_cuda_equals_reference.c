@@ -81,6 +81,13 @@ static const struct {
     { "add_rmsnorm.bwd", "dh=F[500,77] dy=F[500,77] x=F[500,77] w=F[77] rstd=S[500,1]pos dw=S[77]" },
     { "rope", "x=F[150,120] positions=i32[150]<1000000 @head_dim=40 @inv_freq=1,0.3,0.1,0.03,"
               "0.01,0.001,0.0001,0.7,0.2,0.05" },
+    { "add_layernorm", "a=F[300,768] b=F[300,768] w=F[768] bias=F[768]" },
+    { "add_layernorm", "a=F[70,999] b=F[70,999] w=F[999]" },
+    { "add_layernorm.bwd", "dh=F[300,768] dy=F[300,768] x=F[300,768] w=F[768] mean=S[300] "
+                           "rstd=S[300]pos dw=S[768] dbias=S[768]" },
+    { "linear.wgrad", "dy=f32[3000,16] x=F[3000,200] dw=S[16,200]" },
+    { "linear.wgrad", "dy=f32[70,37] x=F[70,1032] dw=S[37,1032]" },
+    { "linear.dgrad", "dy=f32[130,50] w=F[50,2064] @out_dtype=bf16" },
     { "rope", "x=F[77,192] positions=i32[77]<200000 @head_dim=64 @inv_freq=" FREQ32 },
     { "rope", "x=F[33,384] positions=i32[33]<900 @head_dim=128 @interleaved=0 @factor=0.8 "
               "@inv_freq=" FREQ32 "," FREQ32 },

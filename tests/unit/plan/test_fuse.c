@@ -174,6 +174,28 @@ Test(fuse, takes_what_the_backend_has)
     }
 }
 
+/* GPT-2's: the sum before a layer norm, and in the backward the sum behind its gradient. */
+Test(fuse, takes_layer_norms)
+{
+    block b = open_block();
+    const char *const read[] = { "y", "h" };
+    mr_list consumed = { read, 2 };
+    mri_plan_options o = { .fuse = true, .train = true, .consumed = &consumed,
+                           .stop_after = "fuse" };
+    mr_val h = MR_OP(b.n, "add", MR_IN(b.x, b.a), MR_NOAT), out[3];
+    mr_err err = MR_ERR_INIT;
+    mri_plan *pl;
+    refuses = NULL;
+    MR_OPN(b.n, "layernorm", out, 3, MR_IN(h, b.g, 0), MR_AT(mr_af("eps", 1e-6)));
+    output(b, "y", out[0]);
+    output(b, "h", h);
+    kit_ok(mri_plan_compile(b.n.p, &o, &yes, &err, &pl, &err), &err, "fuse");
+    cr_assert_eq(count(pl->prog, "add_layernorm"), 1);
+    cr_assert_eq(count(pl->prog, "add_layernorm.bwd"), 1);
+    cr_assert_eq(count(pl->prog, "add"), 0);
+    mri_plan_free(pl);
+}
+
 Test(fuse, keeps_values_that_others_read)
 {
     block b = open_block(); /* h is the stream: it goes on behind the norm, and out of the block */
