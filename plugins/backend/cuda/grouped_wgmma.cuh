@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// grouped_wgmma.cuh - the experts' products in bf16 on Hopper: one persistent kernel for forward
+// and data gradient ("rows": an expert's rows of a and c) and for the weight gradient ("inner":
+// an expert's rows are the inner dim, c is one matrix an expert and is added to).
+//
+// Two blocks make a cluster and share a tile 256 columns wide: each multiplies 128 of them, each
+// fetches half of the rows' operand for both. A last tile of at most 128 columns is shared the
+// other way: each takes half of the rows and fetches half of the columns for both. One warp asks
+// the copy engine for boxes of 64 x 64 through a ring of stages; two warpgroups multiply, each up
+// to two pieces of 64 x 128. In a team of two both work on one tile of the block; alone (a team of
+// one) each has every other tile, so that one multiplies while the other adds to c.
+//
+// Units of work follow from the offsets, which stay on the device: every block counts the tiles of
+// each expert, then takes every n-th unit. Pieces of 64 rows without a row are neither fetched
+// nor multiplied. c is owned by one warp each element: equal bits every time.
+//
+// Flops 2 R I O; floor that over 989e12. Bytes at least: both operands and c once (weight
+// gradient: c twice, fp32), which bounds few rows an expert: 8 I O E / bandwidth.
+
+#ifndef MRUN_CUDA_GROUPED_WGMMA_CUH
+#define MRUN_CUDA_GROUPED_WGMMA_CUH
+#include "wgmma.cuh"
+
+enum {
+    GROUP = 8,        // row tiles that are walked together through all columns, for the L2
+    BN = 128,         // columns of a block's tile
+    B_BOXES = BN / BOX,
+    WARP_ROWS = 16,   // of a piece
+    MULTIPLIERS = 256, // threads
+    BLOCK = 128 + MULTIPLIERS,
+};
+
+struct grouped_args {
+    const int32_t *offsets; // [experts + 1]
+    void *c;
+    int32_t rows, m, n, k, experts, pairs; // m: inner alone; k: rows alone; pairs: n / 256
+};
+
+// out: how a result leaves
+enum { OUT_BF16, OUT_BULK, OUT_RED, OUT_ADD };
+
+template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_, int OUT_> struct plan {
+    static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_;
+    static constexpr int TEAM = TEAM_, STAGES = STAGES_, OUT = OUT_;
+    static constexpr int PIECES = 2 * TEAM, BM = PIECES * BOX;
+    static constexpr int STAGE = (PIECES + B_BOXES) * BOX_BYTES;
+    // where a warp turns 16 rows of its results into whole lines, rows apart by PITCH
+    static constexpr int PITCH = OUT == OUT_BF16 ? BN * 2 : BN / 2 * 4 + 32;
+    static constexpr int WARP_ROOM = WARP_ROWS * PITCH * (OUT == OUT_BF16 ? 1 : 2);
+    static constexpr int ROOM_AT = STAGES * STAGE;
+    static constexpr int BARRIERS_AT = ROOM_AT + MULTIPLIERS / 32 * WARP_ROOM;
+    static constexpr int STARTS_AT = BARRIERS_AT + 2 * STAGES * 8;
+};
+
+#ifdef HAS_WGMMA
+// ---- which work -----------------------------------------------------------------------------
+struct span {
+    int lo, hi;
+};
+
+// An expert's rows, clamped: rubbish in the offsets reads nothing outside.
+DEV span rows_of(const grouped_args &p, int e)
+{
+    int lo = min(max(p.offsets[e], 0), p.rows), hi = min(max(p.offsets[e + 1], 0), p.rows);
+    return span{ lo, max(lo, hi) };
+}
+
+// One warp: starts[e] = row tiles of the experts before e.
+template <class P> DEV void count_tiles(const grouped_args &p, int *starts)
+{
+    int lane = threadIdx.x % 32, total = 0;
+    for (int e0 = 0; e0 < p.experts; e0 += 32) {
+        int e = e0 + lane, n = 0;
+        if (e < p.experts) {
+            span s = rows_of(p, e);
+            n = P::INNER ? (s.hi > s.lo ? (p.m + P::BM - 1) / P::BM : 0)
+                         : (s.hi - s.lo + P::BM - 1) / P::BM;
+        }
+        for (int d = 1; d < 32; d *= 2) {
+            int before = __shfl_up_sync(~0u, n, d);
+            n += lane >= d ? before : 0;
+        }
+        if (e < p.experts)
+            starts[e + 1] = total + n;
+        total += __shfl_sync(~0u, n, 31);
+    }
+    if (!lane)
+        starts[0] = 0;
+}
+
+// What a block does of a unit: `pieces` of 64 rows from row0, columns from col0; `lo` is the
+// expert's first row. In a unit that is not split both blocks have the same pieces.
+struct work {
+    int expert, lo, inner, row0, end, col0, pieces;
+    bool split;
+};
+
+// Unit u, by a whole warp; e: the expert of an earlier unit. False: there are no more.
+template <class P>
+DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e, work &w)
+{
+    if (u >= starts[p.experts] * p.pairs)
+        return false;
+    int tile = u / p.pairs, lane = threadIdx.x % 32;
+    for (;;) {
+        unsigned beyond = __ballot_sync(~0u, starts[min(e + lane, p.experts - 1) + 1] > tile);
+        if (beyond) {
+            e += __ffs(beyond) - 1;
+            break;
+        }
+        e += 32;
+    }
+    int tiles = starts[e + 1] - starts[e], at = u - starts[e] * p.pairs;
+    int first = at / (GROUP * p.pairs) * GROUP, high = min((int)GROUP, tiles - first);
+    at -= first * p.pairs;
+    int pair = at / high, row_tile = first + at % high;
+    span s = rows_of(p, e);
+    w.expert = e;
+    w.lo = s.lo;
+    w.inner = P::INNER ? s.hi - s.lo : p.k;
+    w.end = P::INNER ? p.m : s.hi;
+    w.row0 = (P::INNER ? 0 : s.lo) + row_tile * P::BM;
+    w.pieces = (min(w.end - w.row0, (int)P::BM) + BOX - 1) / BOX;
+    w.col0 = pair * 2 * BN;
+    w.split = w.col0 + BN >= p.n;
+    if (w.split) {
+        int half = (w.pieces + 1) / 2;
+        w.row0 += rank * half * BOX;
+        w.pieces = rank ? w.pieces - half : half;
+    } else {
+        w.col0 += rank * BN;
+    }
+    return true;
+}
+
+// ---- the ring of stages -----------------------------------------------------------------------
+template <class P> struct ring {
+    char *shared;
+    int stage;
+    uint32_t phase;
+
+    __device__ uint64_t *full(void) { return (uint64_t *)(shared + P::BARRIERS_AT) + stage; }
+    __device__ uint64_t *empty(void) { return full() + P::STAGES; }
+    __device__ char *a(int piece) { return shared + stage * P::STAGE + piece * BOX_BYTES; }
+    __device__ char *b(int box) { return a(P::PIECES + box); }
+    __device__ void skip(int n)
+    {
+        stage += n;
+        phase ^= stage / P::STAGES & 1;
+        stage %= P::STAGES;
+    }
+    __device__ void next(void)
+    {
+        if (++stage == P::STAGES) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// ---- one warp fetches -------------------------------------------------------------------------
+template <class P>
+DEV void fetch_stage(const CUtensorMap *a, const CUtensorMap *b, const work &w, int rank, int k,
+                     ring<P> &r)
+{
+    uint64_t *full = r.full();
+    barrier_wait(r.empty(), r.phase ^ 1);
+    barrier_expect(full, (uint32_t)(w.pieces + B_BOXES) * BOX_BYTES);
+    int at = (P::INNER ? w.lo : 0) + k * BOX;
+    for (int i = w.split ? 0 : rank; i < w.pieces; i += w.split ? 1 : 2) {
+        int row = w.row0 + i * BOX, x = P::INNER ? row : at, y = P::INNER ? at : row;
+        if (w.split)
+            box_load(r.a(i), a, x, y, 0, full);
+        else
+            box_load_both(r.a(i), a, x, y, 0, full);
+    }
+    for (int i = w.split ? rank : 0; i < B_BOXES; i += w.split ? 2 : 1) {
+        int col = w.col0 + i * BOX, z = P::INNER ? 0 : w.expert;
+        int x = P::B_TURNED ? col : at, y = P::B_TURNED ? at : col;
+        if (w.split)
+            box_load_both(r.b(i), b, x, y, z, full);
+        else
+            box_load(r.b(i), b, x, y, z, full);
+    }
+}
+
+template <class P>
+DEV void fetch(const CUtensorMap *a, const CUtensorMap *b, const grouped_args &p, char *shared)
+{
+    const int *starts = (const int *)(shared + P::STARTS_AT);
+    ring<P> r = { shared, 0, 0 };
+    int e = 0, rank = (int)cluster_rank();
+    work w;
+    for (int u = blockIdx.x / 2; find<P>(p, starts, u, rank, e, w); u += gridDim.x / 2) {
+        int steps = (w.inner + BOX - 1) / BOX;
+        if (threadIdx.x % 32 == 0)
+            for (int k = 0; k < steps; k++, r.next())
+                fetch_stage<P>(a, b, w, rank, k, r);
+        __syncwarp();
+    }
+}
+
+// ---- two warpgroups multiply --------------------------------------------------------------------
+// In the last stage of an expert's rows the lines of the next expert become 0, in both operands:
+// what is there may be no number.
+template <class P> DEV void clear_lines(ring<P> &r, int pieces, int lines, int group)
+{
+    const int threads = 128 * P::TEAM;
+    int t = threadIdx.x % threads, n = (BOX - lines) * 128 / 16;
+    for (int box = 0; box < P::PIECES + B_BOXES; box++) {
+        if (box >= pieces && box < P::PIECES)
+            continue;
+        uint4 *from = (uint4 *)(r.a(box) + lines * 128);
+        for (int i = t; i < n; i += threads)
+            from[i] = uint4{ 0, 0, 0, 0 };
+    }
+    shared_stores_visible();
+    group_meet(1 + group, threads);
+}
+
+// both blocks may fill the stage again, as far as this warpgroup is concerned
+DEV void release(uint64_t *empty)
+{
+    if (threadIdx.x % 128 < 2)
+        barrier_arrive_at(empty, threadIdx.x % 128);
+}
+
+// acc[s] = the product of piece s TEAM + member, for s < N
+template <class P, int N>
+DEV void multiply(float acc[2][64], const work &w, int member, int group, ring<P> &r)
+{
+    int steps = (w.inner + BOX - 1) / BOX;
+    uint64_t *before = NULL;
+    for (int k = 0; k < steps; k++) {
+        barrier_wait(r.full(), r.phase);
+        if (P::INNER && w.inner - k * BOX < BOX)
+            clear_lines<P>(r, w.pieces, w.inner - k * BOX, group);
+        if (N) {
+            uint64_t a = operand_at(r.a(member)), b = operand_at(r.b(0));
+            products_begin();
+#pragma unroll
+            for (int i = 0; i < BOX / 16; i++)
+#pragma unroll
+                for (int s = 0; s < N; s++)
+                    product<P::INNER, P::B_TURNED>(
+                        acc[s], a + s * (P::TEAM * BOX_BYTES >> 4) + i * k_step<P::INNER>(),
+                        b + i * k_step<P::B_TURNED>(), k | i);
+            products_end();
+            products_wait<1>();
+        }
+        if (before)
+            release(before);
+        before = r.empty();
+        r.next();
+    }
+    products_wait<0>();
+    for (int s = 0; s < N; s++)
+        hold(acc[s]);
+    if (before)
+        release(before);
+}
+
+// ---- results leave ------------------------------------------------------------------------------
+// This warp's 16 rows of a piece, `left` of them c's, through its room to lines of 16 bytes a lane.
+DEV void put_rows(const float acc[64], char *room, uint16_t *c, int n, int left, int columns)
+{
+    int l = threadIdx.x % 32;
+#pragma unroll
+    for (int j = 0; j < 16; j += 2)
+        store_matrices(room + l % 16 * 256 + ((j + l / 16) ^ l % 8) * 16,
+                       pack_bf16(acc[4 * j], acc[4 * j + 1]),
+                       pack_bf16(acc[4 * j + 2], acc[4 * j + 3]),
+                       pack_bf16(acc[4 * j + 4], acc[4 * j + 5]),
+                       pack_bf16(acc[4 * j + 6], acc[4 * j + 7]));
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int row = 2 * i + l / 16, chunk = l % 16;
+        uint4 v = *(const uint4 *)(room + row * 256 + (chunk ^ row % 8) * 16);
+        if (row < left && chunk * 8 < columns)
+            *(uint4 *)(c + (int64_t)row * n + chunk * 8) = v;
+    }
+    __syncwarp();
+}
+
+DEV void red4(float *p, float4 v)
+{
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y),
+                 "f"(v.z), "f"(v.w) : "memory");
+}
+
+// The same, added to c in fp32, 64 columns at a time.
+template <class P>
+DEV void add_rows(const float acc[64], char *room, float *c, int n, int left, int columns)
+{
+    int l = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        char *buf = room + half * WARP_ROWS * P::PITCH;
+        if (P::OUT == OUT_BULK) {
+            bulk_wait_read<1>();
+            __syncwarp();
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const float *v = acc + 4 * (half * 8 + j);
+            char *at = buf + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
+            *(float2 *)at = float2{ v[0], v[1] };
+            *(float2 *)(at + 8 * P::PITCH) = float2{ v[2], v[3] };
+        }
+        int wide = min(columns - half * 64, 64);
+        if (P::OUT == OUT_BULK) {
+            shared_stores_visible();
+            __syncwarp();
+            if (l < 16 && l < left && wide > 0)
+                bulk_add_f32(c + (int64_t)l * n + half * 64, (const float *)(buf + l * P::PITCH),
+                             (uint32_t)wide * 4);
+            bulk_commit();
+        } else {
+            __syncwarp();
+            float4 old[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                int row = 2 * i + l / 16, col = l % 16 * 4;
+                if (P::OUT == OUT_ADD && row < left && col < wide)
+                    old[i] = *(float4 *)(c + (int64_t)row * n + half * 64 + col);
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                int row = 2 * i + l / 16, col = l % 16 * 4;
+                float4 v = *(const float4 *)(buf + row * P::PITCH + col * 4);
+                float *at = c + (int64_t)row * n + half * 64 + col;
+                if (row >= left || col >= wide)
+                    continue;
+                if (P::OUT == OUT_RED)
+                    red4(at, v);
+                else
+                    *(float4 *)at = float4{ old[i].x + v.x, old[i].y + v.y, old[i].z + v.z,
+                                            old[i].w + v.w };
+            }
+        }
+    }
+}
+
+// Rows of no expert become 0; all multiplying threads of the grid.
+DEV void clear_rest(const grouped_args &p)
+{
+    int64_t wide = p.n / 8, head = rows_of(p, 0).lo;
+    int64_t tail = min(max(p.offsets[p.experts], 0), p.rows), n = head + p.rows - tail;
+    int64_t at = (int64_t)blockIdx.x * MULTIPLIERS + threadIdx.x - 128;
+    for (int64_t i = at; i < n * wide; i += (int64_t)gridDim.x * MULTIPLIERS)
+        ((uint4 *)p.c)[i < head * wide ? i : i + (tail - head) * wide] = uint4{ 0, 0, 0, 0 };
+}
+
+template <class P> DEV void compute(const grouped_args &p, char *shared)
+{
+    const int *starts = (const int *)(shared + P::STARTS_AT);
+    int t = threadIdx.x - 128, group = t / 128, warp = t / 32;
+    int member = P::TEAM == 1 ? 0 : group, turn = 0, e = 0, rank = (int)cluster_rank();
+    char *room = shared + P::ROOM_AT + warp * P::WARP_ROOM;
+    ring<P> r = { shared, 0, 0 };
+    float acc[2][64];
+    work w;
+    for (int u = blockIdx.x / 2; find<P>(p, starts, u, rank, e, w); u += gridDim.x / 2, turn ^= 1) {
+        if (P::TEAM == 1 && turn != group) {
+            r.skip((w.inner + BOX - 1) / BOX);
+            continue;
+        }
+        int mine = (w.pieces - member + P::TEAM - 1) / P::TEAM;
+        if (mine >= 2)
+            multiply<P, 2>(acc, w, member, P::TEAM == 1 ? group : 0, r);
+        else if (mine == 1)
+            multiply<P, 1>(acc, w, member, P::TEAM == 1 ? group : 0, r);
+        else
+            multiply<P, 0>(acc, w, member, P::TEAM == 1 ? group : 0, r);
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            if (s >= mine)
+                continue;
+            int row = w.row0 + (s * P::TEAM + member) * BOX + warp % 4 * WARP_ROWS;
+            int64_t at = (int64_t)row * p.n + w.col0;
+            if (P::OUT == OUT_BF16)
+                put_rows(acc[s], room, (uint16_t *)p.c + at, p.n, w.end - row, p.n - w.col0);
+            else
+                add_rows<P>(acc[s], room, (float *)p.c + (int64_t)w.expert * p.m * p.n + at, p.n,
+                            w.end - row, p.n - w.col0);
+        }
+    }
+    if (P::OUT == OUT_BULK)
+        bulk_wait();
+    if (!P::INNER)
+        clear_rest(p);
+}
+#endif
+
+template <class P>
+__global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
+    grouped(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
+            const grouped_args p)
+{
+#ifdef HAS_WGMMA
+    extern __shared__ __align__(1024) char shared[];
+    uint64_t *barriers = (uint64_t *)(shared + P::BARRIERS_AT);
+    if (threadIdx.x < 32) {
+        count_tiles<P>(p, (int *)(shared + P::STARTS_AT));
+    } else if (threadIdx.x == 32) {
+        for (int i = 0; i < P::STAGES; i++) {
+            barrier_init(barriers + i, 1);
+            barrier_init(barriers + P::STAGES + i, 2 * P::TEAM);
+        }
+        barriers_visible();
+    } else if (threadIdx.x == 64) {
+        map_prefetch(&a);
+        map_prefetch(&b);
+    }
+    __syncthreads();
+    cluster_meet();
+    if (threadIdx.x < 128) {
+        registers_give<40>();
+        if (threadIdx.x < 32)
+            fetch<P>(&a, &b, p, shared);
+    } else {
+        registers_take<232>();
+        compute<P>(p, shared);
+    }
+    cluster_meet(); // nobody leaves while the neighbour may still write here
+#endif
+}
+#endif
