@@ -68,12 +68,13 @@ template <class P> static mr_status ready(grouped_kernel *k, mr_err *err)
     int clusters = 0;
     if (b->dev->cc != 90)
         return cuda_refuse(b, err, "this row is for Hopper");
-    int64_t tiles = cuda_ceil(P::INNER ? p.m : p.rows, P::BM), pairs = cuda_ceil(p.n, 2 * BN);
-    if (tiles * p.experts * pairs > INT32_MAX)
+    int64_t tiles = cuda_ceil(P::INNER ? p.m : p.rows, P::BM), columns = cuda_ceil(p.n, BN);
+    if (tiles * p.experts * columns > INT32_MAX)
         return cuda_refuse(b, err, "too many tiles to number");
     k->fn = (const void *)grouped<P>;
     k->shared = P::STARTS_AT + ((size_t)p.experts + 1) * sizeof(int32_t);
-    k->p.pairs = (int32_t)pairs;
+    k->p.pairs = (int32_t)(columns / 2);
+    k->p.odd = columns % 2;
     cudaError_t e = cudaFuncGetAttributes(&attr, k->fn);
     if (!e && attr.numRegs < 64) // an image for plain sm_90: the kernel is empty
         return cuda_refuse(b, err, "this build has no sm_90a code");

@@ -34,7 +34,8 @@ enum {
 struct grouped_args {
     const int32_t *offsets; // [experts + 1]
     void *c;
-    int32_t rows, m, n, k, experts, pairs; // m: inner alone; k: rows alone; pairs: n / 256
+    int32_t rows, m, n, k, experts; // m: inner alone; k: rows alone
+    int32_t pairs, odd;             // of columns: tiles of two blocks, then one that is shared
 };
 
 // out: how a result leaves
@@ -50,7 +51,8 @@ template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_, int OUT_> struct 
     static constexpr int WARP_ROOM = WARP_ROWS * PITCH * (OUT == OUT_BF16 ? 1 : 2);
     static constexpr int ROOM_AT = STAGES * STAGE;
     static constexpr int BARRIERS_AT = ROOM_AT + MULTIPLIERS / 32 * WARP_ROOM;
-    static constexpr int STARTS_AT = BARRIERS_AT + 2 * STAGES * 8;
+    static constexpr int TURNS_AT = BARRIERS_AT + 2 * STAGES * 8;
+    static constexpr int STARTS_AT = TURNS_AT + 2 * 8;
 };
 
 #ifdef HAS_WGMMA
@@ -100,9 +102,14 @@ struct work {
 template <class P>
 DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e, work &w)
 {
-    if (u >= starts[p.experts] * p.pairs)
+    // whole pairs of columns first, the short ones of all experts behind them: even ends
+    int all = starts[p.experts], whole = all * p.pairs, lane = threadIdx.x % 32;
+    bool last = u >= whole;
+    if (last && (!p.odd || u - whole >= all))
         return false;
-    int tile = u / p.pairs, lane = threadIdx.x % 32;
+    int tile = last ? u - whole : u / p.pairs;
+    if (starts[e] > tile)
+        e = 0;
     for (;;) {
         unsigned beyond = __ballot_sync(~0u, starts[min(e + lane, p.experts - 1) + 1] > tile);
         if (beyond) {
@@ -111,10 +118,14 @@ DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e,
         }
         e += 32;
     }
-    int tiles = starts[e + 1] - starts[e], at = u - starts[e] * p.pairs;
-    int first = at / (GROUP * p.pairs) * GROUP, high = min((int)GROUP, tiles - first);
-    at -= first * p.pairs;
-    int pair = at / high, row_tile = first + at % high;
+    int pair = p.pairs, row_tile = tile - starts[e];
+    if (!last) {
+        int at = u - starts[e] * p.pairs, first = at / (GROUP * p.pairs) * GROUP;
+        int high = min(starts[e + 1] - starts[e] - first, (int)GROUP);
+        at -= first * p.pairs;
+        pair = at / high;
+        row_tile = first + at % high;
+    }
     span s = rows_of(p, e);
     w.expert = e;
     w.lo = s.lo;
@@ -123,7 +134,7 @@ DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e,
     w.row0 = (P::INNER ? 0 : s.lo) + row_tile * P::BM;
     w.pieces = (min(w.end - w.row0, (int)P::BM) + BOX - 1) / BOX;
     w.col0 = pair * 2 * BN;
-    w.split = w.col0 + BN >= p.n;
+    w.split = last;
     if (w.split) {
         int half = (w.pieces + 1) / 2;
         w.row0 += rank * half * BOX;
@@ -248,6 +259,8 @@ DEV void multiply(float acc[2][64], const work &w, int member, int group, ring<P
                         b + i * k_step<P::B_TURNED>(), k | i);
             products_end();
             products_wait<1>();
+        } else {
+            group_meet(2 + threadIdx.x / 128, 128); // products do that else: nobody lags
         }
         if (before)
             release(before);
@@ -357,7 +370,7 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
 {
     const int *starts = (const int *)(shared + P::STARTS_AT);
     int t = threadIdx.x - 128, group = t / 128, warp = t / 32;
-    int member = P::TEAM == 1 ? 0 : group, turn = 0, e = 0, rank = (int)cluster_rank();
+    int member = P::TEAM == 1 ? 0 : group, turn = 0, done = 0, e = 0, rank = (int)cluster_rank();
     char *room = shared + P::ROOM_AT + warp * P::WARP_ROOM;
     ring<P> r = { shared, 0, 0 };
     float acc[2][64];
@@ -367,6 +380,12 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
             r.skip((w.inner + BOX - 1) / BOX);
             continue;
         }
+        // The ring's barriers tell a stage's use from the one before, no further back: so a team
+        // of one starts when the other has seen all of its stages filled.
+        uint64_t *turns = (uint64_t *)(shared + P::TURNS_AT);
+        if (P::TEAM == 1) {
+            barrier_wait(turns + group, done++ & 1 ^ !group);
+        }
         int mine = (w.pieces - member + P::TEAM - 1) / P::TEAM;
         if (mine >= 2)
             multiply<P, 2>(acc, w, member, P::TEAM == 1 ? group : 0, r);
@@ -374,6 +393,8 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
             multiply<P, 1>(acc, w, member, P::TEAM == 1 ? group : 0, r);
         else
             multiply<P, 0>(acc, w, member, P::TEAM == 1 ? group : 0, r);
+        if (P::TEAM == 1 && threadIdx.x % 128 == 0)
+            barrier_arrive(turns + !group);
 #pragma unroll
         for (int s = 0; s < 2; s++) {
             if (s >= mine)
@@ -409,6 +430,8 @@ __global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
             barrier_init(barriers + i, 1);
             barrier_init(barriers + P::STAGES + i, 2 * P::TEAM);
         }
+        barrier_init((uint64_t *)(shared + P::TURNS_AT), 1);
+        barrier_init((uint64_t *)(shared + P::TURNS_AT) + 1, 1);
         barriers_visible();
     } else if (threadIdx.x == 64) {
         map_prefetch(&a);

@@ -49,6 +49,11 @@ DEV void barrier_expect(uint64_t *bar, uint32_t bytes)
                  ::"r"(shared_address(bar)), "r"(bytes) : "memory");
 }
 
+DEV void barrier_arrive(uint64_t *bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
+}
+
 /* one arrival at the same barrier of block `rank` of the cluster */
 DEV void barrier_arrive_at(uint64_t *bar, uint32_t rank)
 {
@@ -152,10 +157,11 @@ template <int N> DEV void registers_take(void)
 }
 
 /* Where an operand's boxes lie, as wgmma reads it: address, from box to box (turned: LBO), from
- * 8 lines to the next 8 (SBO, 1 KiB), swizzle of 128 bytes. */
+ * 8 lines to the next 8 (SBO, 1 KiB), swizzle of 128 bytes. The address keeps its low 18 bits: above
+ * them stands the block's rank in its cluster. */
 DEV uint64_t operand_at(const void *boxes)
 {
-    return (uint64_t)(shared_address(boxes) >> 4) | (uint64_t)(BOX_BYTES >> 4) << 16 |
+    return (uint64_t)(shared_address(boxes) >> 4 & 0x3fff) | (uint64_t)(BOX_BYTES >> 4) << 16 |
            (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
 }
 
