@@ -165,7 +165,7 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
         return bad;
     k->a = matrices{ a, m, rows, 1 };
     k->b = matrices{ b, n, rows, 1 };
-    return ready<plan<true, true, 1, 4, OUT_BULK>>(k, err);
+    return ready<plan<true, true, 1, 4, OUT_ADD>>(k, err);
 }
 
 const struct op_row cuda_grouped_wgmma_rows[] = {

@@ -237,9 +237,10 @@ DEV void release(uint64_t *empty)
         barrier_arrive_at(empty, threadIdx.x % 128);
 }
 
-// acc[s] = the product of piece s TEAM + member, for s < N
+// acc[s] = the product of piece s TEAM + member, for s < N; the last stage's products are still
+// under way, and the stage is returned to be released after them.
 template <class P, int N>
-DEV void multiply(float acc[2][64], const work &w, int member, int group, ring<P> &r)
+DEV uint64_t *multiply(float acc[2][64], const work &w, int member, int group, ring<P> &r)
 {
     int steps = (w.inner + BOX - 1) / BOX;
     uint64_t *before = NULL;
@@ -267,11 +268,7 @@ DEV void multiply(float acc[2][64], const work &w, int member, int group, ring<P
         before = r.empty();
         r.next();
     }
-    products_wait<0>();
-    for (int s = 0; s < N; s++)
-        hold(acc[s]);
-    if (before)
-        release(before);
+    return before;
 }
 
 // ---- results leave ------------------------------------------------------------------------------
@@ -370,31 +367,35 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
 {
     const int *starts = (const int *)(shared + P::STARTS_AT);
     int t = threadIdx.x - 128, group = t / 128, warp = t / 32;
-    int member = P::TEAM == 1 ? 0 : group, turn = 0, done = 0, e = 0, rank = (int)cluster_rank();
+    int member = P::TEAM == 1 ? 0 : group, seen = 0, e = 0, u = blockIdx.x / 2;
+    int rank = (int)cluster_rank(), meeting = P::TEAM == 1 ? group : 0;
     char *room = shared + P::ROOM_AT + warp * P::WARP_ROOM;
+    uint64_t *turns = (uint64_t *)(shared + P::TURNS_AT);
     ring<P> r = { shared, 0, 0 };
     float acc[2][64];
-    work w;
-    for (int u = blockIdx.x / 2; find<P>(p, starts, u, rank, e, w); u += gridDim.x / 2, turn ^= 1) {
-        if (P::TEAM == 1 && turn != group) {
+    work w, next;
+    for (bool more = find<P>(p, starts, u, rank, e, w); more; w = next, seen++) {
+        u += gridDim.x / 2;
+        if (P::TEAM == 1 && seen % 2 != group) {
             r.skip((w.inner + BOX - 1) / BOX);
+            more = find<P>(p, starts, u, rank, e, next);
             continue;
         }
         // The ring's barriers tell a stage's use from the one before, no further back: so a team
         // of one starts when the other has seen all of its stages filled.
-        uint64_t *turns = (uint64_t *)(shared + P::TURNS_AT);
-        if (P::TEAM == 1) {
-            barrier_wait(turns + group, done++ & 1 ^ !group);
-        }
+        if (P::TEAM == 1)
+            barrier_wait(turns + group, (seen / 2 & 1) ^ !group);
         int mine = (w.pieces - member + P::TEAM - 1) / P::TEAM;
-        if (mine >= 2)
-            multiply<P, 2>(acc, w, member, P::TEAM == 1 ? group : 0, r);
-        else if (mine == 1)
-            multiply<P, 1>(acc, w, member, P::TEAM == 1 ? group : 0, r);
-        else
-            multiply<P, 0>(acc, w, member, P::TEAM == 1 ? group : 0, r);
-        if (P::TEAM == 1 && threadIdx.x % 128 == 0)
+        uint64_t *last = mine >= 2   ? multiply<P, 2>(acc, w, member, meeting, r)
+                         : mine == 1 ? multiply<P, 1>(acc, w, member, meeting, r)
+                                     : multiply<P, 0>(acc, w, member, meeting, r);
+        if (P::TEAM == 1 && t % 128 == 0)
             barrier_arrive(turns + !group);
+        more = find<P>(p, starts, u, rank, e, next); // beside the last products
+        products_wait<0>();
+        hold(acc[0]);
+        hold(acc[1]);
+        release(last);
 #pragma unroll
         for (int s = 0; s < 2; s++) {
             if (s >= mine)
