@@ -15,7 +15,7 @@
 /* T tokens in sequences of S, H heads, G of keys and values, HC = H C, GC = G C */
 #define ATTN(T, S, H, G, C, HC, GC) \
     "q=F[" #T "," #HC "] k=F[" #T "," #GC "] v=F[" #T "," #GC "] seq_start=i32[" #T "]start:" #S \
-    " @heads=" #H " @kv_heads=" #G " @head_dim=" #C " @seq=" #S
+    " @heads=" #H " @kv_heads=" #G " @head_dim=" #C " @seq=" #S " @packed=0"
 
 const bench_shape bench_shapes[] = {
     { "linear", "x=F[256,256] w=F[256,256]", true },

@@ -42,6 +42,30 @@ static inline int nans_kept(rig *r, const char *what, const mr_op_def *def, cons
     return seen;
 }
 
+/* one NaN, then nothing but NaN, in each operand of a case; -> NaNs that the reference gave */
+static inline int nan_case(rig *r, const mr_op_def *def, const char *text, const char *dtype)
+{
+    int seen = 0;
+    for (int all = 0; all < 2; all++) {
+        mr_err err = MR_ERR_INIT;
+        mri_case c;
+        cr_assert_eq(mri_case_make(def, text, dtype, 7, &c, &err), MR_OK);
+        for (uint32_t i = 0; i < c.call.n_in && !rig_has_f64(&c.call); i++) {
+            const mr_type *t = c.in_ptr[i];
+            if (!t || mr_is(t, "i32"))
+                continue;
+            rig_bufs b = rig_copy(&c.call, c.in);
+            char *what = mri_format("%s %s (%s), NaN in %u", def->id, text, dtype, i);
+            nan_poison(t, &b.in[i], all ? mr_numel(t) : 1);
+            seen += nans_kept(r, what, def, &c.call, b.in);
+            rig_free(&b);
+            free(what);
+        }
+        mri_case_free(&c);
+    }
+    return seen;
+}
+
 static inline void nan_every_op(rig *r, const char *dtype)
 {
     const mr_op_def *def;
@@ -49,23 +73,7 @@ static inline void nan_every_op(rig *r, const char *dtype)
     for (uint32_t o = 0; (def = mri_op_at(o)); o++)
         for (const char *const *text = def->cases;
              text && *text && !(r->no_fused && rig_is_fused(def->id)); text++)
-            for (int all = 0; all < 2; all++) {
-                mr_err err = MR_ERR_INIT;
-                mri_case c;
-                cr_assert_eq(mri_case_make(def, *text, dtype, 7, &c, &err), MR_OK);
-                for (uint32_t i = 0; i < c.call.n_in && !rig_has_f64(&c.call); i++) {
-                    const mr_type *t = c.in_ptr[i];
-                    if (!t || mr_is(t, "i32"))
-                        continue;
-                    rig_bufs b = rig_copy(&c.call, c.in);
-                    char *what = mri_format("%s %s (%s), NaN in %u", def->id, *text, dtype, i);
-                    nan_poison(t, &b.in[i], all ? mr_numel(t) : 1);
-                    seen += nans_kept(r, what, def, &c.call, b.in);
-                    rig_free(&b);
-                    free(what);
-                }
-                mri_case_free(&c);
-            }
+            seen += nan_case(r, def, *text, dtype);
     cr_expect_gt(seen, 1000);
 }
 
