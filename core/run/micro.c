@@ -86,6 +86,11 @@ mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t fir
         for (int64_t i = 0; i < seq; i++) {
             m->seq_start[at + i] += (int32_t)at;
             *weight += m->weight[at + i];
+            if (s->whole && m->seq_start[at + i] != at)
+                return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_PLUGIN,
+                               "token %lld of sample %lld starts a sequence at %lld; the data "
+                               "plugin promises samples of one sequence", (long long)i,
+                               (long long)(first + r), (long long)(m->seq_start[at + i] - at));
             if (m->tokens[at + i] < 0 || m->tokens[at + i] >= s->info.vocab)
                 return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
                                "sample %lld has token %d, the model's vocabulary is %lld",

@@ -84,6 +84,35 @@ Test(whole_sequences, training_and_validation_promise_them)
     free(path);
 }
 
+static const mr_data_ops *honest;
+
+static mr_status read_two_documents(void *data, uint32_t set, int64_t i, mr_sample *out, mr_err *err)
+{
+    mr_status st = honest->read(data, set, i, out, err);
+    for (int k = TINY_SEQ / 2; k < TINY_SEQ; k++)
+        out->seq_start[k] = TINY_SEQ / 2;
+    return st;
+}
+
+Test(whole_sequences, a_sample_that_breaks_the_promise_is_refused)
+{
+    char *path = text_file();
+    kit k = open_with(path, "data.plugin=text", NULL, (mri_session_options){
+        .needs = MRI_NEED_UPDATE | MRI_NEED_DATA | MRI_NEED_TOKENIZER });
+    mri_step_result r;
+    mr_err err = MR_ERR_INIT;
+    honest = k.session->data_ops;
+    mr_data_ops broken = *honest;
+    broken.read = read_two_documents;
+    k.session->data_ops = &broken;
+    kit_ok(mri_session_init_weights(k.session, &err), &err, "weights");
+    cr_expect_eq(mri_session_train_step(k.session, &r, &err), MR_E_DATA_FORMAT);
+    cr_expect(strstr(err.what, "starts a sequence at 6"), "%s", err.what);
+    kit_close(&k);
+    unlink(path);
+    free(path);
+}
+
 Test(whole_sequences, planning_says_what_the_run_does)
 {
     size_t all, promising;
