@@ -226,6 +226,8 @@ static const struct {
              { "op", "op", 40 },
              { "op and operands", "shape", 56 } };
 
+static const double LEAST_FLOOR = 1e-4; /* ms: how often a shorter one fits says nothing */
+
 static void print_sum(const ledger *l, const app *a, enum ledger_key key, const sum *s,
                       const bench_peaks *p, const char *dtype)
 {
@@ -246,7 +248,8 @@ static void print_sum(const ledger *l, const app *a, enum ledger_key key, const 
     printf("  %-*.*s %6.0f %9.3f %6.1f %8.2f %6.1f %7.2f %6.1f %9.3f %6.2f\n", keys[key].width,
            keys[key].width, s->name, calls, ms, 100 * share, flops * u.scale,
            100 * bench_ratio(flops, bench_peak(p, dtype)), bytes * u.scale,
-           100 * bench_ratio(bytes, p->read), floor_ms, bench_ratio(ms, floor_ms));
+           100 * bench_ratio(bytes, p->read), floor_ms,
+           floor_ms > LEAST_FLOOR ? ms / floor_ms : 0);
 }
 
 void ledger_print(const ledger *l, const app *a, enum ledger_key key, const bench_peaks *peaks,

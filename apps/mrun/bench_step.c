@@ -88,6 +88,7 @@ typedef struct step_bench {
     ledger ledger;
     bench_peaks first, last;
     double tokens, loss;
+    double opened, ready; /* seconds: to open and plan; then to have weights */
 } step_bench;
 
 static mr_status watched_step(step_bench *b, mr_err *err)
@@ -145,10 +146,11 @@ static void print_summary(step_bench *b)
                "\"max_ms\": %.3f, \"tokens_per_s\": %.3f, \"flops_per_token\": %.6g, "
                "\"flops_per_s\": %.4g, \"mfu\": %.4f, "
                "\"peak_flops\": %.4g, \"stated_peak_flops\": %.4g, "
-               "\"traced_ms\": %.3f, \"loss\": %.6f",
+               "\"traced_ms\": %.3f, \"open_s\": %.3f, \"weights_s\": %.3f, \"loss\": %.6f",
                (unsigned long long)s->params.count, w.active, s->model_dtype, b->tokens, t.n,
                t.median * 1e3, t.min * 1e3, t.max * 1e3, rate, w.flops, work,
-               bench_ratio(work, peak), peak, stated, 1e3 * ledger_total(&b->ledger), b->loss);
+               bench_ratio(work, peak), peak, stated, 1e3 * ledger_total(&b->ledger),
+               b->opened, b->ready, b->loss);
         print_memory(b);
         puts("}");
         return;
@@ -171,6 +173,7 @@ static void print_summary(step_bench *b)
                stated * u.scale, u.flops);
     puts("");
     print_memory(b);
+    printf("start  : %.1f s to open and plan, %.1f s to fill weights\n", b->opened, b->ready);
 }
 
 static void print_tables(step_bench *b)
@@ -189,11 +192,13 @@ static mr_status run(step_bench *b, mr_err *err)
     mri_step_result r;
     mr_status st = 0;
     b->ledger.train = s->train;
+    double start = bench_now();
     MR_TRY(bench_init_weights(s, err));
+    b->ready = bench_now() - start;
     b->first = bench_probe(&s->device);
     bench_print_peaks(b->a, &s->device, &b->first, "first");
     for (int64_t i = 0; i < b->warmup + b->steps; i++) {
-        double start = bench_now();
+        start = bench_now();
         MR_TRY(mri_session_train_step(s, &r, err));
         double seconds = bench_now() - start;
         if (!r.ok) {
@@ -230,9 +235,11 @@ static mr_status run_config(step_bench *b, mri_config *c, mr_err *err)
     mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE |
                                        (data ? MRI_NEED_DATA | MRI_NEED_TOKENIZER : 0),
                               .whole = !data };
+    double start = bench_now();
     mr_status st = mri_session_open(b->a->registry, c, &o, &b->s, err);
     if (st)
         return st;
+    b->opened = bench_now() - start;
     if (!data)
         give_synthetic_data(b->s);
     st = run(b, err);
