@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { PERIOD = 1048573 };
-static const uint64_t FEW = 1ull << 27; /* parameters that are drawn one by one */
+static const uint64_t FEW = 1ull << 26; /* parameters that are drawn one by one */
 
 /* `have` host bytes at the start of n device bytes, then again and again */
 static mr_status repeat(mri_device *d, char *to, const void *from, uint64_t have, uint64_t n,
