@@ -67,8 +67,17 @@ Test(bench, op_pairs_two_devices)
     free(out);
 }
 
+Test(bench, op_has_the_shapes_of_large_devices_too)
+{
+    char *out = run("bench op route_plan --quick --json --size large", 0);
+    cr_assert_not_null(strstr(out, "\"operands\": \"16384x1\""), "%s", out);
+    cr_assert_eq(count(out, "op", "us"), 1);
+    free(out);
+}
+
 Test(bench, op_refuses_what_it_does_not_know)
 {
+    free(run("bench op route_plan --size medium", 2));
     char *err = run("bench op rmsnrom", 2);
     cr_assert_not_null(strstr(err, "did you mean 'rmsnorm'"), "%s", err);
     free(err);
@@ -90,6 +99,8 @@ Test(bench, step_says_where_the_time_goes_and_writes_a_trace)
     write_text("p.ini", profile);
     char *out = run("bench step p.ini --steps 2 --json --profile trace.json", 0);
     char *copy = mri_strdup(out);
+    cr_assert_not_null(strstr(out, "\"by\": \"class\", \"name\": \"expert products\""));
+    cr_assert_not_null(strstr(out, "\"by\": \"class\", \"name\": \"optimizer\""));
     cr_assert_eq(count(out, "step", "tokens_per_s"), 1);
     cr_assert_gt(count(copy, "time", "ms"), 20);
     free(out);
@@ -97,6 +108,8 @@ Test(bench, step_says_where_the_time_goes_and_writes_a_trace)
     cr_assert_eq(mri_read_file("trace.json", 1 << 24, &text, &n, &err), 0);
     cr_assert_eq(mri_json_parse(text, n, "trace.json", &j, &err), 0, "%s", err.what);
     cr_assert_gt(mri_json_service.length(j, "traceEvents"), 100);
+    cr_assert_not_null(strstr(text, "\"layer\": \"model.layers.1.\", \"region\": \"moe/"));
+    cr_assert_not_null(strstr(text, "\"phase\": \"update\""));
     mri_json_free(j);
     free(text);
     cr_assert(access("runs", F_OK) && access("checkpoints", F_OK), "a bench leaves no run behind");
