@@ -50,7 +50,8 @@ typedef struct bench_shape {
     const char *op, *text; /* the case, in the language of mrun/op.h */
     bool quick;            /* also under --quick */
 } bench_shape;
-/* each ended by an op of NULL: for a host's processors, for a device of its own memory */
+/* Each ended by an op of NULL: for a host's processors, every op; for a device of its own memory,
+ * those whose time depends on size. */
 extern const bench_shape bench_shapes[], bench_large_shapes[];
 
 /* fresh weights, quickly also for billions of parameters; bench_weights.c */

@@ -3,7 +3,8 @@
  * bench_op.c - `mrun bench op [OP...] [--backend NAME] [--against KEY=VALUE[,KEY=VALUE]]
  * [--dtype D] [--size small|large] [--quick]`: every op of the catalogue, forward and backward,
  * beside what the machine can do at most. The shapes are those of bench_shapes.c, or on a device
- * of its own memory those of bench_large.c; --size asks for the other list.
+ * of its own memory those of bench_large.c, and the former's for ops that have none there; --size
+ * asks for the other list.
  *
  * How a number is made: operands in several copies that together exceed the caches, used in
  * turn; a warm-up; then the median of repeated timings, each long enough for the clock (how on
@@ -278,9 +279,9 @@ out:
     return st;
 }
 
-static bool has_shape(const op_bench *b, const char *op)
+static bool has_shape(const bench_shape *list, const char *op)
 {
-    for (const bench_shape *s = b->shapes; s->op; s++)
+    for (const bench_shape *s = list; s->op; s++)
         if (!strcmp(s->op, op))
             return true;
     return false;
@@ -292,7 +293,7 @@ static bool may_reach(const op_bench *b, const char *op)
     size_t n = strcspn(op, ".");
     for (size_t i = 0; i < b->args->positional.n; i++) {
         const char *w = b->args->positional.v[i];
-        if (!strcmp(w, op) || (!has_shape(b, w) && strcspn(w, ".") == n && !strncmp(w, op, n)))
+        if (!strcmp(w, op) || (!has_shape(bench_shapes, w) && strcspn(w, ".") == n && !strncmp(w, op, n)))
             return true;
     }
     return !b->args->positional.n;
@@ -303,6 +304,9 @@ static mr_status bench_all(op_bench *b, mr_err *err)
     mr_status st = 0;
     for (const bench_shape *s = b->shapes; s->op && !st; s++)
         if (may_reach(b, s->op) && (!b->quick || s->quick))
+            st = bench_one(b, mri_op_find(s->op), s->text, err);
+    for (const bench_shape *s = bench_shapes; s->op && !st; s++)
+        if (!has_shape(b->shapes, s->op) && may_reach(b, s->op) && (!b->quick || s->quick))
             st = bench_one(b, mri_op_find(s->op), s->text, err);
     /* a plugin's own op has no shape here: its last sample case has to do */
     for (size_t i = 0; i < b->args->positional.n && !b->rows && !st; i++) {
