@@ -104,14 +104,13 @@ static mr_status same_weights(mri_session *a, mri_session *b, mr_err *err)
     for (size_t i = 0; i < a->params.slots.n && !st; i++) {
         const mri_tensor_slot *x = &a->params.slots.v[i];
         int64_t j = mri_params_find(&b->params, x->name);
-        const char *dtype = a->params.master ? a->params.acc_dtype : a->params.dtype;
+        const char *dtype;
+        mri_params_exact(&a->params, x, &dtype);
         if (j < 0 || b->params.slots.v[j].n != x->n)
             return mr_fail(err, MR_E_ARG, MR_BLAME_USER, "the second model has no parameter %s of "
                            "that shape", x->name);
         void *w = mri_alloc(x->n * mr_dtype_bytes(dtype));
-        st = mri_device_read(&a->device, w, a->params.master ? mri_params_master(&a->params, x)
-                                                              : mri_params_weight(&a->params, x),
-                             x->n * mr_dtype_bytes(dtype), err);
+        st = mri_params_get(&a->params, &a->device, x, w, err);
         if (!st)
             st = mri_params_set(&b->params, &b->device, &b->params.slots.v[j], w, dtype, err);
         free(w);

@@ -109,6 +109,8 @@ static const mr_opt model_opts[] = {
 static const mr_opt precision_opts[] = {
     MR_OPT_CHOICE(C, recipe, "recipe", "fp32", "fp32|bf16|fp64",
                   "what products compute in; master weights stay fp32 (fp64: all is fp64)"),
+    MR_OPT_CHOICE(C, masters, "masters", "f32", "f32|remainder",
+                  "how the masters of bf16 weights are kept: whole, or what the weights leave"),
 };
 #undef C
 

@@ -47,7 +47,8 @@ typedef struct mri_cfg_model {
 } mri_cfg_model;
 
 typedef struct mri_cfg_precision {
-    const char *recipe; /* fp32 | bf16 | fp64 */
+    const char *recipe;  /* fp32 | bf16 | fp64 */
+    const char *masters; /* f32 | remainder: of bf16 weights */
 } mri_cfg_precision;
 
 typedef struct mri_cfg_optimizer {

@@ -60,7 +60,7 @@ static uint32_t find_group(mri_params *p, const mri_pgroup *g)
 {
     for (uint32_t i = 0; i < p->groups.n; i++) {
         const mri_pgroup *h = &p->groups.v[i];
-        if (h->frozen == g->frozen &&
+        if (h->frozen == g->frozen && h->f32 == g->f32 &&
             (g->frozen || (h->lr_mult == g->lr_mult && h->decay_mult == g->decay_mult)))
             return i;
     }
@@ -88,31 +88,57 @@ static mr_status add_slot(mri_params *p, char *name, const mr_param *desc, mr_er
     return 0;
 }
 
-/* Trainable groups get the low indices: plans and scalars of updates go by them. */
-static void frozen_last(mri_params *p)
+/* Trainable groups get the low indices: plans and scalars of updates go by them. Those that are
+ * read in f32 stand where trainable and frozen ones meet, so that their masters are one range. */
+static void sort_groups(mri_params *p)
 {
     uint32_t to[64], next = 0;
     mri_pgroup sorted[64];
     MRI_ASSERT(p->groups.n <= 64);
-    for (int frozen = 0; frozen < 2; frozen++)
-        for (uint32_t g = 0; g < p->groups.n; g++)
-            if (p->groups.v[g].frozen == (frozen != 0)) {
+    for (int place = 0; place < 4; place++)
+        for (uint32_t g = 0; g < p->groups.n; g++) {
+            const mri_pgroup *x = &p->groups.v[g];
+            if ((x->frozen ? 3 - x->f32 : x->f32) == place) {
                 to[g] = next;
-                sorted[next++] = p->groups.v[g];
+                sorted[next++] = *x;
             }
+        }
     memcpy(p->groups.v, sorted, p->groups.n * sizeof *sorted);
     for (size_t i = 0; i < p->slots.n; i++)
         p->slots.v[i].group = to[p->slots.v[i].group];
 }
 
+/* Gives every parameter its range, group by group. */
+static void lay_out(mri_params *p)
+{
+    for (uint32_t g = 0; g < p->groups.n; g++) {
+        mri_pgroup *x = &p->groups.v[g];
+        x->at = p->total;
+        for (size_t i = 0; i < p->slots.n; i++) {
+            mri_tensor_slot *s = &p->slots.v[i];
+            if (s->group != g)
+                continue;
+            s->at = p->total;
+            p->total += (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
+        }
+        x->n = p->total - x->at;
+        if (!x->frozen)
+            p->trainable = p->total;
+        if (x->f32 && !p->f32_n)
+            p->f32_at = x->at;
+        p->f32_n += x->f32 ? x->n : 0;
+    }
+}
+
 mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
-                          mri_params *out, mr_err *err)
+                          bool split, mri_params *out, mr_err *err)
 {
     mr_status st = 0;
     MRI_VEC(rule) rules = { 0 };
     memset(out, 0, sizeof *out);
     out->dtype = dtype;
     out->acc_dtype = strcmp(dtype, "f64") ? "f32" : "f64";
+    out->split = split && !strcmp(dtype, "bf16");
     for (uint64_t i = 0; i < cfg->groups.n; i++) {
         rule r;
         st = parse_rule(cfg->groups.v[i], &r, err);
@@ -128,7 +154,7 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
                                 &p->values.v[v].param, err));
     }
     for (size_t i = 0; i < out->slots.n; i++) {
-        mri_pgroup g = { 0 };
+        mri_pgroup g = { .f32 = out->slots.v[i].f32 && !mri_params_one_copy(out) };
         default_group(cfg, &out->slots.v[i], &g);
         for (size_t r = 0; r < rules.n; r++)
             if (!fnmatch(rules.v[r].pattern, out->slots.v[i].name, 0)) {
@@ -154,24 +180,8 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
             mr_hint(err, "patterns are globs over full names: *.self_attn.*, model.embed*");
             goto out;
         }
-    frozen_last(out);
-    for (int frozen = 0; frozen < 2; frozen++) {
-        for (uint32_t g = 0; g < out->groups.n; g++) {
-            if (out->groups.v[g].frozen != (frozen != 0))
-                continue;
-            out->groups.v[g].at = out->total;
-            for (size_t i = 0; i < out->slots.n; i++) {
-                mri_tensor_slot *s = &out->slots.v[i];
-                if (s->group != g)
-                    continue;
-                s->at = out->total;
-                out->total += (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
-            }
-            out->groups.v[g].n = out->total - out->groups.v[g].at;
-        }
-        if (!frozen)
-            out->trainable = out->total;
-    }
+    sort_groups(out);
+    lay_out(out);
 out:
     for (size_t i = 0; i < rules.n; i++)
         free(rules.v[i].pattern);
@@ -191,35 +201,44 @@ bool mri_params_one_copy(const mri_params *p)
     return !strcmp(p->dtype, p->acc_dtype);
 }
 
+/* Which elements have a master beside their weight. */
+static void plan_masters(const mri_params *p, bool train, uint64_t *at, uint64_t *n)
+{
+    bool all = train && !p->split;
+    *at = all || mri_params_one_copy(p) ? 0 : p->f32_at;
+    *n = mri_params_one_copy(p) ? 0 : all ? p->total : p->f32_n;
+}
+
 uint64_t mri_params_bytes(const mri_params *p, bool train)
 {
-    bool any_f32 = false;
+    uint64_t at, n;
     if (!p->slots.n) /* a session without a model's plan, for its tokenizer alone */
         return 0;
-    uint64_t b = p->total * width(p->dtype);
-    for (size_t i = 0; i < p->slots.n; i++)
-        any_f32 |= p->slots.v[i].f32;
-    if (!mri_params_one_copy(p) && (train || any_f32))
-        b += p->total * width(p->acc_dtype);
-    return b + (train ? p->trainable * width(p->acc_dtype) : 0);
+    plan_masters(p, train, &at, &n);
+    return p->total * width(p->dtype) + n * width(p->acc_dtype) +
+           (train && p->split ? p->total * width("i16") : 0) +
+           (train ? p->trainable * width(p->acc_dtype) : 0);
+}
+
+static mr_status take(mri_device *d, uint64_t n, const char *dtype, char **out, mr_err *err)
+{
+    return n ? d->ops->alloc(d->dev, n * width(dtype), MR_MEM_WEIGHTS, (void **)out, err) : 0;
 }
 
 mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err)
 {
     mr_status st = 0;
-    bool any_f32 = false;
-    for (size_t i = 0; i < p->slots.n; i++)
-        any_f32 |= p->slots.v[i].f32;
-    MR_TRY(d->ops->alloc(d->dev, p->total * width(p->dtype), MR_MEM_WEIGHTS, (void **)&p->weights,
-                         err));
-    if (mri_params_one_copy(p))
-        p->master = p->weights;
-    else if (train || any_f32)
-        MR_TRY(d->ops->alloc(d->dev, p->total * width(p->acc_dtype), MR_MEM_WEIGHTS,
-                             (void **)&p->master, err));
+    plan_masters(p, train, &p->master_at, &p->master_n);
+    MR_TRY(take(d, p->total, p->dtype, &p->weights, err));
+    MR_TRY(take(d, p->master_n, p->acc_dtype, &p->master, err));
+    if (train && p->split)
+        MR_TRY(take(d, p->total, "i16", &p->rest, err));
     if (train)
-        MR_TRY(d->ops->alloc(d->dev, p->trainable * width(p->acc_dtype), MR_MEM_WEIGHTS,
-                             (void **)&p->grads, err));
+        MR_TRY(take(d, p->trainable, p->acc_dtype, &p->grads, err));
+    if (mri_params_one_copy(p)) {
+        p->master = p->weights;
+        p->master_n = p->total;
+    }
 out:
     return st;
 }
@@ -229,8 +248,10 @@ void mri_params_free(mri_params *p, mri_device *d)
     if (d && d->ops) {
         if (p->grads)
             d->ops->free(d->dev, p->grads, p->trainable * width(p->acc_dtype));
+        if (p->rest)
+            d->ops->free(d->dev, p->rest, p->total * width("i16"));
         if (p->master && p->master != p->weights)
-            d->ops->free(d->dev, p->master, p->total * width(p->acc_dtype));
+            d->ops->free(d->dev, p->master, p->master_n * width(p->acc_dtype));
         if (p->weights)
             d->ops->free(d->dev, p->weights, p->total * width(p->dtype));
     }
@@ -256,14 +277,29 @@ bool mri_params_frozen(const void *params, const char *name)
     return i >= 0 && p->groups.v[p->slots.v[i].group].frozen;
 }
 
-void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s)
+static void *master_at(const mri_params *p, uint64_t at)
 {
-    return s->f32 ? mri_params_master(p, s) : p->weights + s->at * width(p->dtype);
+    return p->master && at >= p->master_at && at - p->master_at < p->master_n
+               ? p->master + (at - p->master_at) * width(p->acc_dtype)
+               : NULL;
 }
 
-void *mri_params_master(const mri_params *p, const mri_tensor_slot *s)
+void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s)
 {
-    return p->master ? p->master + s->at * width(p->acc_dtype) : NULL;
+    return s->f32 ? master_at(p, s->at) : p->weights + s->at * width(p->dtype);
+}
+
+void *mri_params_masters(const mri_params *p, uint64_t at)
+{
+    void *m = master_at(p, at);
+    return m ? m : p->rest ? p->rest + at * width("i16") : NULL;
+}
+
+const void *mri_params_exact(const mri_params *p, const mri_tensor_slot *s, const char **dtype)
+{
+    void *m = master_at(p, s->at);
+    *dtype = m || p->rest ? p->acc_dtype : p->dtype;
+    return m ? m : p->rest ? NULL : mri_params_weight(p, s);
 }
 
 void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s)
@@ -308,20 +344,75 @@ mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const c
     return 0;
 }
 
+enum { PART = 1 << 20 }; /* elements that are converted at a time */
+
+/* Writes host values to `to` on the device, as `dtype`. `room`: PART elements of any dtype. */
+static mr_status write_as(mri_device *d, char *to, const char *dtype, const void *from,
+                          const char *from_dtype, uint64_t n, void *room, mr_err *err)
+{
+    mr_status st = mri_convert(room, dtype, from, from_dtype, n, err);
+    return st ? st : mri_device_write(d, to, room, n * width(dtype), err);
+}
+
+/* The part of parameter `s` from its element `i` on. Weights of split masters and rests come
+ * from the f32 value. */
+static mr_status set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t i,
+                          uint64_t n, const void *from, const char *dtype, void *room, mr_err *err)
+{
+    uint64_t at = s->at + i;
+    char *master = master_at(p, at);
+    mr_status st = 0;
+    if (p->rest && !master) {
+        float *x = room;
+        uint16_t *weights = mri_alloc(n * sizeof *weights);
+        int16_t *rest = mri_alloc(n * sizeof *rest);
+        st = mri_convert(x, "f32", from, dtype, n, err);
+        for (uint64_t k = 0; k < n && !st; k++)
+            mri_split(x[k], &weights[k], &rest[k]);
+        if (!st)
+            st = mri_device_write(d, p->weights + at * 2, weights, n * 2, err);
+        if (!st)
+            st = mri_device_write(d, p->rest + at * 2, rest, n * 2, err);
+        free(weights);
+        free(rest);
+        return st;
+    }
+    if (p->weights != p->master)
+        st = write_as(d, p->weights + at * width(p->dtype), p->dtype, from, dtype, n, room, err);
+    if (!st && master)
+        st = write_as(d, master, p->acc_dtype, from, dtype, n, room, err);
+    return st;
+}
+
 mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
                          const char *dtype, mr_err *err)
 {
     mr_status st = 0;
-    void *tmp = mri_alloc(s->n * sizeof(double));
-    MR_TRY(mri_convert(tmp, p->dtype, data, dtype, s->n, err));
-    MR_TRY(mri_device_write(d, p->weights + s->at * width(p->dtype), tmp, s->n * width(p->dtype),
-                            err));
-    if (p->master && p->master != p->weights) {
-        MR_TRY(mri_convert(tmp, p->acc_dtype, data, dtype, s->n, err));
-        MR_TRY(mri_device_write(d, mri_params_master(p, s), tmp, s->n * width(p->acc_dtype), err));
-    }
+    void *room = mri_alloc(PART * sizeof(double));
+    for (uint64_t i = 0; i < s->n && !st; i += PART)
+        st = set_part(p, d, s, i, s->n - i < PART ? s->n - i : PART,
+                      (const char *)data + i * width(dtype), dtype, room, err);
+    free(room);
+    return st;
+}
+
+mr_status mri_params_get(const mri_params *p, mri_device *d, const mri_tensor_slot *s, void *out,
+                         mr_err *err)
+{
+    const char *dtype;
+    const void *exact = mri_params_exact(p, s, &dtype);
+    mr_status st = 0;
+    if (exact)
+        return mri_device_read(d, out, exact, s->n * width(dtype), err);
+    uint16_t *weights = mri_alloc(s->n * sizeof *weights);
+    int16_t *rest = mri_alloc(s->n * sizeof *rest);
+    MR_TRY(mri_device_read(d, weights, p->weights + s->at * 2, s->n * 2, err));
+    MR_TRY(mri_device_read(d, rest, p->rest + s->at * 2, s->n * 2, err));
+    for (uint64_t k = 0; k < s->n; k++)
+        ((float *)out)[k] = mri_join(weights[k], rest[k]);
 out:
-    free(tmp);
+    free(weights);
+    free(rest);
     return st;
 }
 

@@ -6,9 +6,13 @@
  * dtype), the master weights, the main gradients and each optimizer state, so that one
  * update runs over a whole group. Ranges start at multiples of MRI_PARAM_ALIGN elements; the
  * gaps hold zeros for ever. Order: groups one after the other, inside a group as the model
- * declares them; frozen parameters come last and have weights only.
+ * declares them; frozen parameters come last and have no gradients. The groups of parameters
+ * that blocks read in f32 lie side by side: trainable ones, then frozen ones.
  *
- * When the model dtype is the master dtype, weights and masters are the same memory.
+ * When the model dtype is the master dtype, weights and masters are the same memory. Else a
+ * parameter's exact value is its f32 master, or, if `split`, its bf16 weight and the i16 rest
+ * (core/ops/ref.h), or without training its weight. Parameters that are read in f32 always
+ * have a master.
  */
 #ifndef MRI_PARAMS_H
 #define MRI_PARAMS_H
@@ -20,7 +24,7 @@ enum { MRI_PARAM_ALIGN = 32 }; /* elements: 64 bytes of bf16, 128 of f32 */
 
 typedef struct mri_pgroup {
     double lr_mult, decay_mult;
-    bool frozen;
+    bool frozen, f32;
     uint64_t at, n; /* elements, gaps included */
 } mri_pgroup;
 
@@ -38,13 +42,16 @@ typedef struct mri_params {
     const char *dtype, *acc_dtype; /* of weights; of masters, gradients, states */
     uint64_t total, trainable;     /* elements, gaps included */
     uint64_t count;                /* parameters, gaps excluded */
-    char *weights, *master, *grads; /* device; grads NULL without training */
+    uint64_t f32_at, f32_n;        /* elements of the groups that blocks read in f32 */
+    bool split;                    /* masters of the others are weights and rest */
+    char *weights, *master, *rest, *grads; /* device; NULL where there are none */
+    uint64_t master_at, master_n;          /* elements that have a master */
 } mri_params;
 
 /* Lists the assembly's parameters (each full name once; two instances that bind one name must
- * agree on type) and groups them by the optimizer's rules. */
+ * agree on type) and groups them by the optimizer's rules. `split` acts on bf16 weights only. */
 mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
-                          mri_params *out, mr_err *err);
+                          bool split, mri_params *out, mr_err *err);
 mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err);
 void mri_params_free(mri_params *p, mri_device *d);
 int64_t mri_params_find(const mri_params *p, const char *name); /* -1: none */
@@ -52,9 +59,15 @@ bool mri_params_frozen(const void *params, const char *name); /* as mri_assembly
 uint64_t mri_params_bytes(const mri_params *p, bool train); /* weights, masters, gradients */
 bool mri_params_one_copy(const mri_params *p); /* weights and masters are the same memory */
 
-void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s);
-void *mri_params_master(const mri_params *p, const mri_tensor_slot *s);
+void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s); /* as blocks read it */
 void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s);
+/* what an update calls "master" at element `at`: masters, or the rests of split ones */
+void *mri_params_masters(const mri_params *p, uint64_t at);
+/* Where a parameter's exact values lie on the device, and their dtype; NULL if they are split. */
+const void *mri_params_exact(const mri_params *p, const mri_tensor_slot *s, const char **dtype);
+/* the exact values of one parameter to the host: n elements of that dtype */
+mr_status mri_params_get(const mri_params *p, mri_device *d, const mri_tensor_slot *s, void *out,
+                         mr_err *err);
 
 /* Fresh weights by each parameter's initialiser; independent of order and mesh. */
 mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *err);

@@ -17,17 +17,19 @@ typedef struct outgoing {
     MRI_VEC(char *) names;
 } outgoing;
 
+/* `data` NULL: the parameter's exact value, put together from its halves */
 static mr_status add(mri_session *s, outgoing *o, char *name, const mri_tensor_slot *slot,
                      const char *dtype, const void *data, mr_err *err)
 {
     mri_tensor t = { name, slot->desc.type, data };
     t.type.dtype = dtype;
     MRI_PUSH(&o->names, name);
-    if (!s->device.host_memory) {
+    if (!s->device.host_memory || !data) {
         void *copy = mri_alloc(mr_bytes(&t.type));
         MRI_PUSH(&o->copies, copy);
         t.data = copy;
-        mr_status st = mri_device_read(&s->device, copy, data, mr_bytes(&t.type), err);
+        mr_status st = data ? mri_device_read(&s->device, copy, data, mr_bytes(&t.type), err)
+                            : mri_params_get(&s->params, &s->device, slot, copy, err);
         if (st)
             return st;
     }
@@ -59,11 +61,11 @@ mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err
     const mri_params *p = &s->params;
     mr_status st = 0;
     mri_str profile = { 0 };
-    bool master = p->master != NULL;
     for (size_t i = 0; i < p->slots.n; i++) {
         const mri_tensor_slot *slot = &p->slots.v[i];
-        MR_TRY(add(s, &model, mri_strdup(slot->name), slot, master ? p->acc_dtype : p->dtype,
-                   master ? mri_params_master(p, slot) : mri_params_weight(p, slot), err));
+        const char *dtype;
+        const void *exact = mri_params_exact(p, slot, &dtype);
+        MR_TRY(add(s, &model, mri_strdup(slot->name), slot, dtype, exact, err));
         for (size_t j = 0; s->update && j < s->update->states.n; j++) {
             const mri_opt_state *x = &s->update->states.v[j];
             if (x->group == slot->group)

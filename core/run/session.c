@@ -121,7 +121,8 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     if (st)
         return st;
     if (!s->params.slots.n)
-        st = mri_params_plan(a, &s->config->optimizer, s->model_dtype, &s->params, err);
+        st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
+                             !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
     if (!st && train)
         st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
     if (!st && train)

@@ -2,6 +2,7 @@
  * update.c - see update.h. */
 #include "update.h"
 #include "graphs.h"
+#include "masters.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,47 +61,102 @@ static mr_status compile(mri_update *u, mr_prog *p, bool deterministic, mri_plan
 
 /* ---- the optimizer's program ---------------------------------------------------------------- */
 
-/* Builds a group's update over its flat range; every further state it declares gets memory of
- * its own, in mri_update_alloc(). */
-static mr_status group_update(mri_update *u, uint32_t group, const mr_optimizer_ops *ops,
-                              void *optimizer, bool deterministic, mr_err *err)
+static mr_status build_program(const mri_update *u, const mri_pgroup *g,
+                               const mr_optimizer_ops *ops, void *optimizer, mr_prog **out,
+                               mr_err *err)
 {
-    const mri_pgroup *g = &u->params->groups.v[group];
     mr_type t = mr_type1(u->params->acc_dtype, (int64_t)g->n);
     mr_prog *p = mri_prog_new("update", u->params->acc_dtype);
     const mr_builder *b = &mri_builder;
-    mr_status st = 0;
-    mri_plan *pl = NULL;
     b->state(p, "master", &t, 0);
     b->input(p, "grad", &t);
     static const char *const scalars[] = { "lr", "weight_decay", "step", "grad_scale", "ok" };
     for (size_t i = 0; i < sizeof scalars / sizeof *scalars; i++)
         b->scalar(p, scalars[i]);
-    st = ops->build(optimizer, &t, b, p, err);
+    mr_status st = ops->build(optimizer, &t, b, p, err);
     if (p->failed) {
         st = p->failed;
         *err = p->err;
     }
-    if (st) {
+    if (st)
         mri_prog_free(p);
-        return st;
+    *out = st ? NULL : p;
+    return st;
+}
+
+/* What becomes of a group's masters, for the program that the plugin built for it. */
+static mr_status choose_masters(const mri_update *u, const mri_pgroup *g, const mr_prog *p,
+                                enum mri_masters *how, mr_err *err)
+{
+    const char *op;
+    bool can = mri_masters_can(p, &op);
+    *how = MRI_MASTERS_SEPARATE;
+    if (g->f32 || mri_params_one_copy(u->params) || strcmp(u->params->dtype, "bf16"))
+        return 0;
+    if (can)
+        *how = u->params->split ? MRI_MASTERS_SPLIT : MRI_MASTERS_WRITTEN;
+    if (can || !u->params->split)
+        return 0;
+    mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+            "[precision] masters = remainder: this optimizer's op %s needs masters in f32", op);
+    mr_hint(err, "set [precision] masters = f32, or choose adamw or sgd");
+    return MR_E_PROFILE_CONFLICT;
+}
+
+static mr_status compile_store(mri_update *u, const mri_pgroup *g, bool deterministic,
+                               mri_plan **out, mr_err *err)
+{
+    mr_type t = mr_type1(u->params->acc_dtype, (int64_t)g->n);
+    return compile(u, prog_store(&t, u->params->dtype), deterministic, out, err);
+}
+
+/* Compiles a group's update over its flat range. A backend that knows the update but not with
+ * weights gets it without, and a pass that stores them. */
+static mr_status compile_update(mri_update *u, const mri_pgroup *g, const mr_optimizer_ops *ops,
+                                void *optimizer, bool deterministic, mr_err *err)
+{
+    mr_status st = 0;
+    mr_prog *p = NULL;
+    mri_plan *pl = NULL, *store = NULL;
+    enum mri_masters how;
+    MR_TRY(build_program(u, g, ops, optimizer, &p, err));
+    if ((st = choose_masters(u, g, p, &how, err)) || (st = mri_masters_fit(p, how, err))) {
+        mri_prog_free(p);
+        goto out;
     }
-    MR_TRY(compile(u, p, deterministic, &pl, err));
+    st = compile(u, p, deterministic, &pl, err);
+    if (st == MR_E_UNSUPPORTED && how == MRI_MASTERS_WRITTEN) {
+        how = MRI_MASTERS_SEPARATE;
+        *err = (mr_err)MR_ERR_INIT;
+        MR_TRY(build_program(u, g, ops, optimizer, &p, err));
+        st = compile(u, p, deterministic, &pl, err);
+    }
+    if (st)
+        goto out;
     MRI_PUSH(&u->update, pl);
+    if (how == MRI_MASTERS_SEPARATE && !g->f32 && !mri_params_one_copy(u->params))
+        MR_TRY(compile_store(u, g, deterministic, &store, err));
+    MRI_PUSH(&u->store, store);
+out:
+    return st;
+}
+
+/* Every state that the program declares beside the masters gets memory of its own, in
+ * mri_update_alloc(). */
+static mr_status list_states(mri_update *u, uint32_t group, mr_err *err)
+{
+    const mri_plan *pl = u->update.v[group];
     for (size_t i = 0; i < pl->states.n; i++) {
-        if (!strcmp(pl->states.v[i].name, "master"))
-            continue;
-        if ((uint64_t)mr_numel(&pl->states.v[i].type) != g->n) {
-            st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
-                         "optimizer state %s must have the parameter's type", pl->states.v[i].name);
-            goto out;
-        }
         mri_opt_state s = { pl->states.v[i].name, group, NULL };
+        if (!strcmp(s.name, "master") || !strcmp(s.name, "weights"))
+            continue;
+        if ((uint64_t)mr_numel(&pl->states.v[i].type) != u->params->groups.v[group].n)
+            return mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                           "optimizer state %s must have the parameter's type", s.name);
         u->state_bytes += mr_bytes(&pl->states.v[i].type);
         MRI_PUSH(&u->states, s);
     }
-out:
-    return st;
+    return 0;
 }
 
 mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
@@ -126,11 +182,8 @@ mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scal
             continue;
         MR_TRY(compile(u, prog_sumsq(&t), deterministic, &pl, err));
         MRI_PUSH(&u->sumsq, pl);
-        MR_TRY(group_update(u, g, ops, optimizer, deterministic, err));
-        if (!mri_params_one_copy(params)) {
-            MR_TRY(compile(u, prog_store(&t, params->dtype), deterministic, &pl, err));
-            MRI_PUSH(&u->store, pl);
-        }
+        MR_TRY(compile_update(u, &params->groups.v[g], ops, optimizer, deterministic, err));
+        MR_TRY(list_states(u, g, err));
     }
 out:
     if (st) {
@@ -191,7 +244,7 @@ static void *bind(mri_update *u, const char *name, uint32_t group, const char *s
     if (!strcmp(name, "grad"))
         return p->grads + at * mr_dtype_bytes(p->acc_dtype);
     if (!strcmp(name, "master"))
-        return p->master + at * mr_dtype_bytes(p->acc_dtype);
+        return mri_params_masters(p, at);
     if (!strcmp(name, "weights"))
         return p->weights + at * mr_dtype_bytes(p->dtype);
     for (size_t i = 0; state && i < u->states.n; i++)
@@ -245,7 +298,8 @@ mr_status mri_update_launch(mri_update *u, mr_err *err)
     for (uint32_t g = 0; g < u->update.n; g++)
         MR_TRY(launch(u, u->update.v[g], g, err));
     for (uint32_t g = 0; g < u->store.n; g++)
-        MR_TRY(launch(u, u->store.v[g], g, err));
+        if (u->store.v[g])
+            MR_TRY(launch(u, u->store.v[g], g, err));
 out:
     return st;
 }
@@ -299,7 +353,7 @@ char *mri_update_obstacle(const mri_update *u)
     for (size_t g = 0; g < u->update.n && !why; g++) {
         why = mri_plan_obstacle(u->sumsq.v[g], MRI_F);
         why = why ? why : mri_plan_obstacle(u->update.v[g], MRI_F);
-        why = why || g >= u->store.n ? why : mri_plan_obstacle(u->store.v[g], MRI_F);
+        why = why || !u->store.v[g] ? why : mri_plan_obstacle(u->store.v[g], MRI_F);
     }
     return why;
 }

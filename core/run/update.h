@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * update.h - from summed gradients to new weights: gradient norm, clipping, the optimizer
- * plugin's program over every group, weights from masters.
+ * plugin's program over every group, weights with the masters or from them (masters.h).
  *
  * Invariant: nothing is written unless the device's `ok` scalar is 1, which the norm step
  * clears where the norm of all gradients is not finite. So a step with an overflow or a NaN
@@ -28,7 +28,8 @@ typedef struct mri_update {
     mri_scalars *scalars;
     double max_norm;
     mri_plan *norm; /* clip_scale */
-    MRI_VEC(mri_plan *) sumsq, update, store; /* by trainable group; store empty if one copy */
+    MRI_VEC(mri_plan *) sumsq, update, store; /* by trainable group; store NULL: weights are
+                                                 written by the update, or are the masters */
     MRI_VEC(mri_opt_state) states;
     char *scratch;
     uint64_t scratch_bytes, state_bytes;

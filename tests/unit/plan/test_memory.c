@@ -51,6 +51,7 @@ Test(memory, prediction_is_what_is_taken)
 {
     const char *const sgd[] = { "optimizer.plugin=sgd", NULL };
     const char *const bf16[] = { "precision.recipe=bf16", NULL };
+    const char *const remainder[] = { "precision.recipe=bf16", "precision.masters=remainder", NULL };
     const char *const full[] = { "train.recompute=full", NULL };
     const char *const split[] = { "train.split_weight_gradient=true", NULL };
     const char *const frozen[] = { "optimizer.groups=model.layers.1.*:frozen", NULL };
@@ -59,6 +60,9 @@ Test(memory, prediction_is_what_is_taken)
     predicted_is_taken(NULL, MRI_NEED_DECODE);
     predicted_is_taken(sgd, NEEDS);
     predicted_is_taken(bf16, NEEDS);
+    predicted_is_taken(bf16, MRI_NEED_DECODE);
+    predicted_is_taken(remainder, NEEDS);
+    predicted_is_taken(remainder, MRI_NEED_DECODE);
     predicted_is_taken(full, NEEDS);
     predicted_is_taken(split, NEEDS);
     predicted_is_taken(frozen, NEEDS);
