@@ -29,3 +29,4 @@ MRI_OP_FAMILY(rope_norm)        /* rope_norm, .bwd                              
 MRI_OP_FAMILY(linear_add)       /* linear_add, .dgrad                           */
 MRI_OP_FAMILY(permute_add)      /* unpermute_add, permute.bwd                   */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
+MRI_OP_FAMILY(draw)             /* draw                                         */

@@ -8,13 +8,10 @@
  * a checkpoint. Constants of a step (1 - beta, bias corrections) are made in double and rounded
  * once. A backend may work on elements in any order.
  *
- * What is updated are the masters. An update also writes the weights that the model reads, so
- * that nothing passes over the parameters a second time, if it is given them (operand weights):
- *   master f32, no weights     the masters are the weights, or another op derives them
- *   master f32, weights bf16   weights = masters, rounded to nearest even; never read
- *   master i16, weights bf16   both together are the masters (mri_split() in ref.h)
+ * What is updated are the masters. An update also writes the weights that the model reads, if it
+ * is given them, so that nothing passes over the parameters a second time (masters.h).
  */
-#include "core/ops/common.h"
+#include "core/ops/masters.h"
 
 /* ---- sumsq -------------------------------------------------------------------------------- */
 static mr_status sumsq_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -69,49 +66,7 @@ static void clip_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, 4, 0);
 }
 
-/* ---- masters and weights ------------------------------------------------------------------- */
-typedef struct masters {
-    float *whole;      /* f32, or */
-    int16_t *rest;     /* i16     */
-    uint16_t *weights; /* bf16 or NULL */
-} masters;
-
-static masters masters_of(const mr_call *c, const mr_buf *in, uint32_t weights)
-{
-    bool split = mr_is(c->in[0], "i16");
-    return (masters){ split ? NULL : in[0].data, split ? in[0].data : NULL,
-                      mri_in(c, weights) ? in[weights].data : NULL };
-}
-
-static float master_get(const masters *m, int64_t i)
-{
-    return m->whole ? m->whole[i] : mri_join(m->weights[i], m->rest[i]);
-}
-
-static void master_put(masters *m, int64_t i, float x)
-{
-    if (m->rest) {
-        mri_split(x, &m->weights[i], &m->rest[i]);
-        return;
-    }
-    m->whole[i] = x;
-    if (m->weights)
-        m->weights[i] = mri_f32_to_bf16(x);
-}
-
-/* infers from `spec`, which has master as "master:%s[N]" and no weights */
-static mr_status update_infer(const mr_call *c, mr_type *const *out, mr_err *err, const char *op,
-                              const char *spec, uint32_t weights)
-{
-    char text[256];
-    bool split = mr_is(mri_in(c, 0), "i16");
-    if (split && !mri_in(c, weights))
-        return mri_op_fail(err, op, "master is i16, the half that bf16 weights leave, and there "
-                           "are no weights");
-    snprintf(text, sizeof text, "master:%s[N] %s weights:bf16[N] ->", split ? "i16" : "f32", spec);
-    return mri_infer(c, out, err, op, text, NULL);
-}
-
+/* ---- updates --------------------------------------------------------------------------------- */
 /* Weights beside f32 masters are written only: they count once. */
 static void update_cost(const mr_call *c, mr_cost *cost, double flops, uint32_t mutated,
                         uint32_t weights)
@@ -129,16 +84,16 @@ static mr_status adamw_shape(const mr_call *c, mr_type *const *out, mr_err *err)
     if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1))
         return mri_op_fail(err, "adamw", "beta1 is %g and beta2 is %g, must be in [0,1)", beta1,
                            beta2);
-    return update_infer(c, out, err, "adamw",
-                        "exp_avg:f32[N] exp_avg_sq:f32[N] grad:f32[N] lr:f32[1] "
-                        "weight_decay:f32[1] step:f32[1] grad_scale:f32[1] ok:f32[1]",
-                        ADAMW_WEIGHTS);
+    return mri_masters_infer(c, out, err, "adamw",
+                             "exp_avg:f32[N] exp_avg_sq:f32[N] grad:f32[N] lr:f32[1] "
+                             "weight_decay:f32[1] step:f32[1] grad_scale:f32[1] ok:f32[1]",
+                             ADAMW_WEIGHTS);
 }
 
 static mr_status adamw_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     (void)out, (void)err;
-    masters master = masters_of(c, in, ADAMW_WEIGHTS);
+    const mri_masters_view master = mri_masters_at(c, in, ADAMW_WEIGHTS);
     float *exp_avg = in[1].data, *exp_avg_sq = in[2].data;
     const float *grad = in[3].data;
     float lr = *(const float *)in[4].data, wd = *(const float *)in[5].data;
@@ -151,11 +106,11 @@ static mr_status adamw_ref(const mr_call *c, const mr_buf *in, const mr_buf *out
     if (*(const float *)in[8].data == 0)
         return MR_OK;
     for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++) {
-        float g = grad[i] * scale, w = master_get(&master, i);
+        float g = grad[i] * scale, w = mri_master_get(&master, i);
         float m = exp_avg[i] = b1 * exp_avg[i] + a1 * g;
         float v = exp_avg_sq[i] = b2 * exp_avg_sq[i] + a2 * g * g;
         float update = (m / c1) / (sqrtf(v / c2) + eps) + wd * w;
-        master_put(&master, i, w - lr * update);
+        mri_master_put(&master, i, w - lr * update);
     }
     return MR_OK;
 }
@@ -176,16 +131,16 @@ static mr_status sgd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
                            mr_attr_f(c, "momentum", 0), momentum ? "absent" : "given");
     if (mr_attr_i(c, "nesterov", 0) && !momentum)
         return mri_op_fail(err, "sgd", "nesterov needs momentum, which is 0");
-    return update_infer(c, out, err, "sgd",
-                        "momentum:f32[N] grad:f32[N] lr:f32[1] weight_decay:f32[1] "
-                        "grad_scale:f32[1] ok:f32[1]",
-                        SGD_WEIGHTS);
+    return mri_masters_infer(c, out, err, "sgd",
+                             "momentum:f32[N] grad:f32[N] lr:f32[1] weight_decay:f32[1] "
+                             "grad_scale:f32[1] ok:f32[1]",
+                             SGD_WEIGHTS);
 }
 
 static mr_status sgd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     (void)out, (void)err;
-    masters master = masters_of(c, in, SGD_WEIGHTS);
+    const mri_masters_view master = mri_masters_at(c, in, SGD_WEIGHTS);
     float *buf = mri_in(c, 1) ? in[1].data : NULL;
     const float *grad = in[2].data;
     float lr = *(const float *)in[3].data, wd = *(const float *)in[4].data;
@@ -195,12 +150,12 @@ static mr_status sgd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     if (*(const float *)in[6].data == 0)
         return MR_OK;
     for (int64_t i = 0, n = c->in[0]->dim[0]; i < n; i++) {
-        float w = master_get(&master, i), g = grad[i] * scale + wd * w;
+        float w = mri_master_get(&master, i), g = grad[i] * scale + wd * w;
         if (buf) {
             float b = buf[i] = mu * buf[i] + g;
             g = nesterov ? g + mu * b : b;
         }
-        master_put(&master, i, w - lr * g);
+        mri_master_put(&master, i, w - lr * g);
     }
     return MR_OK;
 }

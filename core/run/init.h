@@ -9,6 +9,10 @@
 #include "core/base/base.h"
 #include "mrun/program.h"
 
+/* The same values as the op draw makes them: its attributes, whose strings are the parameter's. */
+enum { MRI_INIT_ATTRS = 4 };
+mr_status mri_init_attrs(const mr_param *p, const char *full_name, uint64_t seed,
+                         mr_attr attr[MRI_INIT_ATTRS], mr_err *err);
 /* out[0..n) = elements [first, first + n) of the parameter, in its row-major order. Refused: an
  * unknown kind of initialisation, a scale that is not finite, a range outside the parameter. */
 mr_status mri_init_fill(const mr_param *p, const char *full_name, uint64_t seed, int64_t first,

@@ -416,16 +416,76 @@ out:
     return st;
 }
 
+/* ---- fresh weights ------------------------------------------------------------------------ */
+
+/* By the backend's own draw, where the parameter lies. MR_E_UNSUPPORTED: it has none. */
+static mr_status draw_there(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t seed,
+                            mr_err *err)
+{
+    mr_type master, weights;
+    const mr_type *types[2] = { NULL, NULL };
+    mr_buf in[2] = { { 0 } };
+    mr_attr attr[MRI_INIT_ATTRS];
+    mr_kernel_info info = { .size = sizeof info };
+    void *kernel = NULL;
+    mr_status st = mri_init_attrs(&s->desc, s->name, seed, attr, err);
+    if (st)
+        return st;
+    if ((in[0].data = mri_params_masters(p, s->at))) {
+        master = mr_type1(master_at(p, s->at) ? p->acc_dtype : "i16", (int64_t)s->n);
+        types[0] = &master;
+    }
+    if (!s->f32 && !mri_params_one_copy(p)) {
+        weights = mr_type1(p->dtype, (int64_t)s->n);
+        in[1].data = p->weights + s->at * width(p->dtype);
+        types[1] = &weights;
+    }
+    mr_call call = { sizeof call, 2, 0, MRI_INIT_ATTRS, types, NULL, attr };
+    st = d->ops->query(d->dev, "draw", &call, 0, &kernel, &info, err);
+    if (st || info.workspace) {
+        if (!st)
+            d->ops->release(d->dev, kernel);
+        return st ? st : MR_E_UNSUPPORTED;
+    }
+    st = d->ops->run(d->dev, kernel, d->stream, in, NULL, NULL, err);
+    if (!st)
+        st = mri_device_sync(d, err);
+    d->ops->release(d->dev, kernel);
+    return st;
+}
+
+/* By core's loops and copies, part after part. */
+static mr_status draw_here(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t seed,
+                           mr_err *err)
+{
+    float *x = mri_alloc(PART * sizeof *x);
+    void *room = mri_alloc(PART * sizeof(double));
+    mr_status st = 0;
+    for (uint64_t i = 0; i < s->n && !st; i += PART) {
+        uint64_t n = s->n - i < PART ? s->n - i : PART;
+        st = mri_init_fill(&s->desc, s->name, seed, (int64_t)i, (int64_t)n, x, err);
+        if (!st)
+            st = set_part(p, d, s, i, n, x, "f32", room, err);
+    }
+    free(x);
+    free(room);
+    return st;
+}
+
 mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *err)
 {
+    bool there = !strcmp(p->acc_dtype, "f32");
     mr_status st = 0;
     for (size_t i = 0; i < p->slots.n && !st; i++) {
         const mri_tensor_slot *s = &p->slots.v[i];
-        float *x = mri_alloc(s->n * sizeof *x);
-        st = mri_init_fill(&s->desc, s->name, seed, 0, s->n, x, err);
-        if (!st)
-            st = mri_params_set(p, d, s, x, "f32", err);
-        free(x);
+        if (there) {
+            st = draw_there(p, d, s, seed, err);
+            there = st != MR_E_UNSUPPORTED;
+        }
+        if (!there) {
+            *err = (mr_err)MR_ERR_INIT;
+            st = draw_here(p, d, s, seed, err);
+        }
     }
     return st;
 }

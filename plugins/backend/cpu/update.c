@@ -6,7 +6,7 @@
  * multiply-add here. sumsq adds blocks of a fixed size in their order, in double, so its result
  * does not depend on the thread count either.
  */
-#include "vec.h"
+#include "masters.h"
 
 enum { BLOCK = 16384, ADAMW_WEIGHTS = 9, SGD_WEIGHTS = 7 /* operands */ };
 
@@ -14,7 +14,8 @@ struct update {
     struct kernel base;
     int64_t n;
     double a, b, eps; /* adamw: beta1, beta2; sgd: momentum, nesterov; clip_scale: max_norm */
-    int has_momentum, has_weights, split;
+    int has_momentum;
+    struct master_kinds kinds;
 };
 
 #define SELF const struct update *k = (const struct update *)base
@@ -73,68 +74,12 @@ static mr_status clip_run(const struct kernel *base, const mr_buf *in, const mr_
     return MR_OK;
 }
 
-/* ---- masters: f32, or bf16 weights and an i16 rest (core/ops/ref.h has the definition) ----- */
-typedef int16_t vs __attribute__((vector_size(2 * W)));
-
-typedef struct masters {
-    arr whole;
-    int16_t *rest;     /* NULL: whole */
-    uint16_t *weights; /* NULL: none to write */
-} masters;
-
-INLINE masters masters_of(const struct update *k, const mr_buf *in, int weights)
-{
-    return (masters){ { in[0].data, 0 }, k->split ? in[0].data : NULL,
-                      k->has_weights ? in[weights].data : NULL };
-}
-
-INLINE void halves_copy(void *to, const void *from, int lanes)
-{
-    if (__builtin_expect(lanes == W, 1))
-        __builtin_memcpy(to, from, 2 * W);
-    else
-        memcpy(to, from, 2 * (size_t)lanes);
-}
-
-INLINE vf master_ld(masters m, int64_t i, int lanes)
-{
-    vh weight = { 0 };
-    vs rest = { 0 };
-    if (!m.rest)
-        return ld(m.whole, i, lanes);
-    halves_copy(&weight, m.weights + i, lanes);
-    halves_copy(&rest, m.rest + i, lanes);
-    return (vf)((__builtin_convertvector(weight, vu) << 16) +
-                (vu)__builtin_convertvector(rest, vi));
-}
-
-INLINE void master_st(masters m, int64_t i, int lanes, vf x)
-{
-    vu u = (vu)x, nan = (vu)((vi)(u & 0x7fffffff) > 0x7f800000);
-    if (!m.rest) {
-        st(m.whole, i, lanes, x);
-        if (m.weights)
-            st((arr){ m.weights, 1 }, i, lanes, x);
-        return;
-    }
-    vh weight = __builtin_convertvector(((nan & (u | 0x400000)) | (~nan & (u + 0x8000))) >> 16, vh);
-    vh rest = __builtin_convertvector(u & 0xffff, vh);
-    halves_copy(m.weights + i, &weight, lanes);
-    halves_copy(m.rest + i, &rest, lanes);
-}
-
-static void masters_prepare(struct update *k, const mr_call *c, uint32_t weights)
-{
-    k->has_weights = c->n_in > weights && c->in[weights];
-    k->split = mr_is(c->in[0], "i16");
-}
-
 /* ---- updates -------------------------------------------------------------------------------- */
 static mr_status adamw_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
                            mr_err *err)
 {
     SELF;
-    masters w = masters_of(k, in, ADAMW_WEIGHTS);
+    masters w = masters_of(k->kinds, in, ADAMW_WEIGHTS);
     arr m = in_arr(base, in, 1), v = in_arr(base, in, 2), g = in_arr(base, in, 3);
     float lr = *(const float *)in[4].data, decay = *(const float *)in[5].data;
     float step = *(const float *)in[6].data, scale = *(const float *)in[7].data;
@@ -167,7 +112,7 @@ static mr_status sgd_run(const struct kernel *base, const mr_buf *in, const mr_b
                          mr_err *err)
 {
     SELF;
-    masters w = masters_of(k, in, SGD_WEIGHTS);
+    masters w = masters_of(k->kinds, in, SGD_WEIGHTS);
     arr m = k->has_momentum ? in_arr(base, in, 1) : (arr){ 0 }, g = in_arr(base, in, 2);
     float lr = *(const float *)in[3].data, decay = *(const float *)in[4].data;
     float scale = *(const float *)in[5].data, mu = (float)k->a;
@@ -219,7 +164,7 @@ static mr_status adamw_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->a = mr_attr_f(c, "beta1", 0.9);
     k->b = mr_attr_f(c, "beta2", 0.95);
     k->eps = mr_attr_f(c, "eps", 1e-8);
-    masters_prepare(k, c, ADAMW_WEIGHTS);
+    k->kinds = master_kinds_of(c, ADAMW_WEIGHTS);
     base->run = adamw_run;
     (void)err;
     return MR_OK;
@@ -232,7 +177,7 @@ static mr_status sgd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
     k->a = mr_attr_f(c, "momentum", 0);
     k->b = (double)mr_attr_i(c, "nesterov", 0);
     k->has_momentum = c->in[1] != NULL;
-    masters_prepare(k, c, SGD_WEIGHTS);
+    k->kinds = master_kinds_of(c, SGD_WEIGHTS);
     base->run = sgd_run;
     (void)err;
     return MR_OK;
