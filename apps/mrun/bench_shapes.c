@@ -86,7 +86,14 @@ const bench_shape bench_shapes[] = {
     { "adamw", "master=f32[10000000] exp_avg=f32[10000000] exp_avg_sq=f32[10000000]pos "
                "grad=f32[10000000] lr=f32[1]{1e-4} weight_decay=f32[1]{0.1} step=f32[1]{3} "
                "grad_scale=f32[1]{1} ok=f32[1]{1}", true },
+    { "adamw", "master=f32[10000000] exp_avg=f32[10000000] exp_avg_sq=f32[10000000]pos "
+               "grad=f32[10000000] lr=f32[1]{1e-4} weight_decay=f32[1]{0.1} step=f32[1]{3} "
+               "grad_scale=f32[1]{1} ok=f32[1]{1} weights=bf16[10000000]", true },
+    { "adamw", "master=i16[10000000]<30000 exp_avg=f32[10000000] exp_avg_sq=f32[10000000]pos "
+               "grad=f32[10000000] lr=f32[1]{1e-4} weight_decay=f32[1]{0.1} step=f32[1]{3} "
+               "grad_scale=f32[1]{1} ok=f32[1]{1} weights=bf16[10000000]", true },
     { "sgd", "master=f32[10000000] momentum=f32[10000000] grad=f32[10000000] lr=f32[1]{1e-4} "
              "weight_decay=f32[1]{0.1} grad_scale=f32[1]{1} ok=f32[1]{1} @momentum=0.9", true },
+    { "draw", "master=f32[1000000] weights=bf16[1000000] @seed=1 @stream=2 @scale=0.02", true },
     { NULL, NULL, false },
 };
