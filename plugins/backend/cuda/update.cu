@@ -12,7 +12,6 @@
 struct update {
     struct kernel base;
     int64_t n;
-    unsigned blocks;  // of an update: few enough to stay, each loops
     double a, b, eps; // adamw: beta1, beta2; sgd: momentum, nesterov; clip_scale: max_norm
 };
 
@@ -80,69 +79,89 @@ static mr_status clip_run(RUN_ARGS)
     return cuda_launched(base, err);
 }
 
-// ---- an update over elements: V at a time while it can, the rest one by one -----------------
+// ---- an update over elements: QUAD a thread, and no thread a second time ---------------------
+// Blocks that come and go keep the memory busier than blocks that stay and loop (98 against 94 %
+// of what a copy moves, on an H200).
+enum { RESIDENT = 5 }; // blocks that must fit on a multiprocessor
+
 DEV float mul(float a, float b) { return __fmul_rn(a, b); }
 DEV float plus(float a, float b) { return __fadd_rn(a, b); }
 
 template <class U, class M> DEV void each(const U &u, const M &masters, int64_t n, bool wide)
 {
-    const int64_t vectors = wide ? n / WIDE_V : 0, stride = (int64_t)gridDim.x * blockDim.x;
-    const int64_t me = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-    for (int64_t i = me; i < vectors; i += stride)
-        u.template some<WIDE_V>(masters, i * WIDE_V);
-    for (int64_t i = vectors * WIDE_V + me; i < n; i += stride)
+    const int64_t at = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * QUAD;
+    if (wide && at + QUAD <= n)
+        return u.template some<QUAD>(masters, at);
+    for (int64_t i = at; i < n && i < at + QUAD; i++)
         u.template some<1>(masters, i);
 }
 
+static unsigned blocks_for(int64_t n)
+{
+    return n ? (unsigned)cuda_ceil(n, QUAD * THREADS) : 1;
+}
+
 // ---- adamw --------------------------------------------------------------------------------
-struct adam {
-    float *exp_avg, *exp_avg_sq;
-    const float *grad;
-    float lr, wd, scale, b1, a1, c1, b2, a2, c2, eps;
-
-    template <int V, class M> MEMBER void some(const M &masters, int64_t i) const
-    {
-        float g[V], w[V], m[V], v[V];
-        ldv<V>(grad, i, g);
-        masters.template get<V>(i, w);
-        ldv<V>(exp_avg, i, m);
-        ldv<V>(exp_avg_sq, i, v);
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            float x = mul(g[j], scale);
-            m[j] = plus(mul(b1, m[j]), mul(a1, x));
-            v[j] = plus(mul(b2, v[j]), mul(mul(a2, x), x));
-            float step = __fdiv_rn(__fdiv_rn(m[j], c1),
-                                   plus(__fsqrt_rn(__fdiv_rn(v[j], c2)), eps));
-            w[j] = __fsub_rn(w[j], mul(lr, plus(step, mul(wd, w[j]))));
-        }
-        stv<V>(exp_avg, i, m);
-        stv<V>(exp_avg_sq, i, v);
-        masters.template put<V>(i, w);
-    }
-};
-
 struct adam_args {
     float *exp_avg, *exp_avg_sq;
     const float *grad, *lr, *weight_decay, *step, *grad_scale, *ok;
+    float *corrections; // 1 - beta^step, of both betas
     double beta1, beta2;
     float eps;
     int64_t n;
 };
 
-template <class M>
-__global__ void __launch_bounds__(THREADS) adamw(const adam_args p, const M masters, bool wide)
+__global__ void corrections(const adam_args p)
 {
-    __shared__ float corrections[2];
+    if (threadIdx.x < 2)
+        p.corrections[threadIdx.x] =
+            (float)(1 - pow(threadIdx.x ? p.beta2 : p.beta1, (double)*p.step));
+}
+
+struct adam {
+    float *exp_avg, *exp_avg_sq;
+    const float *grad;
+    float lr, wd, scale, b1, a1, c1, b2, a2, c2, eps;
+
+    // m / c1 / (sqrt(v / c2) + eps). Division and root are slow where they get a 0, which rows of
+    // a table that no token looked up have: the answer is known, so they get a 1.
+    MEMBER float direction(float m, float v) const
+    {
+        const bool no_m = m == 0, no_v = v == 0;
+        const float root = __fsqrt_rn(__fdiv_rn(no_v ? 1 : v, c2));
+        const float d = __fdiv_rn(__fdiv_rn(no_m ? 1 : m, c1), plus(no_v ? 0 : root, eps));
+        return no_m ? m : d;
+    }
+
+    template <int V, class M> MEMBER void some(const M &masters, int64_t i) const
+    {
+        float g[V], w[V], m[V], v[V];
+        get_some<V>(grad, i, g);
+        masters.template get<V>(i, w);
+        get_some<V>(exp_avg, i, m);
+        get_some<V>(exp_avg_sq, i, v);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float x = mul(g[j], scale);
+            m[j] = plus(mul(b1, m[j]), mul(a1, x));
+            v[j] = plus(mul(b2, v[j]), mul(mul(a2, x), x));
+            w[j] = __fsub_rn(w[j], mul(lr, plus(direction(m[j], v[j]), mul(wd, w[j]))));
+        }
+        put_some<V>(exp_avg, i, m);
+        put_some<V>(exp_avg_sq, i, v);
+        masters.template put<V>(i, w);
+    }
+};
+
+template <class M>
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    adamw(const adam_args p, const M masters, bool wide)
+{
     if (*p.ok == 0)
         return;
-    if (threadIdx.x < 2)
-        corrections[threadIdx.x] =
-            (float)(1 - pow(threadIdx.x ? p.beta2 : p.beta1, (double)*p.step));
-    __syncthreads();
     const adam u = { p.exp_avg, p.exp_avg_sq, p.grad, *p.lr, *p.weight_decay, *p.grad_scale,
-                     (float)p.beta1, (float)(1 - p.beta1), corrections[0],
-                     (float)p.beta2, (float)(1 - p.beta2), corrections[1], p.eps };
+                     (float)p.beta1, (float)(1 - p.beta1), p.corrections[0],
+                     (float)p.beta2, (float)(1 - p.beta2), p.corrections[1], p.eps };
     each(u, masters, p.n, wide);
 }
 
@@ -153,11 +172,12 @@ static mr_status adamw_run(RUN_ARGS)
     adam_args p = { (float *)in[1].data, (float *)in[2].data,
                     (const float *)in[3].data, (const float *)in[4].data, (const float *)in[5].data,
                     (const float *)in[6].data, (const float *)in[7].data, (const float *)in[8].data,
-                    k->a, k->b, (float)k->eps, k->n };
+                    (float *)ws, k->a, k->b, (float)k->eps, k->n };
     const bool wide = aligned16(in[0].data, p.exp_avg, p.exp_avg_sq, p.grad, in[WEIGHTS].data);
-    (void)out, (void)ws;
+    (void)out;
+    corrections<<<1, 32, 0, stream>>>(p);
     WITH_MASTERS(base, in, WEIGHTS,
-                 adamw<<<k->blocks, THREADS, 0, stream>>>(p, masters, wide));
+                 adamw<<<blocks_for(k->n), THREADS, 0, stream>>>(p, masters, wide));
     return cuda_launched(base, err);
 }
 
@@ -171,10 +191,10 @@ struct descent {
     template <int V, class M> MEMBER void some(const M &masters, int64_t i) const
     {
         float g[V], w[V], b[V];
-        ldv<V>(grad, i, g);
+        get_some<V>(grad, i, g);
         masters.template get<V>(i, w);
         if (momentum)
-            ldv<V>(momentum, i, b);
+            get_some<V>(momentum, i, b);
 #pragma unroll
         for (int j = 0; j < V; j++) {
             float x = plus(mul(g[j], scale), mul(wd, w[j]));
@@ -185,7 +205,7 @@ struct descent {
             w[j] = __fsub_rn(w[j], mul(rate, x));
         }
         if (momentum)
-            stv<V>(momentum, i, b);
+            put_some<V>(momentum, i, b);
         masters.template put<V>(i, w);
     }
 };
@@ -199,7 +219,8 @@ struct sgd_args {
 };
 
 template <class M>
-__global__ void __launch_bounds__(THREADS) sgd(const sgd_args p, const M masters, bool wide)
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    sgd(const sgd_args p, const M masters, bool wide)
 {
     if (*p.ok == 0)
         return;
@@ -217,7 +238,7 @@ static mr_status sgd_run(RUN_ARGS)
                    (float)k->a, k->b != 0, k->n };
     const bool wide = aligned16(in[0].data, p.momentum, p.grad, in[WEIGHTS].data);
     (void)out, (void)ws;
-    WITH_MASTERS(base, in, WEIGHTS, sgd<<<k->blocks, THREADS, 0, stream>>>(p, masters, wide));
+    WITH_MASTERS(base, in, WEIGHTS, sgd<<<blocks_for(k->n), THREADS, 0, stream>>>(p, masters, wide));
     return cuda_launched(base, err);
 }
 
@@ -239,22 +260,15 @@ static mr_status clip_prepare(struct kernel *base, const mr_call *c, mr_err *err
     return MR_OK;
 }
 
-// Enough threads for WIDE_V elements each, at most what fits on the device at once.
-static unsigned blocks_for(const struct kernel *base, int64_t n)
-{
-    int64_t blocks = cuda_ceil(n, WIDE_V * THREADS), most = (int64_t)base->dev->sms * 8;
-    return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
-}
-
 static mr_status adamw_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct update *k = (struct update *)base;
     (void)err;
     k->n = mr_numel(c->in[0]);
-    k->blocks = blocks_for(base, k->n);
     k->a = mr_attr_f(c, "beta1", 0.9);
     k->b = mr_attr_f(c, "beta2", 0.95);
     k->eps = mr_attr_f(c, "eps", 1e-8);
+    base->workspace = 2 * sizeof(float);
     base->run = adamw_run;
     return MR_OK;
 }
@@ -264,7 +278,6 @@ static mr_status sgd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
     struct update *k = (struct update *)base;
     (void)err;
     k->n = mr_numel(c->in[0]);
-    k->blocks = blocks_for(base, k->n);
     k->a = mr_attr_f(c, "momentum", 0);
     k->b = (double)mr_attr_i(c, "nesterov", 0);
     base->run = sgd_run;
