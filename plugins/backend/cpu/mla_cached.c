@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * mla_cached.c - latent attention of new tokens over a cache of latents, absorbed. Three steps:
- * a head's queries go through its part of the expansion, then all heads attend as one group over
- * one key a token (a latent of L values and P rotated ones, whose first L are the value), and
- * the sums go through the other part. The middle is attention.cached's tiles with the value lying
- * inside the key. The expansion's bytes are read once a call, the cache's once a tile of queries.
+ * a head's queries go through its part of the expansion, then the heads attend, in as many groups
+ * as there are threads, over one key a token (a latent of L values and P rotated ones, whose
+ * first L are the value), and the sums go through the other part. The middle is
+ * attention.cached's tiles with the value lying inside the key. The expansion's bytes are read
+ * once a call, the cache's once a group and tile of queries.
  */
 #include "attn.h"
 #include "turn.h"
@@ -107,20 +108,21 @@ static int64_t tile_rows(const struct attn *a, const int32_t *slot, int64_t t0)
     return n;
 }
 
-static void attend(const struct kernel *base, const mr_buf *in, int64_t t0, int64_t n,
+/* n rows from t0 on, the heads of one group from h on */
+static void attend(const struct kernel *base, const mr_buf *in, int64_t t0, int64_t n, int64_t h,
                    const int32_t *lo, const int32_t *hi, float *absorbed, float *summed,
                    void *room)
 {
     SELF;
     const int32_t *slot = in[SLOT].data;
     int64_t L = k->latent, D = L + k->rope;
-    float *sums = summed + t0 * a->heads * L;
-    if (slot[t0] < 0) {
-        memset(sums, 0, (size_t)(n * a->heads * L) * 4);
+    float *sums = summed + (t0 * a->heads + h) * L;
+    for (int64_t t = 0; slot[t0] < 0 && t < n; t++)
+        memset(sums + t * a->heads * L, 0, (size_t)(a->group * L) * 4);
+    if (slot[t0] < 0)
         return;
-    }
     arr keys = arr_at(in_arr(base, in, CACHE), slot[t0] * a->positions * D);
-    struct attn_tile tile = { .n = n, .q = { absorbed + t0 * a->heads * D, 0 }, .k = keys,
+    struct attn_tile tile = { .n = n, .q = { absorbed + (t0 * a->heads + h) * D, 0 }, .k = keys,
                               .v = keys, .o = { sums, 0 }, .lo = lo + t0, .hi = hi + t0 };
     attn_tile_run(a, &tile, room);
 }
@@ -151,10 +153,12 @@ static mr_status cached_run(const struct kernel *base, const mr_buf *in, const m
 #pragma omp parallel for schedule(dynamic, 1) if (a->heads > 1)
     for (int64_t h = 0; h < a->heads; h++)
         absorb(base, in, h, absorbed, cpu_room(rooms, k->room));
-#pragma omp parallel for schedule(dynamic, 1) if (tiles > 1)
-    for (int64_t i = 0; i < tiles; i++)
-        attend(base, in, start[i], start[i + 1] - start[i], lo, hi, absorbed, summed,
+#pragma omp parallel for schedule(dynamic, 1) if (tiles * a->kv > 1)
+    for (int64_t i = 0; i < tiles * a->kv; i++) {
+        const int32_t *s = start + i / a->kv;
+        attend(base, in, s[0], s[1] - s[0], i % a->kv * a->group, lo, hi, absorbed, summed,
                cpu_room(rooms, k->room));
+    }
 #pragma omp parallel for schedule(dynamic, 1) if (a->heads > 1)
     for (int64_t h = 0; h < a->heads; h++)
         expand(base, in, out, h, summed, cpu_room(rooms, k->room));
@@ -192,7 +196,10 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
                        "of %lld and a cache of %lld", (long long)H, (long long)k->nope,
                        (long long)k->rope, (long long)mr_last(c->in[Q]),
                        (long long)mr_last(c->in[CACHE]));
-    attn_geometry(a, T, H, 1, k->latent + k->rope, k->latent);
+    int64_t groups = base->threads < H ? base->threads : H;
+    while (H % groups)
+        groups++;
+    attn_geometry(a, T, H, groups, k->latent + k->rope, k->latent);
     a->key_step = a->value_step = k->latent + k->rope;
     a->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)(k->nope + k->rope)));
     a->slots = c->in[CACHE]->dim[0];

@@ -99,7 +99,7 @@ mr_val k2_moe(const k2_model *m, const k2_block *b, mr_val x)
         k2_region(b, "shared_experts");
         mr_val s = swiglu_mlp(m, b, x, "mlp.shared_experts.", m->shared * m->expert_hidden);
         k2_end(b);
-        y = MR_OP(n, "add", MR_IN(y, s), MR_NOAT);
+        y = MR_OP(n, "add", MR_IN(s, y), MR_NOAT);
     }
     return y;
 }
