@@ -46,6 +46,11 @@ static void step_bytes(decode_bench *b, const mri_plan *pl, const mri_step *s, d
         double seen = chunk ? fmod(position, (double)chunk) + 1 : position + 1;
         b->cache_bytes += row * (seen + 1); /* read so far, one written */
         return;
+    } else if (!strcmp(id, "mla_attention.cached")) {
+        double room = (double)c.in[6]->dim[1] * (double)c.in[6]->dim[0];
+        double cache = (double)mr_bytes(c.in[6]);
+        b->cache_bytes += cache / room * (position + 2);
+        bytes -= cache;
     }
     b->weight_bytes += bytes;
 }
