@@ -8,21 +8,25 @@
  */
 #include "kimi_k2.h"
 
-/* x [T, D] -> q [T, H * (nope + rope)], not rotated */
-static mr_val queries(const k2_model *m, const k2_block *b, mr_val x)
+/* x [T, D] -> what queries are made of: their normed latent, or x itself */
+static mr_val query_latent(const k2_model *m, const k2_block *b, mr_val x)
 {
     mr_net n = b->net;
-    int64_t Q = m->heads * (m->nope + m->rope);
-    if (!m->q_rank) {
-        mr_val w = k2_in_weight(m, n, "self_attn.q_proj.weight", Q, m->hidden);
-        return MR_OP(n, "linear", MR_IN(x, w, 0), MR_NOAT);
-    }
+    if (!m->q_rank)
+        return x;
     mr_val w = k2_down_weight(m, n, "self_attn.q_a_proj.weight", m->q_rank);
     mr_val bias = k2_bias(m, n, "self_attn.q_a_proj.bias", m->q_rank);
     mr_val c = MR_OP(n, "linear", MR_IN(x, w, bias), MR_NOAT);
-    c = k2_norm(b, c, "self_attn.q_a_layernorm.weight", m->q_rank, m->latent_eps);
-    w = k2_in_weight(m, n, "self_attn.q_b_proj.weight", Q, m->q_rank);
-    return MR_OP(n, "linear", MR_IN(c, w, 0), MR_NOAT);
+    return k2_norm(b, c, "self_attn.q_a_layernorm.weight", m->q_rank, m->latent_eps);
+}
+
+/* -> q [T, H * (nope + rope)], not rotated */
+static mr_val queries(const k2_model *m, const k2_block *b, mr_val c)
+{
+    const char *name = m->q_rank ? "self_attn.q_b_proj.weight" : "self_attn.q_proj.weight";
+    mr_val w = k2_in_weight(m, b->net, name, m->heads * (m->nope + m->rope),
+                            m->q_rank ? m->q_rank : m->hidden);
+    return MR_OP(b->net, "linear", MR_IN(c, w, 0), MR_NOAT);
 }
 
 /* x -> latent[0] the normed c [T, L], latent[1] the shared key part [T, rope], not rotated */
@@ -37,7 +41,9 @@ static void latents(const k2_model *m, const k2_block *b, mr_val x, mr_val laten
     latent[0] = k2_norm(b, latent[0], "self_attn.kv_a_layernorm.weight", L, m->latent_eps);
 }
 
-static mr_val expanded(const k2_model *m, const k2_block *b, mr_val q, const mr_val latent[2],
+/* c: query_latent(). What goes from latents to heads is one region, as Megatron has it: its
+ * values are many times the latents', and cheap to make again. */
+static mr_val expanded(const k2_model *m, const k2_block *b, mr_val c, const mr_val latent[2],
                        mr_val w)
 {
     mr_net n = b->net;
@@ -45,8 +51,9 @@ static mr_val expanded(const k2_model *m, const k2_block *b, mr_val q, const mr_
     const mr_attr freq = mr_afs("inv_freq", m->inv_freq, (uint32_t)(m->rope / 2));
     const mr_attr factor = mr_af("factor", m->turn_factor);
     const int64_t C = m->nope + m->rope;
-    q = MR_OP(n, "rope_tail", MR_IN(q, positions), MR_AT(mr_ai("head_dim", C), freq, factor));
     k2_region(b, "mla_up_proj");
+    mr_val q = MR_OP(n, "rope_tail", MR_IN(queries(m, b, c), positions),
+                     MR_AT(mr_ai("head_dim", C), freq, factor));
     mr_val up = MR_OP(n, "linear", MR_IN(latent[0], w, 0), MR_NOAT);
     MR_OPN(n, "mla_kv", kv, 2, MR_IN(up, latent[1], positions),
            MR_AT(mr_ai("heads", m->heads), mr_ai("nope_dim", m->nope), freq, factor));
@@ -60,12 +67,15 @@ static mr_val expanded(const k2_model *m, const k2_block *b, mr_val q, const mr_
     return out[0];
 }
 
-static mr_val absorbed(const k2_model *m, const k2_block *b, mr_val q, const mr_val latent[2],
+static mr_val absorbed(const k2_model *m, const k2_block *b, mr_val c, const mr_val latent[2],
                        mr_val w)
 {
     mr_net n = b->net;
     mr_type t = mr_type3("model", b->env->slots, b->env->max_seq, m->kv_rank + m->rope);
     mr_val cache = n.b->state(n.p, "latent_cache", &t, MR_STATE_PER_SLOT);
+    k2_region(b, "mla_up_proj");
+    mr_val q = queries(m, b, c);
+    k2_end(b);
     k2_region(b, "core_attn");
     mr_val o = MR_OP(n, "mla_attention.cached",
                      MR_IN(q, latent[0], latent[1], w, k2_fed(b, "positions", "i32"),
@@ -81,11 +91,11 @@ static mr_val absorbed(const k2_model *m, const k2_block *b, mr_val q, const mr_
 mr_val k2_attention(const k2_model *m, const k2_block *b, mr_val x)
 {
     mr_net n = b->net;
-    mr_val latent[2] = { 0, 0 }, q = queries(m, b, x);
+    mr_val latent[2] = { 0, 0 }, c = query_latent(m, b, x);
     latents(m, b, x, latent);
     mr_val w = k2_in_weight(m, n, "self_attn.kv_b_proj.weight", m->heads * (m->nope + m->value),
                             m->kv_rank);
-    mr_val o = b->decode ? absorbed(m, b, q, latent, w) : expanded(m, b, q, latent, w);
+    mr_val o = b->decode ? absorbed(m, b, c, latent, w) : expanded(m, b, c, latent, w);
     w = k2_out_weight(m, n, "self_attn.o_proj.weight", m->hidden, m->heads * m->value);
     return MR_OP(n, "linear", MR_IN(o, w, k2_bias(m, n, "self_attn.o_proj.bias", m->hidden)),
                  MR_NOAT);

@@ -33,10 +33,11 @@ static void expect_outline(fk_model *m, const char *kind, const char *mode, cons
 }
 
 #define TO_LATENTS                                                                                 \
-    "layernorm:rmsnorm\nattn:linear\nattn/layernorm:rmsnorm\nattn:linear\nattn:linear\n"           \
-    "attn:split\nattn/layernorm:rmsnorm\n"
+    "layernorm:rmsnorm\nattn:linear\nattn/layernorm:rmsnorm\nattn:linear\nattn:split\n"            \
+    "attn/layernorm:rmsnorm\n"
 #define EXPANDED                                                                                   \
-    "attn:rope_tail\nattn/mla_up_proj:linear\nattn/mla_up_proj:mla_kv\n"                           \
+    "attn/mla_up_proj:linear\nattn/mla_up_proj:rope_tail\nattn/mla_up_proj:linear\n"              \
+    "attn/mla_up_proj:mla_kv\n"                                                                   \
     "attn/core_attn:attention\nattn:linear\n:add\nlayernorm:rmsnorm\n"
 #define MLP "mlp:linear\nmlp:linear\nmlp:swiglu\nmlp:linear\n:add\n"
 
@@ -66,8 +67,8 @@ Test(kimi_k2_blocks, decoding_caches_the_latent_alone)
 {
     fk_model m = open_tiny("");
     expect_outline(&m, "layer.dense", "decode",
-                   TO_LATENTS "attn/core_attn:mla_attention.cached\nattn:linear\n:add\n"
-                              "layernorm:rmsnorm\n" MLP);
+                   TO_LATENTS "attn/mla_up_proj:linear\nattn/core_attn:mla_attention.cached\n"
+                              "attn:linear\n:add\nlayernorm:rmsnorm\n" MLP);
     mr_prog *p = fk_build(&m, "layer.dense", "decode", 2);
     const fk_op *a = fk_find(p, "mla_attention.cached", 0);
     cr_assert_eq(p->states.n, 1);
@@ -84,7 +85,7 @@ Test(kimi_k2_blocks, queries_may_have_no_latent)
 {
     fk_model m = open_tiny("q_lora_rank=0");
     expect_outline(&m, "layer.dense", "train",
-                   "layernorm:rmsnorm\nattn:linear\nattn:linear\nattn:split\n"
+                   "layernorm:rmsnorm\nattn:linear\nattn:split\n"
                    "attn/layernorm:rmsnorm\n" EXPANDED MLP);
     mr_prog *p = fk_build(&m, "layer.dense", "train", 6);
     cr_assert_not_null(fk_param_named(p, "self_attn.q_proj.weight"));
