@@ -59,6 +59,9 @@ Test(json, strings_lengths_and_presence)
     cr_assert(mri_json_service.has(j, "off"));
     cr_assert_not(mri_json_service.has(j, "none"));
     cr_assert_not(mri_json_service.has(j, "text_config.x"));
+    cr_assert(mri_json_service.is_null(j, "none"));
+    cr_assert_not(mri_json_service.is_null(j, "off"));
+    cr_assert_not(mri_json_service.is_null(j, "text_config.x"));
     mri_json_free(j);
 }
 
