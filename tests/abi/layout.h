@@ -128,7 +128,7 @@
     S(mr_tokenizer_ops) \
         F(mr_tokenizer_ops, size) F(mr_tokenizer_ops, flags) F(mr_tokenizer_ops, create) \
         F(mr_tokenizer_ops, destroy) F(mr_tokenizer_ops, info) F(mr_tokenizer_ops, encode) \
-        F(mr_tokenizer_ops, decode) \
+        F(mr_tokenizer_ops, decode) F(mr_tokenizer_ops, encode_as) F(mr_tokenizer_ops, decode_as) \
     S(mr_data_env) \
         F(mr_data_env, size) F(mr_data_env, pad) F(mr_data_env, seq) F(mr_data_env, seed) \
         F(mr_data_env, train_samples) F(mr_data_env, valid_samples) F(mr_data_env, tokenizer) \

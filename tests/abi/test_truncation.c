@@ -62,7 +62,7 @@ static const struct {
     { "backend", sizeof(mr_backend_ops), offsetof(mr_backend_ops, ext) },
     { "model", sizeof(mr_model_ops), offsetof(mr_model_ops, hf_config) },
     { "optimizer", sizeof(mr_optimizer_ops), sizeof(mr_optimizer_ops) },
-    { "tokenizer", sizeof(mr_tokenizer_ops), sizeof(mr_tokenizer_ops) },
+    { "tokenizer", sizeof(mr_tokenizer_ops), offsetof(mr_tokenizer_ops, encode_as) },
     { "data", sizeof(mr_data_ops), offsetof(mr_data_ops, promises) },
     { "sink", sizeof(mr_sink_ops), sizeof(mr_sink_ops) },
     { "op", sizeof(mr_op_def), offsetof(mr_op_def, cost) },
