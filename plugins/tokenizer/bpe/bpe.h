@@ -18,10 +18,10 @@
 #include <string.h>
 
 enum {
-    BP_MAX_IDS = 1 << 24,        /* the largest vocabulary that a model may have */
-    BP_MAX_TOKEN = 1 << 16,      /* bytes of one token */
-    BP_MAX_STAGES = 16,          /* regular expressions one after the other */
-    BP_MAX_PATTERN = 1 << 16,    /* bytes of one */
+    BP_MAX_IDS = (1 << 24) - 1, /* the largest vocabulary: id + 1 has 24 bits */
+    BP_MAX_TOKEN = 1 << 16,     /* bytes of one token */
+    BP_MAX_STAGES = 16,         /* regular expressions one after the other */
+    BP_MAX_PATTERN = 1 << 16,   /* bytes of one */
     BP_NONE = -1
 };
 #define BP_MAX_FILE ((uint64_t)1 << 29) /* bytes of tokenizer.json or of a rank file */
@@ -40,13 +40,13 @@ typedef struct bp_vocab {
     int64_t n; /* ids are in [0, n) */
     char *pool;
     uint64_t used, room;
-    uint32_t *slot, mask; /* id + 1 by the bytes' hash */
+    uint32_t *slot, mask; /* by the bytes' hash: its top 8 bits, then id + 1 */
 } bp_vocab;
 
 mr_status bp_vocab_init(bp_vocab *v, int64_t n, mr_err *err);
 void bp_vocab_free(bp_vocab *v);
 mr_status bp_vocab_set(bp_vocab *v, int64_t id, const char *bytes, uint64_t n, uint32_t flags,
-                       mr_err *err); /* over what the id had */
+                       mr_err *err);                /* over what the id had */
 mr_status bp_vocab_index(bp_vocab *v, mr_err *err); /* once, when all BP_PIECE tokens are set */
 int32_t bp_vocab_find(const bp_vocab *v, const char *bytes, uint64_t n); /* BP_NONE: none */
 
@@ -56,14 +56,36 @@ typedef struct bp_merge {
 } bp_merge;
 
 typedef struct bp_merges {
-    bp_merge *slot; /* rank UINT32_MAX: empty */
-    uint32_t mask;
+    bp_merge *slot;  /* rank UINT32_MAX: empty */
+    uint64_t *maybe; /* a bit a hash: 0 says at once that a pair is none, as most are */
+    uint32_t mask, maybe_mask;
 } bp_merges;
 
 mr_status bp_merges_init(bp_merges *m, uint64_t n, mr_err *err);
 void bp_merges_put(bp_merges *m, bp_merge merge); /* a pair that is there already gets this one */
+void bp_merges_free(bp_merges *m);
 
-uint64_t bp_hash(const char *p, uint64_t n);
+/* The last n % 8 bytes of the n at p, in one word with zeros above. */
+static inline uint64_t bp_tail(const char *p, uint64_t n)
+{
+    uint64_t w = 0, rest = n % 8;
+    if (!rest)
+        return 0;
+    if (n >= 8) { /* the last eight, shifted */
+        memcpy(&w, p + n - 8, 8);
+        return w >> 8 * (8 - rest);
+    }
+    if (n >= 4) {
+        uint32_t low, high;
+        memcpy(&low, p, 4);
+        memcpy(&high, p + n - 4, 4);
+        return low | (uint64_t)high << 8 * (n - 4);
+    }
+    for (uint64_t i = 0; i < n; i++)
+        w |= (uint64_t)(unsigned char)p[i] << 8 * i;
+    return w;
+}
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bp_tail() shifts little-endian words");
 
 static inline uint64_t bp_mix(uint64_t x)
 {
@@ -73,7 +95,10 @@ static inline uint64_t bp_mix(uint64_t x)
 
 static inline const bp_merge *bp_merges_find(const bp_merges *m, uint32_t a, uint32_t b)
 {
-    uint32_t i = (uint32_t)bp_mix((uint64_t)a << 32 | b) & m->mask;
+    uint64_t h = bp_mix((uint64_t)a << 32 | b);
+    uint32_t bit = (uint32_t)(h >> 20) & m->maybe_mask, i = (uint32_t)h & m->mask;
+    if (!(m->maybe[bit / 64] >> bit % 64 & 1))
+        return NULL;
     for (;; i = (i + 1) & m->mask) {
         const bp_merge *s = &m->slot[i];
         if (s->rank == UINT32_MAX)
@@ -97,10 +122,15 @@ static inline void bp_push(bp_ids *out, int32_t id)
     out->n++;
 }
 
+typedef struct bp_pair {
+    uint32_t rank, id;
+} bp_pair;
+
 typedef struct bp_model {
     bp_vocab vocab;
     bp_merges merges;
     int32_t byte_id[256]; /* BP_NONE: text with that byte loses it, or gets `unk` */
+    struct bp_pair *pair; /* what two neighbouring bytes make: [256][256], where most of it ends */
     int32_t unk;          /* BP_NONE: none */
     bool fuse_unk;        /* neighbouring unknown bytes make one unk */
     bool whole_first;     /* a piece that is a token is that token, whatever the merges say */
@@ -112,7 +142,8 @@ void bp_scratch_free(bp_scratch *s);
 mr_status bp_piece(const bp_model *m, bp_scratch *s, const char *p, uint64_t n, bp_ids *out,
                    mr_err *err);
 
-/* ---- utf8.c ----------------------------------------------------------------------------------- */
+/* ---- utf8.c -----------------------------------------------------------------------------------
+ */
 
 /* Bytes from p that are whole UTF-8 characters. *rare: one of them is in bp_stand_in's table. */
 uint64_t bp_utf8_valid(const char *p, uint64_t n, bool *rare);
@@ -123,6 +154,14 @@ bool bp_is_space(uint32_t c);                        /* Unicode's White_Space */
 /* Characters that PCRE2 takes for another class than the reference libraries do are replaced by
  * one of the right class and the same length, in the copy that is matched. */
 void bp_stand_in(char *p, uint64_t n);
+
+/* ---- property.c ----------------------------------------------------------------------------- */
+
+enum { BP_CATEGORIES = 30 };
+extern const char bp_category[BP_CATEGORIES][3]; /* Lu, Ll ... */
+uint32_t bp_categories(const char *name);        /* as a bit set, of "L" all its; 0: none */
+/* What stands between the braces of \p{...}, as PCRE2 calls it: a script is "sc:Han". */
+void bp_property(const char *raw, char name[64]);
 
 /* ---- pattern.c, split.c: text to pieces ----------------------------------------------------- */
 
@@ -140,7 +179,8 @@ mr_status bp_stage_init(bp_stage *s, const char *pattern, int dialect, const cha
                         mr_err *err);
 mr_status bp_stage_literal(bp_stage *s, const char *text, const char *where, mr_err *err);
 
-/* ---- special.c: added tokens ------------------------------------------------------------------ */
+/* ---- special.c: added tokens ------------------------------------------------------------------
+ */
 
 typedef struct bp_added {
     const char *text; /* only read by bp_set_add() */
@@ -174,12 +214,14 @@ void bp_set_free(bp_set *s);
 bool bp_set_find(const bp_set *s, const char *p, uint64_t n, uint64_t from, bool plain,
                  bp_found *out);
 
-/* ---- nfc.c ------------------------------------------------------------------------------------ */
+/* ---- nfc.c ------------------------------------------------------------------------------------
+ */
 
 bool bp_is_nfc_surely(const char *p, uint64_t n); /* quick: false says nothing */
 mr_status bp_nfc(const char *p, uint64_t n, char **out, uint64_t *out_n, mr_err *err);
 
-/* ---- text.c: a tokenizer ------------------------------------------------------------------------ */
+/* ---- text.c: a tokenizer ------------------------------------------------------------------------
+ */
 
 typedef struct bp_work bp_work;
 
@@ -197,7 +239,7 @@ typedef struct bp_tok {
 } bp_tok;
 
 bp_tok *bp_new(const char *unit);
-void bp_seal(bp_tok *t); /* the last step of making one, after bp_vocab_index() */
+mr_status bp_seal(bp_tok *t, mr_err *err); /* the last step of making one */
 
 /* rows of mr_tokenizer_ops; `tok` is a bp_tok */
 void bp_destroy(void *tok);
@@ -211,7 +253,8 @@ mr_status bp_encode_as(void *tok, uint32_t flags, const char *text, uint64_t n, 
 mr_status bp_decode_as(void *tok, uint32_t flags, const int32_t *ids, uint64_t n, char *text,
                        uint64_t cap, uint64_t *n_text, mr_err *err);
 
-/* ---- files.c: what stands beside the vocabulary ------------------------------------------------ */
+/* ---- files.c: what stands beside the vocabulary ------------------------------------------------
+ */
 
 mr_status bp_nomem(mr_err *err, const char *what, uint64_t bytes);
 /* A whole file of at most BP_MAX_FILE bytes, NUL-ended; the caller frees. */

@@ -100,7 +100,8 @@ mr_status bp_json_read(const char *unit, const char *path, bp_json **out, mr_err
     return MR_E_STORE_FORMAT;
 }
 
-/* ---- special tokens by name -------------------------------------------------------------------- */
+/* ---- special tokens by name --------------------------------------------------------------------
+ */
 
 static int32_t added_id(const bp_tok *t, const char *text, uint64_t n)
 {
@@ -140,7 +141,8 @@ mr_status bp_name_specials(bp_tok *t, const bp_special_options *o, const bp_json
         *names[i].id = names[i].otherwise;
         if (names[i].text) {
             *names[i].id = strcmp(names[i].text, "none")
-                               ? added_id(t, names[i].text, strlen(names[i].text)) : BP_NONE;
+                               ? added_id(t, names[i].text, strlen(names[i].text))
+                               : BP_NONE;
             if (*names[i].id == BP_NONE && strcmp(names[i].text, "none")) {
                 mr_fail(err, MR_E_TOKENIZER, MR_BLAME_USER, "%s: %s = %.80s is no token", t->unit,
                         names[i].option, names[i].text);

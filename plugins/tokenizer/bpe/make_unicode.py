@@ -6,6 +6,7 @@ Needs Python 3.11, whose unicodedata is Unicode 14 as PCRE2 10.42 is, and unicod
 which is what `tokenizers` and `tiktoken` go by. Stand-ins: for each character whose class the two
 versions see differently, one of Unicode 3.2 with the right class and as many bytes of UTF-8.
 """
+
 import os
 import unicodedata as old
 
@@ -52,14 +53,23 @@ def decompositions():
 
 
 def compositions():
-    pairs = [(a, b, c) for c, a, b in decompositions() if b and new.normalize("NFC", chr(a) + chr(b)) == chr(c)]
+    pairs = [
+        (a, b, c)
+        for c, a, b in decompositions()
+        if b and new.normalize("NFC", chr(a) + chr(b)) == chr(c)
+    ]
     return sorted(pairs)
 
 
 def marks(pairs):
     second = {b for _, b, _ in pairs} | set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))
-    return ranges([(c, new.combining(chr(c))) for c in ALL
-                   if new.combining(chr(c)) or c in second or new.normalize("NFC", chr(c)) != chr(c)])
+    return ranges(
+        [
+            (c, new.combining(chr(c)))
+            for c in ALL
+            if new.combining(chr(c)) or c in second or new.normalize("NFC", chr(c)) != chr(c)
+        ]
+    )
 
 
 def write(out, name, doc, rows):
@@ -78,17 +88,31 @@ def main():
     pairs = compositions()
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "unicode_tables.h")
     with open(path, "w") as out:
-        out.write("/* SPDX-License-Identifier: Apache-2.0\n *\n"
-                  " * unicode_tables.h - written by make_unicode.py from Unicode 16's character data, beside\n"
-                  " * Unicode 14's. Each table is sorted by its first columns. Each file uses some of them.\n */\n"
-                  "#ifndef TOKENIZER_UNICODE_TABLES_H\n#define TOKENIZER_UNICODE_TABLES_H\n#include <stdint.h>\n")
+        out.write(
+            "/* SPDX-License-Identifier: Apache-2.0\n *\n"
+            " * unicode_tables.h - written by make_unicode.py from Unicode 16's character data,\n"
+            " * beside Unicode 14's. Each table is sorted by its first columns. Each file uses some.\n"
+            " */\n#ifndef TOKENIZER_UNICODE_TABLES_H\n#define TOKENIZER_UNICODE_TABLES_H\n"
+            "#include <stdint.h>\n"
+        )
         out.write("\n#ifdef BP_STAND_INS\n")
-        write(out, "stand_ins", "from, to, the character of the same class that stands in", stand_ins())
+        write(
+            out,
+            "stand_ins",
+            "from, to, the character of the same class that stands in",
+            stand_ins(),
+        )
         out.write("#endif\n\n#ifdef BP_NORMAL_FORMS\n")
-        write(out, "decompositions", "character, what it is made of: first, second (0: none)",
-              [d for d in decompositions() if d[0] not in HANGUL])
+        write(
+            out,
+            "decompositions",
+            "character, what it is made of: first, second (0: none)",
+            [d for d in decompositions() if d[0] not in HANGUL],
+        )
         write(out, "compositions", "first, second, the character that they make", pairs)
-        write(out, "marks", "from, to, combining class; 0: may still change under NFC", marks(pairs))
+        write(
+            out, "marks", "from, to, combining class; 0: may still change under NFC", marks(pairs)
+        )
         out.write("#endif\n#endif\n")
 
 

@@ -13,11 +13,11 @@
 #include <stdlib.h>
 
 enum {
-    SHORT = 96,      /* symbols; from here on the heap is faster */
-    ROWS = 1 << 15,  /* 2 MiB a thread */
-    KEY = 31,        /* longest remembered piece */
+    SHORT = 96,     /* symbols; from here on the heap is faster */
+    ROWS = 1 << 15, /* 2 MiB a thread */
+    KEY = 31,       /* longest remembered piece */
     ROW_IDS = 7,
-    KEEP = 1 << 16   /* symbols whose room stays between calls */
+    KEEP = 1 << 16 /* symbols whose room stays between calls */
 };
 #define GONE UINT32_MAX
 
@@ -96,7 +96,13 @@ static void merge_short(const bp_model *m, const char *p, uint64_t len, bp_ids *
 {
     uint32_t sym[SHORT], rank[SHORT], to[SHORT]; /* of the pair (i, i + 1): its rank and its id */
     uint64_t n = symbols(m, p, len, sym);
-    for (uint64_t i = 0; i + 1 < n; i++)
+    bool direct = n == len && m->unk == BP_NONE; /* a symbol a byte */
+    for (uint64_t i = 0; direct && i + 1 < n; i++) {
+        const bp_pair *two = &m->pair[(unsigned char)p[i] << 8 | (unsigned char)p[i + 1]];
+        rank[i] = two->rank;
+        to[i] = two->id;
+    }
+    for (uint64_t i = 0; !direct && i + 1 < n; i++)
         rank[i] = rank_of(m, sym[i], sym[i + 1], &to[i]);
     if (n)
         rank[n - 1] = GONE, to[n - 1] = 0; /* the last one is in no pair */
@@ -239,17 +245,33 @@ static mr_status piece(const bp_model *m, bp_scratch *s, const char *p, uint64_t
     return MR_OK;
 }
 
+/* Up to 31 bytes as four words, zeros behind them, the length in the last byte. */
+static void load_key(const char *p, uint64_t n, uint64_t key[4])
+{
+    uint64_t i = 0;
+    key[0] = key[1] = key[2] = key[3] = 0;
+    for (; i + 8 <= n; i += 8)
+        memcpy(&key[i / 8], p + i, 8);
+    key[i / 8] |= bp_tail(p, n);
+    key[3] |= n << 56;
+}
+
+static bool same_key(const uint64_t a[4], const uint64_t b[4])
+{
+    return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
+}
+
 mr_status bp_piece(const bp_model *m, bp_scratch *s, const char *p, uint64_t n, bp_ids *out,
                    mr_err *err)
 {
     if (n > KEY || !n)
         return piece(m, s, p, n, out, err);
-    uint64_t key[4] = { 0 };
-    memcpy(key, p, n);
-    key[3] |= n << 56;
-    uint64_t h = bp_mix(bp_mix(key[0]) ^ bp_mix(key[1] + 0x9e37) ^ bp_mix(key[2] + 0x79b9) ^ key[3]);
+    uint64_t key[4];
+    load_key(p, n, key);
+    uint64_t h =
+        bp_mix(bp_mix(key[0]) ^ bp_mix(key[1] + 0x9e37) ^ bp_mix(key[2] + 0x79b9) ^ key[3]);
     row *r = &s->rows[bp_mix(h) & (ROWS - 1)];
-    if (memcmp(r->key, key, sizeof key)) {
+    if (!same_key(r->key, key)) {
         bp_ids found = { r->id, ROW_IDS, 0 };
         r->key[3] = 0; /* empty while it is written */
         mr_status st = piece(m, s, p, n, &found, err);

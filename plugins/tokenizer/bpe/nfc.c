@@ -12,8 +12,14 @@
 
 #define COUNT(table) (sizeof(table) / sizeof *(table))
 enum { /* Hangul syllables are computed, not listed */
-    S_BASE = 0xac00, L_BASE = 0x1100, V_BASE = 0x1161, T_BASE = 0x11a7, L_COUNT = 19, V_COUNT = 21,
-    T_COUNT = 28, S_COUNT = L_COUNT * V_COUNT * T_COUNT
+       S_BASE = 0xac00,
+       L_BASE = 0x1100,
+       V_BASE = 0x1161,
+       T_BASE = 0x11a7,
+       L_COUNT = 19,
+       V_COUNT = 21,
+       T_COUNT = 28,
+       S_COUNT = L_COUNT * V_COUNT * T_COUNT
 };
 
 typedef struct mark { /* a character with its combining class, and its place among equals */
@@ -157,7 +163,8 @@ static void put_together(chars *t)
         mark m = t->v[i];
         bool adjacent = n && starter == n - 1;
         uint32_t c = starter != UINT64_MAX && (adjacent || (last && last < m.class))
-                         ? compose(t->v[starter].c, m.c) : 0;
+                         ? compose(t->v[starter].c, m.c)
+                         : 0;
         if (c) {
             t->v[starter].c = c;
             continue;
@@ -185,7 +192,8 @@ static mr_status normalize(const char *p, uint64_t n, chars *t, mr_err *err)
     return MR_OK;
 }
 
-static mr_status add(char **out, uint64_t *n, uint64_t *room, const char *p, uint64_t m, mr_err *err)
+static mr_status add(char **out, uint64_t *n, uint64_t *room, const char *p, uint64_t m,
+                     mr_err *err)
 {
     if (*n + m > *room) {
         uint64_t more = 2 * (*n + m) + 64;

@@ -68,56 +68,11 @@ MR_PRINTF(2, 3) static mr_status refuse(reader *r, const char *fmt, ...)
 
 /* ---- properties ------------------------------------------------------------------------------ */
 
-static const char categories[][3] = {
-    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
-    "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn",
-};
-enum { N_CATEGORIES = sizeof categories / sizeof *categories };
-
-static const struct {
-    const char *name, *is;
-} long_names[] = {
-    { "letter", "L" }, { "mark", "M" }, { "number", "N" }, { "punctuation", "P" }, { "punct", "P" },
-    { "symbol", "S" }, { "separator", "Z" }, { "other", "C" }, { "uppercaseletter", "Lu" },
-    { "lowercaseletter", "Ll" }, { "titlecaseletter", "Lt" }, { "modifierletter", "Lm" },
-    { "otherletter", "Lo" }, { "nonspacingmark", "Mn" }, { "spacingmark", "Mc" },
-    { "enclosingmark", "Me" }, { "decimalnumber", "Nd" }, { "letternumber", "Nl" },
-    { "othernumber", "No" }, { "connectorpunctuation", "Pc" }, { "dashpunctuation", "Pd" },
-    { "openpunctuation", "Ps" }, { "closepunctuation", "Pe" }, { "initialpunctuation", "Pi" },
-    { "finalpunctuation", "Pf" }, { "otherpunctuation", "Po" }, { "mathsymbol", "Sm" },
-    { "currencysymbol", "Sc" }, { "modifiersymbol", "Sk" }, { "othersymbol", "So" },
-    { "spaceseparator", "Zs" }, { "control", "Cc" }, { "format", "Cf" },
-};
-
-/* Categories in a bit set: of "L" all that start with it; 0: it is no category. */
-static uint32_t category_bits(const char *name)
-{
-    uint32_t bits = 0;
-    if (!name[0] || strlen(name) > 2)
-        return 0;
-    for (int i = 0; i < N_CATEGORIES; i++)
-        if (categories[i][0] == name[0] && (!name[1] || categories[i][1] == name[1]))
-            bits |= 1u << i;
-    return bits;
-}
-
-static bool is_script(const char *name)
-{
-    char pattern[64];
-    int code;
-    size_t at;
-    snprintf(pattern, sizeof pattern, "\\p{sc:%.40s}", name);
-    pcre2_code *c = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at,
-                                  NULL);
-    pcre2_code_free(c);
-    return c != NULL;
-}
-
 /* "{Letter}" or "L" behind \p: its name in PCRE2's words. */
 static mr_status read_property(reader *r, bool *negated, char name[64])
 {
-    char raw[64], plain[64];
-    size_t n = 0, k = 0;
+    char raw[64];
+    size_t n = 0;
     if (*r->p != '{') {
         if (!isalpha((unsigned char)*r->p))
             return refuse(r, "\\p without a property");
@@ -137,24 +92,12 @@ static mr_status read_property(reader *r, bool *negated, char name[64])
     memcpy(raw, r->p, n);
     raw[n] = 0;
     r->p += n + 1;
-    const char *value = strpbrk(raw, "=:");
-    value = value ? value + 1 : raw;
-    for (const char *c = value; *c; c++)
-        if (*c != '_' && *c != ' ' && *c != '-')
-            plain[k++] = (char)tolower((unsigned char)*c);
-    plain[k] = 0;
-    snprintf(name, 64, "%s", value);
-    for (size_t i = 0; i < sizeof long_names / sizeof *long_names; i++)
-        if (!strcmp(plain, long_names[i].name))
-            snprintf(name, 64, "%s", long_names[i].is);
-    if (!category_bits(name) && is_script(name)) {
-        memmove(name + 3, name, strlen(name) + 1);
-        memcpy(name, "sc:", 3);
-    }
+    bp_property(raw, name);
     return MR_OK;
 }
 
-/* ---- escapes ----------------------------------------------------------------------------------- */
+/* ---- escapes -----------------------------------------------------------------------------------
+ */
 
 static const struct {
     char c;
@@ -179,9 +122,9 @@ static mr_status read_escape(reader *r, writer *w, bool in_class, uint32_t *bits
     if (c == 'p' || c == 'P') {
         if (read_property(r, &negated, name))
             return r->st;
-        *bits = category_bits(name);
+        *bits = bp_categories(name);
         if (negated)
-            *bits = *bits ? ((1u << N_CATEGORIES) - 1) & ~*bits : 0;
+            *bits = *bits ? ((1u << BP_CATEGORIES) - 1) & ~*bits : 0;
         puts_(w, negated ? "\\P{" : "\\p{");
         puts_(w, name);
         puts_(w, "}");
@@ -214,7 +157,8 @@ static mr_status read_escape(reader *r, writer *w, bool in_class, uint32_t *bits
     return MR_OK;
 }
 
-/* ---- classes ----------------------------------------------------------------------------------- */
+/* ---- classes -----------------------------------------------------------------------------------
+ */
 
 typedef struct class_ {
     writer items;
@@ -305,14 +249,14 @@ static mr_status read_items(reader *r, class_ *c, int depth)
 
 static void put_categories(writer *w, uint32_t bits)
 {
-    for (int i = 0; i < N_CATEGORIES; i++) {
-        char major[2] = { categories[i][0], 0 };
-        uint32_t all = category_bits(major);
-        if (i && categories[i - 1][0] == major[0] && (bits & all) == all)
+    for (int i = 0; i < BP_CATEGORIES; i++) {
+        char major[2] = { bp_category[i][0], 0 };
+        uint32_t all = bp_categories(major);
+        if (i && bp_category[i - 1][0] == major[0] && (bits & all) == all)
             continue; /* written with its first */
         if (bits & 1u << i) {
             puts_(w, "\\p{");
-            puts_(w, (bits & all) == all ? major : categories[i]);
+            puts_(w, (bits & all) == all ? major : bp_category[i]);
             puts_(w, "}");
         }
     }
@@ -333,7 +277,7 @@ static mr_status write_class(reader *r)
     mr_status st = read_class(r, &c, &and, &has_and, 0);
     if (!st && has_and && and.negated && c.only_categories) {
         puts_(&r->out, "[^");
-        put_categories(&r->out, ((1u << N_CATEGORIES) - 1) & ~c.bits);
+        put_categories(&r->out, ((1u << BP_CATEGORIES) - 1) & ~c.bits);
         puts_(&r->out, and.items.s ? and.items.s : "");
         puts_(&r->out, "]");
     } else if (!st && has_and) {
@@ -350,7 +294,8 @@ static mr_status write_class(reader *r)
     return st;
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------- */
+/* ---- the whole
+ * ----------------------------------------------------------------------------------- */
 
 /* Flags in (?flags) and (?flags:...): only i means the same in all three. */
 static mr_status check_flags(reader *r)

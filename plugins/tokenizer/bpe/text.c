@@ -78,7 +78,8 @@ static void give_work(bp_tok *t, bp_work *w)
     pthread_mutex_unlock(&t->lock);
 }
 
-/* ---- pieces ----------------------------------------------------------------------------------- */
+/* ---- pieces -----------------------------------------------------------------------------------
+ */
 
 static mr_status match_failed(const run *r, int code, uint64_t n)
 {
@@ -156,7 +157,8 @@ static mr_status encode_text(const run *r, const char *p, uint64_t n)
     return st;
 }
 
-/* ---- added tokens -------------------------------------------------------------------------------- */
+/* ---- added tokens
+ * -------------------------------------------------------------------------------- */
 
 static mr_status between(const run *r, const bp_set *set, const char *p, uint64_t n,
                          mr_status (*rest)(const run *, const char *, uint64_t))
@@ -194,7 +196,8 @@ static mr_status encode_raw(const run *r, const char *p, uint64_t n)
     return st;
 }
 
-/* ---- the table's rows ------------------------------------------------------------------------------ */
+/* ---- the table's rows
+ * ------------------------------------------------------------------------------ */
 
 mr_status bp_encode_as(void *tok, uint32_t flags, const char *text, uint64_t n, int32_t *ids,
                        uint64_t cap, uint64_t *n_ids, mr_err *err)
@@ -233,9 +236,11 @@ mr_status bp_decode_as(void *tok, uint32_t flags, const int32_t *ids, uint64_t n
     for (uint64_t i = 0; i < n; i++) {
         const bp_entry *e = ids[i] >= 0 && ids[i] < v->n ? &v->v[ids[i]] : NULL;
         if (!e || !(e->flags & BP_TOKEN)) {
-            mr_fail(err, MR_E_TOKENIZER, MR_BLAME_USER, "%s: %d is not a token id", t->unit, ids[i]);
+            mr_fail(err, MR_E_TOKENIZER, MR_BLAME_USER, "%s: %d is not a token id", t->unit,
+                    ids[i]);
             mr_detail(err, "token %llu of %llu; ids are in [0, %lld)%s", (unsigned long long)i,
-                      (unsigned long long)n, (long long)v->n, e ? ", and this one has no token" : "");
+                      (unsigned long long)n, (long long)v->n,
+                      e ? ", and this one has no token" : "");
             mr_hint(err, "use the tokenizer that the ids were made with");
             return MR_E_TOKENIZER;
         }
@@ -265,7 +270,8 @@ mr_status bp_info(void *tok, mr_tokenizer_info *out, mr_err *err)
     return MR_OK;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------ */
 
 bp_tok *bp_new(const char *unit)
 {
@@ -280,13 +286,25 @@ bp_tok *bp_new(const char *unit)
     return t;
 }
 
-void bp_seal(bp_tok *t)
+mr_status bp_seal(bp_tok *t, mr_err *err)
 {
-    t->info.vocab = t->model.vocab.n;
+    bp_model *m = &t->model;
+    t->info.vocab = m->vocab.n;
+    m->pair = malloc(sizeof *m->pair << 16);
+    if (!m->pair)
+        return bp_nomem(err, "pairs of bytes", sizeof *m->pair << 16);
     for (int b = 0; b < 256; b++) {
         char byte = (char)b;
-        t->model.byte_id[b] = bp_vocab_find(&t->model.vocab, &byte, 1);
+        m->byte_id[b] = bp_vocab_find(&m->vocab, &byte, 1);
     }
+    for (uint32_t i = 0; i < 1 << 16; i++) {
+        int32_t a = m->byte_id[i >> 8], b = m->byte_id[i & 255];
+        const bp_merge *two = a == BP_NONE || b == BP_NONE
+                                  ? NULL
+                                  : bp_merges_find(&m->merges, (uint32_t)a, (uint32_t)b);
+        m->pair[i] = two ? (bp_pair) { two->rank, two->id } : (bp_pair) { UINT32_MAX, 0 };
+    }
+    return MR_OK;
 }
 
 void bp_destroy(void *tok)
@@ -304,7 +322,8 @@ void bp_destroy(void *tok)
     bp_set_free(&t->raw);
     bp_set_free(&t->normalized);
     bp_vocab_free(&t->model.vocab);
-    free(t->model.merges.slot);
+    bp_merges_free(&t->model.merges);
+    free(t->model.pair);
     pthread_mutex_destroy(&t->lock);
     free(t);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * unicode_tables.h - written by make_unicode.py from Unicode 16's character data, beside
- * Unicode 14's. Each table is sorted by its first columns. Each file uses some of them.
+ * unicode_tables.h - written by make_unicode.py from Unicode 16's character data,
+ * beside Unicode 14's. Each table is sorted by its first columns. Each file uses some.
  */
 #ifndef TOKENIZER_UNICODE_TABLES_H
 #define TOKENIZER_UNICODE_TABLES_H

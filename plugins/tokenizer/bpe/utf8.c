@@ -37,7 +37,8 @@ uint32_t bp_utf8_get(const char *text, uint32_t *len)
         return *len = 2, (p[0] & 0x1fu) << 6 | (p[1] & 0x3fu);
     if (p[0] < 0xf0)
         return *len = 3, (p[0] & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
-    return *len = 4, (p[0] & 7u) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
+    return *len = 4,
+           (p[0] & 7u) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
 }
 
 uint32_t bp_utf8_put(uint32_t c, char *p)
@@ -57,7 +58,8 @@ bool bp_is_space(uint32_t c)
            c == 0x205f || c == 0x3000;
 }
 
-/* ---- stand-ins -------------------------------------------------------------------------------- */
+/* ---- stand-ins --------------------------------------------------------------------------------
+ */
 
 /* Characters that are newer than PCRE2's tables, and U+180E, a format character that it counts
  * among the white space. */
@@ -88,7 +90,8 @@ void bp_stand_in(char *p, uint64_t n)
     }
 }
 
-/* ---- runs --------------------------------------------------------------------------------------- */
+/* ---- runs ---------------------------------------------------------------------------------------
+ */
 
 uint64_t bp_utf8_valid(const char *text, uint64_t n, bool *rare)
 {

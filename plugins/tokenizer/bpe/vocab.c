@@ -42,19 +42,14 @@ mr_status bp_vocab_set(bp_vocab *v, int64_t id, const char *bytes, uint64_t n, u
 }
 
 /* Eight bytes at a time; the length keeps "a" and "a\0" apart. */
-uint64_t bp_hash(const char *p, uint64_t n)
+static uint64_t hash(const char *p, uint64_t n)
 {
     uint64_t h = n, word;
-    for (; n >= 8; n -= 8, p += 8) {
-        memcpy(&word, p, 8);
+    for (uint64_t i = 0; i + 8 <= n; i += 8) {
+        memcpy(&word, p + i, 8);
         h = bp_mix(h ^ word);
     }
-    if (n) {
-        word = 0;
-        memcpy(&word, p, n);
-        h = bp_mix(h ^ word);
-    }
-    return bp_mix(h);
+    return bp_mix(bp_mix(h ^ bp_tail(p, n)));
 }
 
 static uint32_t table_size(uint64_t n)
@@ -76,21 +71,24 @@ mr_status bp_vocab_index(bp_vocab *v, mr_err *err)
         const bp_entry *e = &v->v[id];
         if (!(e->flags & BP_PIECE) || bp_vocab_find(v, v->pool + e->at, e->n) != BP_NONE)
             continue;
-        uint32_t i = (uint32_t)bp_hash(v->pool + e->at, e->n) & v->mask;
+        uint64_t h = hash(v->pool + e->at, e->n);
+        uint32_t i = (uint32_t)h & v->mask;
         while (v->slot[i])
             i = (i + 1) & v->mask;
-        v->slot[i] = (uint32_t)id + 1;
+        v->slot[i] = (uint32_t)(h >> 56) << 24 | ((uint32_t)id + 1);
     }
     return MR_OK;
 }
 
 int32_t bp_vocab_find(const bp_vocab *v, const char *bytes, uint64_t n)
 {
-    uint32_t i = (uint32_t)bp_hash(bytes, n) & v->mask;
-    for (; v->slot[i]; i = (i + 1) & v->mask) {
-        const bp_entry *e = &v->v[v->slot[i] - 1];
+    uint64_t h = hash(bytes, n);
+    for (uint32_t i = (uint32_t)h & v->mask, s; (s = v->slot[i]); i = (i + 1) & v->mask) {
+        if (s >> 24 != h >> 56) /* spares two looks into far memory */
+            continue;
+        const bp_entry *e = &v->v[(s & 0xffffff) - 1];
         if (e->n == n && !memcmp(v->pool + e->at, bytes, n))
-            return (int32_t)(v->slot[i] - 1);
+            return (int32_t)((s & 0xffffff) - 1);
     }
     return BP_NONE;
 }
@@ -99,9 +97,11 @@ mr_status bp_merges_init(bp_merges *m, uint64_t n, mr_err *err)
 {
     uint32_t size = table_size(n);
     m->slot = malloc(size * sizeof *m->slot);
-    if (!m->slot)
+    m->maybe = calloc(size / 32 + 1, sizeof *m->maybe); /* 2 bits a slot, to stay near */
+    if (!m->slot || !m->maybe)
         return bp_nomem(err, "the table of merges", (uint64_t)size * sizeof *m->slot);
     m->mask = size - 1;
+    m->maybe_mask = 2 * size - 1;
     for (uint32_t i = 0; i < size; i++)
         m->slot[i].rank = UINT32_MAX;
     return MR_OK;
@@ -109,9 +109,17 @@ mr_status bp_merges_init(bp_merges *m, uint64_t n, mr_err *err)
 
 void bp_merges_put(bp_merges *m, bp_merge merge)
 {
-    uint32_t i = (uint32_t)bp_mix((uint64_t)merge.a << 32 | merge.b) & m->mask;
-    while (m->slot[i].rank != UINT32_MAX &&
-           (m->slot[i].a != merge.a || m->slot[i].b != merge.b))
+    uint64_t h = bp_mix((uint64_t)merge.a << 32 | merge.b);
+    uint32_t bit = (uint32_t)(h >> 20) & m->maybe_mask, i = (uint32_t)h & m->mask;
+    m->maybe[bit / 64] |= (uint64_t)1 << bit % 64;
+    while (m->slot[i].rank != UINT32_MAX && (m->slot[i].a != merge.a || m->slot[i].b != merge.b))
         i = (i + 1) & m->mask;
     m->slot[i] = merge;
+}
+
+void bp_merges_free(bp_merges *m)
+{
+    free(m->slot);
+    free(m->maybe);
+    memset(m, 0, sizeof *m);
 }

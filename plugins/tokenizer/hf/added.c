@@ -20,10 +20,12 @@ mr_status hf_read_added(hf_reader *r)
     const json_t *list = json_object_get(r->root, "added_tokens"), *a;
     size_t i;
     mr_status st = MR_OK;
-    json_array_foreach(list, i, a) {
+    json_array_foreach(list, i, a)
+    {
         const json_t *content = json_object_get(a, "content");
         bool single = false, normalized = false;
-        bp_added one = { .text = json_string_value(content), .n = json_string_length(content),
+        bp_added one = { .text = json_string_value(content),
+                         .n = json_string_length(content),
                          .id = (int32_t)json_integer_value(json_object_get(a, "id")) };
         if ((st = flag(r, i, a, "special", &one.special)) ||
             (st = flag(r, i, a, "lstrip", &one.lstrip)) ||
@@ -32,9 +34,10 @@ mr_status hf_read_added(hf_reader *r)
             (st = flag(r, i, a, "normalized", &normalized)))
             return st;
         if (single)
-            return hf_bad(r, "set it to false if the token may stand inside a word",
-                          "added_tokens", "[%zu] (\"%.40s\") has single_word = true, which is not "
-                          "supported", i, one.text);
+            return hf_bad(r, "set it to false if the token may stand inside a word", "added_tokens",
+                          "[%zu] (\"%.40s\") has single_word = true, which is not "
+                          "supported",
+                          i, one.text);
         char *normal = NULL;
         if (normalized && r->t->nfc && !bp_is_nfc_surely(one.text, one.n)) {
             if ((st = bp_nfc(one.text, one.n, &normal, &one.n, r->err)))

@@ -80,7 +80,7 @@ static mr_status create(const mr_host *host, const void *config_, void **tok, mr
     MR_TRY(hf_read_cuts(&r));
     MR_TRY(hf_read_added(&r));
     MR_TRY(hf_read_ends(&r));
-    bp_seal(t);
+    MR_TRY(bp_seal(t, err));
     t->special = c->special;
     if (bp_exists(beside))
         MR_TRY(bp_json_read(UNIT, beside, &names, err));

@@ -12,13 +12,13 @@ typedef struct hf_reader {
     const json_t *root;
     bp_tok *t;
     bool byte_level; /* a ByteLevel pre-tokenizer was read */
-    int32_t begins; /* the id that the post-processor puts first; BP_NONE */
+    int32_t begins;  /* the id that the post-processor puts first; BP_NONE */
     mr_err *err;
 } hf_reader;
 
 /* "tokenizer/hf: FILE: KEY WHY"; the next step is `hint`, or to fetch the file again. */
-MR_PRINTF(4, 5) mr_status hf_bad(const hf_reader *r, const char *hint, const char *key,
-                                 const char *why, ...);
+MR_PRINTF(4, 5)
+mr_status hf_bad(const hf_reader *r, const char *hint, const char *key, const char *why, ...);
 
 mr_status hf_read_model(hf_reader *r);      /* vocab.c: model, added_tokens: ids, merges */
 mr_status hf_read_added(hf_reader *r);      /* added.c: which words of a text are added tokens */

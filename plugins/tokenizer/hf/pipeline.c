@@ -48,7 +48,8 @@ static mr_status read_sequence(hf_reader *r, const json_t *part, const char *key
     char at[100];
     if (!json_is_array(list))
         return hf_bad(r, NULL, where, "is a Sequence without an array \"%s\"", key);
-    json_array_foreach(list, i, one) {
+    json_array_foreach(list, i, one)
+    {
         snprintf(at, sizeof at, "%.60s[%zu]", where, i);
         mr_status st = read_part(r, one, at, kinds, depth + 1);
         if (st)
@@ -66,7 +67,8 @@ static mr_status nothing(hf_reader *r, const json_t *part, const char *where, in
     return MR_OK;
 }
 
-/* ---- normalizer --------------------------------------------------------------------------------- */
+/* ---- normalizer ---------------------------------------------------------------------------------
+ */
 
 static mr_status use_nfc(hf_reader *r, const json_t *part, const char *where, int depth)
 {
@@ -94,7 +96,8 @@ mr_status hf_read_normalizer(hf_reader *r)
     return read_part(r, json_object_get(r->root, "normalizer"), "normalizer", normalizer_kinds, 0);
 }
 
-/* ---- pre_tokenizer ------------------------------------------------------------------------------- */
+/* ---- pre_tokenizer
+ * ------------------------------------------------------------------------------- */
 
 static mr_status next_stage(hf_reader *r, const char *where, bp_stage **out)
 {
@@ -179,11 +182,8 @@ static mr_status read_digits(hf_reader *r, const json_t *part, const char *where
 
 static mr_status pre_tokenizers(hf_reader *r, const json_t *part, const char *where, int depth);
 static const kind cut_kinds[] = {
-    { "ByteLevel", read_byte_level },
-    { "Split", read_split },
-    { "Digits", read_digits },
-    { "Sequence", pre_tokenizers },
-    { NULL, NULL },
+    { "ByteLevel", read_byte_level }, { "Split", read_split }, { "Digits", read_digits },
+    { "Sequence", pre_tokenizers },   { NULL, NULL },
 };
 
 static mr_status pre_tokenizers(hf_reader *r, const json_t *part, const char *where, int depth)
@@ -193,15 +193,17 @@ static mr_status pre_tokenizers(hf_reader *r, const json_t *part, const char *wh
 
 mr_status hf_read_cuts(hf_reader *r)
 {
-    mr_status st = read_part(r, json_object_get(r->root, "pre_tokenizer"), "pre_tokenizer",
-                             cut_kinds, 0);
+    mr_status st =
+        read_part(r, json_object_get(r->root, "pre_tokenizer"), "pre_tokenizer", cut_kinds, 0);
     if (!st && !r->byte_level)
-        st = hf_bad(r, "the plugin reads byte-level BPE; a model with sentencepiece's alphabet is none",
-                    "pre_tokenizer", "has no ByteLevel in it");
+        st = hf_bad(
+            r, "the plugin reads byte-level BPE; a model with sentencepiece's alphabet is none",
+            "pre_tokenizer", "has no ByteLevel in it");
     return st;
 }
 
-/* ---- post_processor and decoder ------------------------------------------------------------------- */
+/* ---- post_processor and decoder
+ * ------------------------------------------------------------------- */
 
 /* TemplateProcessing: for one text, special tokens, then the text, and nothing behind it. */
 static mr_status read_template(hf_reader *r, const json_t *part, const char *where, int depth)
@@ -211,7 +213,8 @@ static mr_status read_template(hf_reader *r, const json_t *part, const char *whe
     bool text = false;
     size_t i;
     (void)depth;
-    json_array_foreach(single, i, piece) {
+    json_array_foreach(single, i, piece)
+    {
         const json_t *special = json_object_get(piece, "SpecialToken");
         const char *name = json_string_value(json_object_get(special, "id"));
         if (!special) {
@@ -222,11 +225,12 @@ static mr_status read_template(hf_reader *r, const json_t *part, const char *whe
         const json_t *id = json_array_get(ids, 0);
         if (json_array_size(ids) != 1 || !json_is_integer(id) || json_integer_value(id) < 0 ||
             json_integer_value(id) >= r->t->model.vocab.n)
-            return hf_bad(r, NULL, where, "puts \"%.40s\" in, which has no id in its special_tokens",
+            return hf_bad(r, NULL, where,
+                          "puts \"%.40s\" in, which has no id in its special_tokens",
                           name ? name : "(no name)");
         if (text || r->begins != BP_NONE)
-            return hf_bad(r, "one token before the text is supported", where,
-                          "puts \"%.40s\" %s", name, text ? "behind the text" : "in as a second one");
+            return hf_bad(r, "one token before the text is supported", where, "puts \"%.40s\" %s",
+                          name, text ? "behind the text" : "in as a second one");
         r->begins = (int32_t)json_integer_value(id);
     }
     if (!text)
@@ -261,7 +265,7 @@ static mr_status decoders(hf_reader *r, const json_t *part, const char *where, i
 
 mr_status hf_read_ends(hf_reader *r)
 {
-    mr_status st = read_part(r, json_object_get(r->root, "post_processor"), "post_processor",
-                             end_kinds, 0);
+    mr_status st =
+        read_part(r, json_object_get(r->root, "post_processor"), "post_processor", end_kinds, 0);
     return st ? st : read_part(r, json_object_get(r->root, "decoder"), "decoder", decoder_kinds, 0);
 }

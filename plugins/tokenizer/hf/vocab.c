@@ -44,8 +44,10 @@ static mr_status check_id(const hf_reader *r, const char *key, const char *token
     if (json_is_integer(v) && id >= 0 && id < BP_MAX_IDS)
         return MR_OK;
     text = json_dumps(v, JSON_ENCODE_ANY);
-    mr_status st = hf_bad(r, NULL, key, "gives the token \"%.60s\" the id %.20s; ids are whole "
-                          "numbers below %d", token, text ? text : "?", BP_MAX_IDS);
+    mr_status st = hf_bad(r, NULL, key,
+                          "gives the token \"%.60s\" the id %.20s; ids are whole "
+                          "numbers below %d",
+                          token, text ? text : "?", BP_MAX_IDS);
     free(text);
     return st;
 }
@@ -76,17 +78,19 @@ static mr_status measure(const hf_reader *r, const json_t *model, listed *l)
     l->added = json_object_get(r->root, "added_tokens");
     l->n = 0;
     if (!json_is_object(l->vocab) || !json_object_size(l->vocab))
-        return hf_bad(r, NULL, "model.vocab", l->vocab ? "is no object with tokens in it"
-                                                       : "is missing");
+        return hf_bad(r, NULL, "model.vocab",
+                      l->vocab ? "is no object with tokens in it" : "is missing");
     if (l->added && !json_is_array(l->added) && !json_is_null(l->added))
         return hf_bad(r, NULL, "added_tokens", "is no array");
-    json_object_foreach(l->vocab, token, v) {
+    json_object_foreach(l->vocab, token, v)
+    {
         if ((st = check_id(r, "model.vocab", token, v)) ||
             (st = check_length(r, "model.vocab", token, strlen(token))))
             return st;
         l->n = json_integer_value(v) >= l->n ? json_integer_value(v) + 1 : l->n;
     }
-    json_array_foreach(l->added, i, v) {
+    json_array_foreach(l->added, i, v)
+    {
         const json_t *content = json_object_get(v, "content");
         if (!json_is_string(content))
             return hf_bad(r, NULL, "added_tokens", "[%zu] has no text \"content\"", i);
@@ -99,9 +103,13 @@ static mr_status measure(const hf_reader *r, const json_t *model, listed *l)
     }
     uint64_t most = json_object_size(l->vocab) + json_array_size(l->added);
     if ((uint64_t)l->n > most)
-        return hf_bad(r, "number the tokens without gaps: `tokenizers` would give other ids to those "
-                      "behind a gap", "model.vocab", "and added_tokens reach id %lld with %llu "
-                      "tokens: some ids have none", (long long)l->n - 1, (unsigned long long)most);
+        return hf_bad(r,
+                      "number the tokens without gaps: `tokenizers` would give other ids to those "
+                      "behind a gap",
+                      "model.vocab",
+                      "and added_tokens reach id %lld with %llu "
+                      "tokens: some ids have none",
+                      (long long)l->n - 1, (unsigned long long)most);
     return MR_OK;
 }
 
@@ -109,8 +117,7 @@ static mr_status taken(const hf_reader *r, const char *key, int64_t id, const ch
 {
     const bp_entry *e = &r->t->model.vocab.v[id];
     return hf_bad(r, NULL, key, "gives the id %lld to \"%.40s\"; \"%.*s\" has it already",
-                  (long long)id, token, e->n < 40 ? (int)e->n : 40,
-                  r->t->model.vocab.pool + e->at);
+                  (long long)id, token, e->n < 40 ? (int)e->n : 40, r->t->model.vocab.pool + e->at);
 }
 
 static mr_status read_vocab(hf_reader *r, const listed *l)
@@ -122,7 +129,8 @@ static mr_status read_vocab(hf_reader *r, const listed *l)
     char *bytes = malloc(BP_MAX_TOKEN);
     if (!bytes)
         return bp_nomem(r->err, "a token", BP_MAX_TOKEN);
-    json_object_foreach(l->vocab, token, id) {
+    json_object_foreach(l->vocab, token, id)
+    {
         size_t n = strlen(token);
         int64_t at = json_integer_value(id), m = hf_to_bytes(token, n, bytes);
         if (v->v[at].flags) {
@@ -143,7 +151,8 @@ static mr_status read_added_ids(hf_reader *r, const listed *l)
     bp_vocab *v = &r->t->model.vocab;
     const json_t *a;
     size_t i;
-    json_array_foreach(l->added, i, a) {
+    json_array_foreach(l->added, i, a)
+    {
         const json_t *content = json_object_get(a, "content");
         const char *token = json_string_value(content);
         size_t n = json_string_length(content);
@@ -164,13 +173,18 @@ static mr_status read_added_ids(hf_reader *r, const listed *l)
     }
     for (int64_t id = 0; id < l->n; id++)
         if (!v->v[id].flags)
-            return hf_bad(r, "number the tokens without gaps: `tokenizers` would give other ids to "
-                          "those behind a gap", "model.vocab", "and added_tokens give no token the "
-                          "id %lld, and reach %lld", (long long)id, (long long)l->n - 1);
+            return hf_bad(r,
+                          "number the tokens without gaps: `tokenizers` would give other ids to "
+                          "those behind a gap",
+                          "model.vocab",
+                          "and added_tokens give no token the "
+                          "id %lld, and reach %lld",
+                          (long long)id, (long long)l->n - 1);
     return MR_OK;
 }
 
-/* ---- merges ------------------------------------------------------------------------------------ */
+/* ---- merges ------------------------------------------------------------------------------------
+ */
 
 /* The two tokens of merges[i]: "a b", or ["a", "b"]. */
 static mr_status pair_of(const hf_reader *r, size_t i, const json_t *m, const char **a, size_t *n,
@@ -210,11 +224,14 @@ static mr_status read_merges(hf_reader *r, const json_t *model, const listed *l)
     if (!both)
         return bp_nomem(r->err, "a token", 2 * BP_MAX_TOKEN);
     MR_TRY(bp_merges_init(&r->t->model.merges, json_array_size(merges), r->err));
-    json_array_foreach(merges, i, m) {
+    json_array_foreach(merges, i, m)
+    {
         MR_TRY(pair_of(r, i, m, &a, &n, &b, &k));
         if (n > BP_MAX_TOKEN || k > BP_MAX_TOKEN) {
-            st = hf_bad(r, NULL, "model.merges", "[%zu] has %zu bytes; the limit is %d for each of "
-                        "two tokens", i, n + k, BP_MAX_TOKEN);
+            st = hf_bad(r, NULL, "model.merges",
+                        "[%zu] has %zu bytes; the limit is %d for each of "
+                        "two tokens",
+                        i, n + k, BP_MAX_TOKEN);
             goto out;
         }
         memcpy(both, a, n);
@@ -223,9 +240,13 @@ static mr_status read_merges(hf_reader *r, const json_t *model, const listed *l)
         memcpy(both + n, b, k + 1);
         const json_t *whole = json_object_get(l->vocab, both);
         if (!left || !right || !whole) {
-            st = hf_bad(r, NULL, "model.merges", "[%zu] makes \"%.60s\" of \"%.*s\" and \"%.40s\"; "
-                        "%s is no token of model.vocab", i, both, n < 40 ? (int)n : 40, a, b,
-                        !left ? "the first" : !right ? "the second" : "the whole");
+            st = hf_bad(r, NULL, "model.merges",
+                        "[%zu] makes \"%.60s\" of \"%.*s\" and \"%.40s\"; "
+                        "%s is no token of model.vocab",
+                        i, both, n < 40 ? (int)n : 40, a, b,
+                        !left    ? "the first"
+                        : !right ? "the second"
+                                 : "the whole");
             goto out;
         }
         bp_merges_put(&r->t->model.merges,
@@ -238,7 +259,8 @@ out:
     return st;
 }
 
-/* ---- the model -------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------------
+ */
 
 static bool absent(const json_t *v)
 {
@@ -248,8 +270,9 @@ static bool absent(const json_t *v)
 /* What other models have and this one has not, by name. */
 static mr_status check_kind(const hf_reader *r, const json_t *model)
 {
-    static const char bpe[] = "the plugin reads byte-level BPE, as Llama 3 and 4, DeepSeek, Qwen and "
-                              "GPT-2 have it";
+    static const char bpe[] =
+        "the plugin reads byte-level BPE, as Llama 3 and 4, DeepSeek, Qwen and "
+        "GPT-2 have it";
     const json_t *type = json_object_get(model, "type");
     if (!json_is_object(model))
         return hf_bad(r, NULL, "model", model ? "is no object" : "is missing");
@@ -260,7 +283,8 @@ static mr_status check_kind(const hf_reader *r, const json_t *model)
         return hf_bad(r, bpe, "model.byte_fallback", "= true is not supported");
     const json_t *dropout = json_object_get(model, "dropout");
     if (!absent(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0))
-        return hf_bad(r, "set it to null: it makes ids random", "model.dropout", "is not null or 0");
+        return hf_bad(r, "set it to null: it makes ids random", "model.dropout",
+                      "is not null or 0");
     static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
     for (size_t i = 0; i < 2; i++) {
         const json_t *v = json_object_get(model, affixes[i]);
@@ -280,7 +304,8 @@ static mr_status read_unk(hf_reader *r, const json_t *model, const listed *l)
     r->t->model.whole_first = json_is_true(json_object_get(model, "ignore_merges"));
     if (absent(unk))
         return MR_OK;
-    const json_t *id = json_is_string(unk) ? json_object_get(l->vocab, json_string_value(unk)) : NULL;
+    const json_t *id =
+        json_is_string(unk) ? json_object_get(l->vocab, json_string_value(unk)) : NULL;
     if (!id)
         return hf_bad(r, NULL, "model.unk_token", "\"%.60s\" is no token of model.vocab",
                       json_is_string(unk) ? json_string_value(unk) : "(no text)");

@@ -15,15 +15,20 @@ static mr_status bad_line(const char *unit, const char *path, uint64_t line, mr_
     mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "%s: line %llu of the rank file %s", unit,
             (unsigned long long)line, why);
     mr_detail(err, "in %s", path);
-    mr_hint(err, "a line is a token in base64, a space and its rank; a cut or converted copy is not: "
-                 "fetch it again");
+    mr_hint(err,
+            "a line is a token in base64, a space and its rank; a cut or converted copy is not: "
+            "fetch it again");
     return MR_E_STORE_FORMAT;
 }
 
 static int digit(char c)
 {
-    return c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26
-           : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : c == '/' ? 63 : -1;
+    return c >= 'A' && c <= 'Z'   ? c - 'A'
+           : c >= 'a' && c <= 'z' ? c - 'a' + 26
+           : c >= '0' && c <= '9' ? c - '0' + 52
+           : c == '+'             ? 62
+           : c == '/'             ? 63
+                                  : -1;
 }
 
 /* Strict: whole groups of four, padding only at the end, no bits left over. -1: it is not. */
@@ -61,7 +66,8 @@ static mr_status read_line(const char *unit, const char *path, uint64_t number, 
     for (; i < n && s[i] >= '0' && s[i] <= '9' && rank < BP_MAX_IDS; i++)
         rank = 10 * rank + (uint64_t)(s[i] - '0');
     if (i < n || rank >= BP_MAX_IDS)
-        return bad_line(unit, path, number, err, "has the rank %.*s; ranks are whole numbers below %d",
+        return bad_line(unit, path, number, err,
+                        "has the rank %.*s; ranks are whole numbers below %d",
                         n - k - 1 < 30 ? (int)(n - k - 1) : 30, space + 1, BP_MAX_IDS);
     if (k > 2 * BP_MAX_TOKEN)
         return bad_line(unit, path, number, err, "has a token of %llu characters; the limit is %d",
@@ -152,8 +158,9 @@ mr_status ranks_merges(bp_model *m, mr_err *err)
             int32_t a = bp_vocab_find(v, p, k);
             int32_t b = a == BP_NONE ? BP_NONE : bp_vocab_find(v, p + k, e->n - k);
             if (b != BP_NONE)
-                MR_TRY(add_pair(&all, (bp_merge) { (uint32_t)a, (uint32_t)b, (uint32_t)id,
-                                                   (uint32_t)id }, err));
+                MR_TRY(add_pair(&all,
+                                (bp_merge) { (uint32_t)a, (uint32_t)b, (uint32_t)id, (uint32_t)id },
+                                err));
         }
     }
     MR_TRY(bp_merges_init(&m->merges, all.n, err));

@@ -15,21 +15,23 @@ enum {
 };
 
 /* Letters in runs that start anew at a capital, with what may stand before and behind them. */
-#define WORDS(not_han) \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" not_han "]*" \
-    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" not_han "]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|" \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" not_han "]+" \
+#define WORDS(not_han)                                                                             \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" not_han "]*"                       \
+    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" not_han "]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"                      \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" not_han "]+"                       \
     "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" not_han "]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
 #define DIGITS "\\p{N}{1,3}|"
 #define SPACES "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 static const struct {
     const char *name, *pattern;
 } patterns[] = {
-    { "kimi", "[\\p{Han}]+|" WORDS("&&[^\\p{Han}]") DIGITS " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" SPACES },
+    { "kimi",
+      "[\\p{Han}]+|" WORDS("&&[^\\p{Han}]") DIGITS " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" SPACES },
     { "llama4", WORDS("") DIGITS " ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" SPACES },
     { "llama3", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS
                 " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" SPACES },
-    { "gpt2", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+" },
+    { "gpt2",
+      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+" },
 };
 enum { N_PATTERNS = sizeof patterns / sizeof *patterns };
 
@@ -43,12 +45,14 @@ typedef struct config {
 static const mr_opt options[] = {
     MR_OPT(config, MR_T_PATH, dir, "dir", NULL, "a folder with tiktoken.model or tokenizer.model"),
     MR_OPT(config, MR_T_PATH, file, "file", NULL, "a rank file by its own name"),
-    MR_OPT(config, MR_T_STR, pattern, "pattern", NULL,
-           "kimi, llama4, llama3, gpt2, or a regular expression that cuts text into pieces (default: "
-           "kimi, where tokenizer_config.json is Kimi's)"),
-    MR_OPT_RANGE(config, MR_T_INT, reserved, "reserved", "-1", -1, MAX_BEYOND,
-                 "ids behind the ranks that are special even without a name in tokenizer_config.json "
-                 "(-1: as many as the family keeps)"),
+    MR_OPT(
+        config, MR_T_STR, pattern, "pattern", NULL,
+        "kimi, llama4, llama3, gpt2, or a regular expression that cuts text into pieces (default: "
+        "kimi, where tokenizer_config.json is Kimi's)"),
+    MR_OPT_RANGE(
+        config, MR_T_INT, reserved, "reserved", "-1", -1, MAX_BEYOND,
+        "ids behind the ranks that are special even without a name in tokenizer_config.json "
+        "(-1: as many as the family keeps)"),
     MR_OPT(config, MR_T_BOOL, special, "special", "true",
            "the words of a special token in a text are that token"),
     MR_OPT(config, MR_T_STR, names.bos, "bos", NULL,
@@ -78,7 +82,8 @@ static mr_status find_file(const config *c, char **path, mr_err *err)
     return MR_OK;
 }
 
-/* ---- the pattern ------------------------------------------------------------------------------- */
+/* ---- the pattern -------------------------------------------------------------------------------
+ */
 
 static bool is_kimi(const json_t *names)
 {
@@ -91,7 +96,8 @@ static mr_status read_pattern(bp_tok *t, const config *c, const json_t *names, m
     const char *pattern = c->pattern ? c->pattern : is_kimi(names) ? "kimi" : NULL;
     if (!pattern || !*pattern) {
         mr_fail(err, MR_E_PROFILE_MISSING, MR_BLAME_USER,
-                UNIT ": no pattern is given, and no tokenizer_config.json says whose ranks these are");
+                UNIT
+                ": no pattern is given, and no tokenizer_config.json says whose ranks these are");
         mr_hint(err, "[tokenizer.tiktoken] pattern = kimi, llama4, llama3, gpt2, or an expression");
         return MR_E_PROFILE_MISSING;
     }
@@ -103,14 +109,17 @@ static mr_status read_pattern(bp_tok *t, const config *c, const json_t *names, m
     return st;
 }
 
-/* ---- ids ------------------------------------------------------------------------------------------ */
+/* ---- ids
+ * ------------------------------------------------------------------------------------------ */
 
 static mr_status bad_special(mr_err *err, const char *path, const char *key, const char *why)
 {
     mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, UNIT ": added_tokens_decoder: \"%.60s\" %s", key,
             why);
-    mr_detail(err, "in tokenizer_config.json beside %s; ids are behind the ranks, or take one that "
-              "no rank has, and at most %d behind the last", path, MAX_BEYOND);
+    mr_detail(err,
+              "in tokenizer_config.json beside %s; ids are behind the ranks, or take one that "
+              "no rank has, and at most %d behind the last",
+              path, MAX_BEYOND);
     mr_hint(err, "fetch the file again from where it came");
     return MR_E_STORE_FORMAT;
 }
@@ -119,8 +128,9 @@ static mr_status id_of(const char *key, int64_t limit, int64_t *id, mr_err *err,
 {
     char *end;
     *id = *key >= '0' && *key <= '9' ? strtoll(key, &end, 10) : -1;
-    return *id < 0 || *end || *id >= limit ? bad_special(err, path, key, "is no id that it may have")
-                                           : MR_OK;
+    return *id < 0 || *end || *id >= limit
+               ? bad_special(err, path, key, "is no id that it may have")
+               : MR_OK;
 }
 
 /* Ids in all. Reserved ones count from the first id behind the ranks. */
@@ -139,7 +149,8 @@ static mr_status measure(const ranks *r, const json_t *specials, int64_t reserve
         mr_hint(err, "fetch the file again; each rank from 0 on needs a line");
         return MR_E_STORE_FORMAT;
     }
-    json_object_foreach((json_t *)specials, key, v) {
+    json_object_foreach((json_t *)specials, key, v)
+    {
         const json_t *content = json_object_get(v, "content");
         mr_status st = id_of(key, r->end + MAX_BEYOND, &id, err, path);
         if (st)
@@ -187,7 +198,8 @@ static mr_status set_specials(bp_tok *t, const ranks *r, const json_t *specials,
     json_t *one;
     int64_t id;
     mr_status st = MR_OK;
-    json_object_foreach((json_t *)specials, key, one) {
+    json_object_foreach((json_t *)specials, key, one)
+    {
         const json_t *content = json_object_get(one, "content");
         MR_TRY(id_of(key, v->n, &id, err, path));
         if (v->v[id].flags)
@@ -227,7 +239,8 @@ static mr_status check_bytes(const bp_tok *t, const char *path, mr_err *err)
     return MR_OK;
 }
 
-/* ---- the unit ---------------------------------------------------------------------------------------- */
+/* ---- the unit
+ * ---------------------------------------------------------------------------------------- */
 
 static mr_status create(const mr_host *host, const void *config_, void **tok, mr_err *err)
 {
@@ -259,7 +272,7 @@ static mr_status create(const mr_host *host, const void *config_, void **tok, mr
     MR_TRY(check_bytes(t, path, err));
     MR_TRY(ranks_merges(&t->model, err));
     MR_TRY(read_pattern(t, c, names, err));
-    bp_seal(t);
+    MR_TRY(bp_seal(t, err));
     t->model.whole_first = true;
     t->special = c->special;
     MR_TRY(bp_name_specials(t, &c->names, names, BP_NONE, err));
