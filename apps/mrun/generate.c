@@ -4,6 +4,7 @@
  * a training run. The prompt is fed through the cache in chunks, then token by token.
  */
 #include "core/run/sample.h"
+#include "core/run/text.h"
 #include "model_args.h"
 #include "sinks.h"
 #include <stdlib.h>
@@ -17,34 +18,25 @@ typedef struct generation {
 
 static mr_status encode(mri_session *s, const char *text, int32_t **ids, uint64_t *n, mr_err *err)
 {
-    uint64_t need = 0, bos = s->tok_info.bos >= 0;
-    mr_status st = s->tok_ops->encode(s->tok, text, strlen(text), NULL, 0, &need, err);
-    if (st)
-        return st;
-    *ids = mri_alloc((need + bos + 1) * sizeof **ids);
-    if (bos)
-        (*ids)[0] = s->tok_info.bos;
-    st = s->tok_ops->encode(s->tok, text, strlen(text), *ids + bos, need, &need, err);
-    *n = need + bos;
+    mr_status st = mri_text_ids(s->tok_ops, s->tok, text, strlen(text), true, ids, n, err);
     if (!st && !*n)
         st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "the prompt is empty and the tokenizer has no "
                                                    "beginning-of-text id");
     return st;
 }
 
-static mr_status put_text(mri_session *s, const int32_t *ids, uint64_t n, mr_err *err)
+static void flush(mri_str *text)
 {
-    uint64_t need = 0;
-    mr_status st = s->tok_ops->decode(s->tok, ids, n, NULL, 0, &need, err);
-    if (st)
-        return st;
-    char *text = mri_alloc(need + 1);
-    st = s->tok_ops->decode(s->tok, ids, n, text, need, &need, err);
-    if (!st) {
-        fwrite(text, 1, need, stdout);
-        fflush(stdout);
-    }
-    free(text);
+    fwrite(text->s ? text->s : "", 1, text->n, stdout);
+    fflush(stdout);
+    mri_str_free(text);
+}
+
+static mr_status put_text(mri_text_stream *t, const int32_t *ids, uint64_t n, mr_err *err)
+{
+    mri_str text = { 0 };
+    mr_status st = mri_text_next(t, ids, n, &text, err);
+    flush(&text);
     return st;
 }
 
@@ -53,6 +45,8 @@ static mr_status generate(mri_session *s, const generation *g, bool figures, mr_
     int32_t *ids = NULL;
     uint64_t n = 0, prompt;
     float *logits = NULL;
+    mri_text_stream shown = { s->tok_ops, s->tok, "", 0 };
+    mri_str rest = { 0 };
     mr_status st = encode(s, g->prompt, &ids, &n, err);
     if (st)
         goto out;
@@ -60,7 +54,7 @@ static mr_status generate(mri_session *s, const generation *g, bool figures, mr_
     logits = mri_alloc((size_t)s->info.vocab * sizeof *logits);
     ids = mri_grow(ids, (n + (uint64_t)g->max_tokens + 1) * sizeof *ids);
     double start = app_now(), first = 0;
-    MR_TRY(put_text(s, ids, n, err));
+    MR_TRY(put_text(&shown, ids, n, err));
     MR_TRY(mri_session_decode(s, ids, (int64_t)n, 0, logits, err));
     first = app_now();
     for (int64_t i = 0; i < g->max_tokens; i++) {
@@ -68,10 +62,12 @@ static mr_status generate(mri_session *s, const generation *g, bool figures, mr_
         if (id == s->tok_info.eos)
             break;
         ids[n++] = id;
-        MR_TRY(put_text(s, &id, 1, err));
+        MR_TRY(put_text(&shown, &id, 1, err));
         if (i + 1 < g->max_tokens)
             MR_TRY(mri_session_decode(s, &id, 1, (int64_t)n - 1, logits, err));
     }
+    mri_text_end(&shown, &rest);
+    flush(&rest);
     puts("");
     if (figures && n > prompt + 1)
         fprintf(stderr, "mrun: prefill %llu tokens at %.1f tokens/s, decode %llu at %.1f tokens/s\n",

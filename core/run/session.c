@@ -275,10 +275,11 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     }
     MR_TRY(open_device(s, err));
     MR_TRY(mri_scalars_create(&s->scalars, &s->device, err));
-    if (mri_config_choice(config, "tokenizer", 0))
-        MR_TRY(open_tokenizer(s, err));
+    bool reads_text = o->needs & (MRI_NEED_TOKENIZER | MRI_NEED_DATA);
+    if (mri_config_choice(config, "tokenizer", 0) && (reads_text || !config->model.hf))
+        MR_TRY(open_tokenizer(s, err)); /* else config.json knows the vocabulary */
     MR_TRY(open_model(s, err));
-    if (o->needs & (MRI_NEED_TOKENIZER | MRI_NEED_DATA)) {
+    if (reads_text) {
         const mri_choice *tokenizer;
         MR_TRY(pick(config, "tokenizer", &tokenizer, err));
         MR_TRY(check_vocab(s, err));

@@ -26,10 +26,33 @@ static mr_status family_of(const char *dir, char **set, mr_err *err)
     return st;
 }
 
+/* Which plugin reads which file of a model's folder; the first that is there. */
+static const struct {
+    const char *file, *plugin;
+} tokenizer_files[] = { { "tokenizer.json", "hf" }, { "tiktoken.model", "tiktoken" } };
+
+bool mri_source_tokenizer(const char *dir, char *sets[2])
+{
+    struct stat sb;
+    for (size_t i = 0; i < sizeof tokenizer_files / sizeof *tokenizer_files; i++) {
+        const char *plugin = tokenizer_files[i].plugin;
+        char *path = mri_format("%s/%s", dir, tokenizer_files[i].file);
+        bool there = !stat(path, &sb);
+        free(path);
+        if (!there)
+            continue;
+        sets[0] = mri_format("tokenizer.plugin=%s", plugin);
+        sets[1] = mri_format("tokenizer.%s.dir=%s", plugin, dir);
+        return true;
+    }
+    sets[0] = sets[1] = NULL;
+    return false;
+}
+
 mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
                             const char *const *given, size_t n_given, mri_config **out, mr_err *err)
 {
-    char *resolved = NULL, *family = NULL, *folder = NULL;
+    char *resolved = NULL, *family = NULL, *folder = NULL, *tokenizer[2] = { NULL };
     MRI_VEC(const char *) sets = { 0 };
     struct stat sb;
     mr_status st = 0;
@@ -45,6 +68,10 @@ mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
         MR_TRY(family_of(hf, &family, err));
         MRI_PUSH(&sets, folder);
         MRI_PUSH(&sets, family);
+        if (mri_source_tokenizer(hf, tokenizer)) {
+            MRI_PUSH(&sets, tokenizer[0]);
+            MRI_PUSH(&sets, tokenizer[1]);
+        }
     }
     for (size_t i = 0; i < n_given; i++)
         MRI_PUSH(&sets, given[i]);
@@ -53,6 +80,8 @@ out:
     free(resolved);
     free(family);
     free(folder);
+    free(tokenizer[0]);
+    free(tokenizer[1]);
     free(sets.v);
     return st;
 }

@@ -8,10 +8,14 @@
 #include "session.h"
 
 /* path: PROFILE.ini, or a run folder (its profile.resolved.ini), or NULL. hf: a Hugging Face
- * folder or NULL; its family is config.json's model_type. At least one of the two is given;
- * the later of `sets` win over both. */
+ * folder or NULL; its family is config.json's model_type, its tokenizer the one that reads the
+ * files there. At least one of the two is given; the later of `sets` win over both. */
 mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
                             const char *const *sets, size_t n_sets, mri_config **out, mr_err *err);
+
+/* The settings "tokenizer.plugin=..." and "tokenizer.NAME.dir=..." for a folder's tokenizer files,
+ * which the caller frees; false: there are none that a plugin reads by its name alone. */
+bool mri_source_tokenizer(const char *dir, char *sets[2]);
 
 /* The weights of [model] hf, else of the run folder's newest checkpoint. */
 mr_status mri_source_weights(mri_session *s, mr_err *err);
