@@ -33,6 +33,8 @@ static const app_command commands[] = {
     { "report", "RUN_DIR [-o FILE]", "a run as one HTML page", cmd_report },
     { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--logits OUT]",
       "log-probabilities, one JSON line a sequence", cmd_score },
+    { "tokenize", "PROFILE.ini|RUN_DIR|--hf DIR [--decode] [--no-special]",
+      "lines of text to lines of ids, or back; stdin to stdout", cmd_tokenize },
     { NULL, NULL, NULL, NULL },
 };
 
@@ -51,6 +53,7 @@ static const struct job {
     { "generate", job_generate },
     { "preprocess", job_preprocess },
     { "score", job_score },
+    { "tokenize", job_tokenize },
     { NULL, NULL },
 };
 

@@ -25,7 +25,7 @@ static const mr_opt run_opts[] = {
 
 #define C mri_cfg_job
 static const mr_opt job_opts[] = {
-    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score|bench",
+    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score|bench|tokenize",
                   "what `mrun PROFILE.ini` does"),
 };
 #undef C
@@ -232,6 +232,7 @@ static const mri_job_needs jobs[] = {
     { "train", "backend model optimizer data tokenizer", "comm shard graph sink", "train",
       "steps" },
     { "preprocess", "tokenizer", "", "preprocess", "input" },
+    { "tokenize", "tokenizer", "", NULL, NULL },
     { "generate", "backend model tokenizer", "comm shard graph", NULL, NULL },
     { "score", "backend model tokenizer", "comm shard graph", NULL, NULL },
     { "bench", "backend model optimizer", "comm shard graph data tokenizer", "train",

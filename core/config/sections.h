@@ -17,7 +17,7 @@ typedef struct mri_cfg_run {
 } mri_cfg_run;
 
 typedef struct mri_cfg_job {
-    const char *run; /* train | preprocess | generate | score | bench */
+    const char *run; /* train | preprocess | generate | score | bench | tokenize */
 } mri_cfg_job;
 
 typedef struct mri_cfg_backend {

@@ -141,7 +141,7 @@ Test(config, contradictions_and_slips_are_named)
         const char *what, *note; /* note: in the detail or the hint */
     } rows[] = {
         { "job.run=tarin", MR_E_PROFILE_VALUE, "[job] run = tarin : expected one of "
-          "train|preprocess|generate|score|bench", "did you mean 'train'?" },
+          "train|preprocess|generate|score|bench|tokenize", "did you mean 'train'?" },
         { "backend.plugin=cup", MR_E_PLUGIN_NOT_FOUND,
           "[backend] plugin = cup : no plugin backend/cup on the search path",
           "did you mean 'cpu'?" },
