@@ -110,9 +110,21 @@ static void drop_backend(const mr_unit *u, void *instance)
 
 static mr_status make_model(check *c, const void *config, void **instance, mr_err *err)
 {
+    const mr_model_ops *ops = c->unit->table;
+    const mr_host *host = mri_registry_host(c->a->registry);
     mr_model_env env = { sizeof env, 0, &small_model, NULL };
-    return ((const mr_model_ops *)c->unit->table)
-        ->create(mri_registry_host(c->a->registry), &env, config, instance, err);
+    mr_err refused = MR_ERR_INIT;
+    mr_status st = ops->create(host, &env, config, instance, &refused);
+    if (!st || refused.blame != MR_BLAME_USER) {
+        *err = refused;
+        return st;
+    }
+    /* a family may have no grouped heads, or a head width of its own: those are its to choose */
+    mr_model_sizes own = small_model;
+    own.kv_heads = own.head_dim = 0;
+    env.sizes = &own;
+    *instance = NULL;
+    return ops->create(host, &env, config, instance, err);
 }
 
 static void drop_model(const mr_unit *u, void *instance)

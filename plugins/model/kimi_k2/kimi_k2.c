@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kimi_k2.c - unit model/kimi_k2: its option rows, and the table that core calls. The blocks are
- * "embed", "layer.dense", "layer.moe" and "head"; an instance's parameters carry the names of
- * Hugging Face's DeepseekV3ForCausalLM, which holds the experts of a layer as one tensor, too.
+ * kimi_k2.c - units model/kimi_k2 and model/deepseek_v3, one family: its option rows, and the
+ * table that core calls. The blocks are "embed", "layer.dense", "layer.moe" and "head"; an
+ * instance's parameters carry the names of Hugging Face's DeepseekV3ForCausalLM, which holds the
+ * experts of a layer as one tensor, too.
  */
 #include "kimi_k2.h"
 #include <stdio.h>
@@ -160,19 +161,20 @@ static const mr_model_ops table = {
     sizeof(mr_model_ops), 0, create, destroy, info, assemble, build, hf_config,
 };
 
-static const mr_unit units[] = { {
-    sizeof(mr_unit),
-    0,
-    "model",
-    "kimi_k2",
-    "Kimi-K2 and DeepSeek-V3: sizes from [model] and these options, or from [model] hf = DIR, "
-    "which leaves only aux_loss, aux_loss_type and z_loss to the profile",
-    options,
-    sizeof options / sizeof *options,
-    sizeof(k2_config),
-    &table,
-    NULL,
-} };
+#define UNIT(name, doc)                                                                            \
+    {                                                                                              \
+        sizeof(mr_unit), 0, "model", name, doc, options, sizeof options / sizeof *options,         \
+            sizeof(k2_config), &table, NULL,                                                       \
+    }
+
+/* The second is the first by the name that its checkpoints have as model_type, so that a folder
+ * finds its family. */
+static const mr_unit units[] = {
+    UNIT("kimi_k2", "Kimi-K2 and DeepSeek-V3: sizes from [model] and these options, or from "
+                    "[model] hf = DIR, which leaves only aux_loss, aux_loss_type and z_loss to "
+                    "the profile"),
+    UNIT("deepseek_v3", "the same as model/kimi_k2, by the model type of its checkpoints"),
+};
 
 MR_EXPORT const mr_plugin mrun_plugin_v1 = {
     MR_PLUGIN_HEADER,
@@ -181,9 +183,9 @@ MR_EXPORT const mr_plugin mrun_plugin_v1 = {
     "Apache-2.0",
     "the Kimi-K2 and DeepSeek-V3 model family",
     units,
-    1,
+    sizeof units / sizeof *units,
     0,
     NULL,
     NULL,
 };
-MR_PLUGIN_NOTE("org.mrun.kimi_k2", "0.1.0", "model/kimi_k2");
+MR_PLUGIN_NOTE("org.mrun.kimi_k2", "0.1.0", "model/kimi_k2 model/deepseek_v3");
