@@ -54,9 +54,6 @@ typedef struct bench_shape {
  * those whose time depends on size. */
 extern const bench_shape bench_shapes[], bench_large_shapes[];
 
-/* fresh weights, quickly also for billions of parameters; bench_weights.c */
-mr_status bench_init_weights(mri_session *s, mr_err *err);
-
 int bench_op(app *a, const app_args *args);     /* bench_op.c     */
 int bench_step(app *a, const app_args *args);   /* bench_step.c   */
 int bench_decode(app *a, const app_args *args); /* bench_decode.c */

@@ -163,7 +163,7 @@ int bench_decode(app *a, const app_args *args)
     o.prefill_tokens = b.prompt < CHUNK ? b.prompt : CHUNK;
     MR_TRY(app_model_config(a, args, extra, 1, &c, &err));
     MR_TRY(mri_session_open(a->registry, c, &o, &b.s, &err));
-    MR_TRY(bench_init_weights(b.s, &err));
+    MR_TRY(mri_session_init_weights(b.s, &err));
     b.peaks = bench_probe(&b.s->device);
     bench_print_peaks(a, &b.s->device, &b.peaks, "first");
     count_bytes(&b);

@@ -193,7 +193,7 @@ static mr_status run(step_bench *b, mr_err *err)
     mr_status st = 0;
     b->ledger.train = s->train;
     double start = bench_now();
-    MR_TRY(bench_init_weights(s, err));
+    MR_TRY(mri_session_init_weights(s, err));
     b->ready = bench_now() - start;
     b->first = bench_probe(&s->device);
     bench_print_peaks(b->a, &s->device, &b->first, "first");
