@@ -80,6 +80,15 @@ const bench_shape bench_shapes[] = {
                        "slots=i32[8192]inv:rows probs=- @k=2", true },
     { "permute.bwd", "a=F[4096,512] dy=F[8192,512] x=F[4096,512] rows=i32[8192]perm "
                      "slots=i32[8192]inv:rows probs=S[4096,2]", true },
+    { "weighted_swiglu", "gate=F[4096,2048] probs=S[4096]pos", true },
+    { "weighted_srelu", "x=F[4096,2048] probs=S[4096]pos", false },
+    { "rope_tail", "x=F[1024,3072] positions=i32[1024]ramp @head_dim=192 @inv_freq=" FREQ32, true },
+    { "mla_kv", "kv=F[1024,4096] kr=F[1024,64] positions=i32[1024]ramp @heads=16 @nope_dim=128 "
+                "@inv_freq=" FREQ32, true },
+    { "mla_attention.cached",
+      "q=F[1,3072] c=F[1,512] kr=F[1,64] w=F[4096,512] positions=i32[1]{2047} slot=i32[1]{0} "
+      "cache=F[1,2048,576] @heads=16 @nope_dim=128 @inv_freq=" FREQ32, true },
+    { "split", "x=F[4096,576] @first=512", true },
     { "sumsq", "x=f32[10000000] acc=f32[1]zero", true },
     { "clip_scale",
       "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero @max_norm=1", true },

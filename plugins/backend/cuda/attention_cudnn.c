@@ -11,7 +11,7 @@
  * dk = dsᵀ q, dq = ds k. Flops 2 pairs H (C + V) and 2 pairs H (3 C + 2 V); floor that over
  * 990e12 s. dq is summed over blocks of keys in f32 in whatever order they end, unless the query
  * asks for a deterministic kernel: that one keeps ds in memory, 2 batch H seq² bytes, so it takes
- * as many sequences and key heads at a time as fit a fixed room.
+ * as many sequences and key heads at a time as fit a bounded room.
  */
 #include "cudnn.h"
 #include <float.h>
@@ -33,7 +33,10 @@ struct attention {
     float scale, hidden; /* hidden: the score of a key that is not seen */
 };
 
-enum { SLICE_ROOM = 1 << 30 }; /* bytes of ds that a deterministic gradient keeps at a time */
+/* Bytes of ds that a deterministic gradient keeps at a time, and the share of the GPU's memory that
+ * this may be: smaller slices leave multiprocessors idle at their ends. */
+#define SLICE_ROOM 0x1p32
+enum { SLICE_SHARE = 32, LARGEST_SHARE = 8 };
 
 /* memory that the graphs are given, in their order */
 enum { END_Q, END_K, END_V, END_O, END_LSE, END_SCALE, END_HIDDEN, FORWARD_ENDS,
@@ -298,12 +301,13 @@ static int64_t largest_divisor(int64_t n, double at_most)
 static mr_status cut(struct attention *k, mr_err *err)
 {
     struct sdpa *s = &k->s;
-    double head = 2.0 * (double)s->seq * (double)s->seq;
+    double head = 2.0 * (double)s->seq * (double)s->seq, total = (double)k->base.dev->total;
+    double room = fmin(SLICE_ROOM, total / SLICE_SHARE);
     k->batches = k->groups = 1;
     if (!s->deterministic)
         return MR_OK;
-    int64_t batch = largest_divisor(s->batch, SLICE_ROOM / (head * (double)s->heads));
-    int64_t kv = largest_divisor(s->kv, SLICE_ROOM / (head * (double)(s->heads / s->kv)));
+    int64_t batch = largest_divisor(s->batch, room / (head * (double)s->heads));
+    int64_t kv = largest_divisor(s->kv, room / (head * (double)(s->heads / s->kv)));
     k->batches = s->batch / batch;
     s->batch = batch;
     if (batch == 1) {
@@ -311,7 +315,7 @@ static mr_status cut(struct attention *k, mr_err *err)
         s->heads = s->heads / s->kv * kv;
         s->kv = kv;
     }
-    if (head * (double)s->heads > (double)k->base.dev->memory / 8)
+    if (head * (double)s->heads > total / LARGEST_SHARE)
         return cuda_refuse(&k->base, err, "a deterministic gradient over such long sequences takes "
                                           "cuDNN over an eighth of the GPU's memory");
     return MR_OK;

@@ -31,7 +31,7 @@ struct cuda_dev {
     struct cuda_lt *lt; /* NULL: products by our own kernels */
     const char *lt_why; /* then why, to be told              */
     struct cuda_dnn *dnn; /* NULL: attention by our own kernels */
-    uint64_t memory;
+    uint64_t memory, total; /* bytes: free at opening, in all */
     char name[400];
 };
 

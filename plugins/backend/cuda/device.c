@@ -74,6 +74,7 @@ static mr_status describe(struct cuda_dev *d, mr_err *err)
     d->sms = p.multiProcessorCount;
     d->cc = 10 * p.major + p.minor;
     d->memory = free_bytes;
+    d->total = all;
     snprintf(d->name, sizeof d->name, "%s, %d SMs, sm_%d, %.1f GiB, driver for CUDA %d.%d", p.name,
              d->sms, d->cc, (double)all / (1 << 30), driver / 1000, driver % 1000 / 10);
     e = cuda_has_code();
