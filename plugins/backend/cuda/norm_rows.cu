@@ -12,7 +12,11 @@
 
 #include "rows.cuh"
 
-enum { PARTS = 264 };
+// blocks of a gradient: as many as reside on 132 multiprocessors at once, by the width alone
+static int64_t parts_for(int64_t n)
+{
+    return n <= 1024 ? 264 : n <= 2048 ? 396 : n <= 4096 ? 264 : 132;
+}
 
 struct rows {
     struct kernel base;
@@ -25,12 +29,12 @@ struct rows {
 
 // ---- forward: y of x, or of h = x + b ----------------------------------------------------------
 template <typename F, int L, int K, int V, bool LAYER, bool ADD>
-__global__ void __launch_bounds__(BLOCK(L))
+__global__ void __launch_bounds__(THREADS)
     rows_forward(const F *x, const F *b, arr w, arr bias, F *y, F *h, float *mean, float *rstd,
                  int64_t rows, int n, float eps)
 {
-    constexpr int G = BLOCK(L) / L;
-    __shared__ float room[2][G][32];
+    constexpr int G = THREADS / L;
+    __shared__ __align__(16) float room[2][G][32];
     const int group = threadIdx.x / L, lane = threadIdx.x % L;
     const int64_t row = blockIdx.x * (int64_t)G + group;
     const bool on = row < rows;
@@ -107,95 +111,96 @@ __global__ void __launch_bounds__(BLOCK(L))
 }
 
 // ---- backward ----------------------------------------------------------------------------------
-// sums[block][column]: this block's share of dw, and (plain) of dbias; NULL where not wanted
-template <typename F, int L, int K, int V, bool LAYER>
-__global__ void __launch_bounds__(512, sizeof(F) * K == 2 ? 2 : 1)
+// A thread has V values of each of its rows. All that a row's gradient reads is asked for while the
+// row before is at work, and per value there are a dozen instructions: that is what it takes to
+// keep up with the memory.
+template <typename F, int V> struct wanted {
+    pack<F, V> d, x, h;
+    float r, m;
+};
+
+// sums[block][column]: this block's share of dw, and (plain) of dbias; NULL where not wanted.
+// With g = dy w and c = rstd² mean(g n):  dx = rstd g - c x + (c mean - rstd mean(g)).
+template <typename F, int L, int V, bool LAYER, int B, int MIN>
+__global__ void __launch_bounds__(B, MIN)
     rows_backward(const F *dh, const F *dy, const F *x, arr w, const float *mean,
                   const float *rstd, F *dx, float *sums, float *plain, int64_t rows, int n)
 {
-    constexpr int G = 512 / L;
-    __shared__ float room[2][LAYER ? 2 : 1][G][32], share[512 * V];
-    const int group = threadIdx.x / L, lane = threadIdx.x % L;
-    float sw[K][V] = {}, sb[K][V] = {};
+    constexpr int G = B / L;
+    __shared__ __align__(16) float room[2][LAYER ? 2 : 1][G][32];
+    __shared__ float share[B * V];
+    const int group = threadIdx.x / L, at = threadIdx.x % L * V;
+    const int64_t step = gridDim.x * (int64_t)G;
+    const bool in = at < n;
+    float sw[V] = {}, sb[V] = {}, u[V];
     int turn = 0;
-    for (int64_t first = blockIdx.x * (int64_t)G; first < rows; first += gridDim.x * (int64_t)G) {
-        const int64_t row = first + group;
-        const bool on = row < rows;
-        const float r = on ? rstd[row] : 0, m = LAYER && on ? mean[row] : 0;
-        pack<F, V> pd[K], px[K], ph[K];
-        float d[V], v[V], u[V], g = 0, gn = 0;
+    for (int j = 0; j < V; j++)
+        u[j] = 1;
+    if (w.p && in)
+        getv<V>(w, at, u);
+    auto ask = [&](wanted<F, V> &a, int64_t row) {
+        const bool there = in && row < rows;
+        const int64_t i = row * n + at;
+        a.r = row < rows ? rstd[row] : 0;
+        a.m = LAYER && row < rows ? mean[row] : 0;
+        load<F, V>(a.d, dy + i, there);
+        load<F, V>(a.x, x + i, there);
+        if (dh)
+            load<F, V>(a.h, dh + i, there);
+    };
+    wanted<F, V> next;
+    ask(next, blockIdx.x * (int64_t)G + group);
+    for (int64_t row = blockIdx.x * (int64_t)G + group; row - group < rows; row += step) {
+        const wanted<F, V> now = next;
+        const float r = now.r, mr = now.m * r;
+        float d[V], v[V], sg = 0, sgx = 0; // past the row's end d is 0
+        ask(next, row + step);
+        unpack<F, V>(now.d, d);
+        unpack<F, V>(now.x, v);
 #pragma unroll
-        for (int k = 0; k < K; k++) {
-            const int at = (k * L + lane) * V;
-            const bool there = on && at < n;
-            load<F, V>(pd[k], dy + row * n + at, there);
-            load<F, V>(px[k], x + row * n + at, there);
-            if (dh)
-                load<F, V>(ph[k], dh + row * n + at, there);
+        for (int j = 0; j < V; j++) {
+            const float hat = LAYER ? v[j] * r - mr : v[j] * r;
+            sw[j] += d[j] * hat;
+            if (LAYER)
+                sb[j] += d[j];
+            d[j] *= u[j];
+            if (LAYER)
+                sg += d[j];
+            sgx += d[j] * hat;
         }
-#pragma unroll
-        for (int k = 0; k < K; k++) {
-            const int at = (k * L + lane) * V;
-            unpack<F, V>(pd[k], d);
-            unpack<F, V>(px[k], v);
-            if (w.p && at < n)
-                getv<V>(w, at, u);
-#pragma unroll
-            for (int j = 0; j < V; j++) {
-                const float hat = (v[j] - m) * r;
-                const float gj = w.p ? d[j] * (at < n ? u[j] : 0) : d[j];
-                sw[k][j] += at < n ? d[j] * hat : 0;
-                if (LAYER) {
-                    sb[k][j] += d[j];
-                    g += gj;
-                }
-                gn += at < n ? gj * hat : 0;
-            }
-        }
-        gn = row_sum<L>(gn, room[turn][0][group], 1 + group) / (float)n;
-        if (LAYER)
-            g = row_sum<L>(g, room[turn][LAYER ? 1 : 0][group], 1 + group) / (float)n;
+        const float gn = row_sum<L>(sgx, room[turn][0][group], 1 + group) / (float)n;
+        const float g = LAYER
+            ? row_sum<L>(sg, room[turn][LAYER ? 1 : 0][group], 1 + group) / (float)n : 0;
+        const float c = r * r * gn, shift = LAYER ? c * now.m - r * g : 0;
         turn ^= 1;
+        if (!in || row >= rows)
+            continue;
 #pragma unroll
-        for (int k = 0; k < K; k++) {
-            const int at = (k * L + lane) * V;
-            if (!on || at >= n)
-                break;
-            unpack<F, V>(pd[k], d);
-            unpack<F, V>(px[k], v);
-            if (w.p)
-                getv<V>(w, at, u);
+        for (int j = 0; j < V; j++)
+            d[j] = r * d[j] - c * v[j] + shift;
+        if (dh) {
+            unpack<F, V>(now.h, v);
 #pragma unroll
             for (int j = 0; j < V; j++)
-                d[j] = r * ((w.p ? d[j] * u[j] : d[j]) - g - (v[j] - m) * r * gn);
-            if (dh) {
-                unpack<F, V>(ph[k], v);
-#pragma unroll
-                for (int j = 0; j < V; j++)
-                    d[j] += v[j];
-            }
-            stv<V>(dx + row * n, at, d);
+                d[j] += v[j];
         }
+        stv<V>(dx + row * n, at, d);
     }
 #pragma unroll
     for (int what = 0; what < (LAYER ? 2 : 1); what++) {
         float *to = what ? plain : sums;
         if (!to)
             continue;
+        __syncthreads();
 #pragma unroll
-        for (int k = 0; k < K; k++) { // the rows' lanes of one column, added in their order
-            __syncthreads();
-#pragma unroll
-            for (int j = 0; j < V; j++)
-                share[threadIdx.x * V + j] = what ? sb[k][j] : sw[k][j];
-            __syncthreads();
-            for (int i = threadIdx.x; i < L * V; i += 512) {
-                float s = 0;
-                for (int l = 0; l < G; l++)
-                    s += share[l * L * V + i];
-                if (k * L * V + i < n)
-                    to[blockIdx.x * (int64_t)n + k * L * V + i] = s;
-            }
+        for (int j = 0; j < V; j++)
+            share[threadIdx.x * V + j] = what ? sb[j] : sw[j];
+        __syncthreads();
+        for (int i = threadIdx.x; i < n; i += B) { // the rows' lanes of a column, in their order
+            float s = 0;
+            for (int l = 0; l < G; l++)
+                s += share[l * L * V + i];
+            to[blockIdx.x * (int64_t)n + i] = s;
         }
     }
 }
@@ -208,13 +213,47 @@ static void forward(const struct rows *k, const void *x, const void *b, arr w, a
     if (!k->rows)
         return;
     WITH_TYPE(k->base.in_kind[0], BY_WIDTH(k->n, {
-        constexpr int T = BLOCK(L);
         rows_forward<F, L, K, V, LAYER, ADD>
-            <<<(unsigned)cuda_ceil(k->rows, T / L), T, 0, stream>>>(
+            <<<(unsigned)cuda_ceil(k->rows, THREADS / L), THREADS, 0, stream>>>(
                 (const F *)x, (const F *)b, w, bias, (F *)y, (F *)h, (float *)mean, (float *)rstd,
                 k->rows, (int)k->n, k->eps);
     }));
 }
+
+// B threads a block, MIN blocks a multiprocessor
+#define BACK(lanes, threads, min, ...) \
+    { \
+        constexpr int L = lanes, B = threads, MIN = min; \
+        __VA_ARGS__; \
+    }
+#define BY_WIDTH_BACK(n, ...) \
+    do { \
+        if ((n) % WIDE_V) { \
+            constexpr int V = 1; \
+            if ((n) <= 32) \
+                BACK(32, 384, 2, __VA_ARGS__) \
+            else \
+                BACK(1024, 1024, 1, __VA_ARGS__) \
+        } else { \
+            constexpr int V = WIDE_V; \
+            if ((n) <= 128) \
+                BACK(16, 384, 2, __VA_ARGS__) \
+            else if ((n) <= 256) \
+                BACK(32, 384, 2, __VA_ARGS__) \
+            else if ((n) <= 512) \
+                BACK(64, 384, 2, __VA_ARGS__) \
+            else if ((n) <= 768) \
+                BACK(96, 384, 2, __VA_ARGS__) \
+            else if ((n) <= 1024) \
+                BACK(128, 384, 2, __VA_ARGS__) \
+            else if ((n) <= 2048) \
+                BACK(256, 256, 3, __VA_ARGS__) \
+            else if ((n) <= 4096) \
+                BACK(512, 512, 2, __VA_ARGS__) \
+            else \
+                BACK(1024, 1024, 1, __VA_ARGS__) \
+        } \
+    } while (0)
 
 // dw and db: NULL where not wanted; ws holds a [parts, n] for each
 template <bool LAYER>
@@ -225,11 +264,12 @@ static void backward(const struct rows *k, const void *dh, const void *dy, const
     float *sums = (float *)ws, *plain = sums + (dw ? k->parts * k->n : 0);
     if (!k->rows)
         return;
-    WITH_TYPE(k->base.in_kind[0], BY_WIDTH(k->n, {
-        rows_backward<F, L, K, V, LAYER><<<(unsigned)k->parts, 512, 0, stream>>>(
-            (const F *)dh, (const F *)dy, (const F *)x, w, (const float *)mean,
-            (const float *)rstd, (F *)dx, dw ? sums : nullptr, db ? plain : nullptr, k->rows,
-            (int)k->n);
+    WITH_TYPE(k->base.in_kind[0], BY_WIDTH_BACK(k->n, {
+        rows_backward<F, L, V, LAYER, B, sizeof(F) == 2 ? MIN : 1>
+            <<<(unsigned)k->parts, B, 0, stream>>>(
+                (const F *)dh, (const F *)dy, (const F *)x, w, (const float *)mean,
+                (const float *)rstd, (F *)dx, dw ? sums : nullptr, db ? plain : nullptr, k->rows,
+                (int)k->n);
     }));
     if (dw)
         launch_add_shares(sums, (float *)dw, k->parts, k->n, stream);
@@ -318,7 +358,7 @@ static mr_status shape(struct kernel *base, const mr_call *c, uint32_t x, int su
     for (uint32_t i = 0; i <= x; i++)
         if (base->in_kind[i] != base->in_kind[x])
             return cuda_refuse(base, err, "gradient and values are of two dtypes");
-    k->parts = (int)(k->rows < PARTS ? k->rows : (int64_t)PARTS);
+    k->parts = (int)(k->rows < parts_for(k->n) ? k->rows : parts_for(k->n));
     base->workspace = (uint64_t)sums * (uint64_t)k->parts * (uint64_t)k->n * sizeof(float);
     return MR_OK;
 }

@@ -17,13 +17,13 @@ struct permute_add {
 
 // GRAD: dprobs too, which needs x. `a` and `b` may be absent.
 template <typename F, int L, int K, int V, bool GRAD>
-__global__ void __launch_bounds__(BLOCK(L))
+__global__ void __launch_bounds__(THREADS)
     gather_add(const F *a, const F *b, const F *y, const F *x, const int32_t *slots,
                const float *probs, F *out, float *dprobs, int64_t tokens, int64_t n_rows, int n,
                int per_token)
 {
-    constexpr int G = BLOCK(L) / L;
-    __shared__ float room[2][G][32];
+    constexpr int G = THREADS / L;
+    __shared__ __align__(16) float room[2][G][32];
     const int group = threadIdx.x / L, lane = threadIdx.x % L;
     const int64_t t = blockIdx.x * (int64_t)G + group;
     const bool on = t < tokens;
@@ -97,7 +97,7 @@ static mr_status run(const struct permute_add *k, const mr_buf *a, const mr_buf 
     if (k->tokens)
         WITH_TYPE(k->base.out_kind[0], BY_WIDTH(k->width, {
             gather_add<F, L, K, V, GRAD>
-                <<<(unsigned)cuda_ceil(k->tokens, BLOCK(L) / L), BLOCK(L), 0, stream>>>(
+                <<<(unsigned)cuda_ceil(k->tokens, THREADS / L), THREADS, 0, stream>>>(
                     (const F *)a->data, b ? (const F *)b->data : nullptr, (const F *)y->data,
                     x ? (const F *)x->data : nullptr, (const int32_t *)slots->data,
                     (const float *)probs->data, (F *)out[0].data,

@@ -55,6 +55,7 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
     x += token0 * a.width, out += token0 * a.width;
     for (int first = 0; first < n; first += U * THREADS) {
         piece<F> p[U][S], q[U][S];
+        float r[U];
         int at[U], token[U], lane[U];
 #pragma unroll
         for (int u = 0; u < U; u++) {
@@ -70,6 +71,8 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
                 if (WHAT == NORM_BWD)
                     q[u][s] = fetch<F>(y + token0 * a.width + at[u] + s * half, there);
             }
+            if (WHAT == NORM_BWD)
+                r[u] = there ? rstd_in[(token0 * items + e) / LH] : 0;
         }
         if (!first) {
             for (int i = threadIdx.x; i < tokens * half; i += THREADS) {
@@ -85,7 +88,6 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
             const int e = first + u * THREADS + threadIdx.x;
             const bool there = e < n;
             const float4 *angles = table4 + token[u] * (C / 4) + lane[u] * S;
-            const int64_t head = (token0 * items + e) / LH;
             float v[S][8], co[S][4], si[S][4], sum = 0;
 #pragma unroll
             for (int s = 0; s < S; s++)
@@ -97,7 +99,6 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
                 si[s][0] = d.x, si[s][1] = d.y, si[s][2] = d.z, si[s][3] = d.w;
             }
             if (WHAT == NORM_BWD) {
-                const float r = there ? rstd_in[head] : 0;
                 float w[S][8];
 #pragma unroll
                 for (int s = 0; s < S; s++) {
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
                 for (int s = 0; s < S; s++)
 #pragma unroll
                     for (int j = 0; j < 8; j++)
-                        v[s][j] = r * (v[s][j] - w[s][j] * sum);
+                        v[s][j] = r[u] * (v[s][j] - w[s][j] * sum);
             }
 #pragma unroll
             for (int j = 0; j < 4 * S; j++) {
@@ -127,14 +128,14 @@ __global__ void __launch_bounds__(THREADS, sizeof(F) == 2 ? 3 : 2)
 #pragma unroll
                     for (int j = 0; j < 8; j++)
                         sum += v[s][j] * v[s][j];
-                const float r = rsqrtf(head_sum<LH>(sum) * (1.0f / C) + a.eps);
+                r[u] = rsqrtf(head_sum<LH>(sum) * (1.0f / C) + a.eps);
                 if (there && !lane[u])
-                    rstd[head] = r;
+                    rstd[(token0 * items + e) / LH] = r[u];
 #pragma unroll
                 for (int s = 0; s < S; s++)
 #pragma unroll
                     for (int j = 0; j < 8; j++)
-                        v[s][j] *= r;
+                        v[s][j] *= r[u];
             }
 #pragma unroll
             for (int s = 0; s < S; s++)

@@ -31,8 +31,8 @@ template <typename F, int V> DEV void unpack(const pack<F, V> &p, float x[V])
 }
 
 // ---- a sum over the L lanes of a row; all of them get it -------------------------------------
-// `room`: 32 floats of this row's own. A loop over rows changes between two rooms: whoever is
-// two rows ahead has passed a barrier that the slowest has reached.
+// `room`: 32 floats of this row's own, at a multiple of 16 bytes. A loop over rows changes between
+// two rooms: whoever is two rows ahead has passed a barrier that the slowest has reached.
 template <int L> DEV float row_sum(float x, float *room, int barrier)
 {
     constexpr int W = L < 32 ? L : 32, N = L / 32;
@@ -44,15 +44,21 @@ template <int L> DEV float row_sum(float x, float *room, int barrier)
     if (threadIdx.x % 32 == 0)
         room[threadIdx.x % L / 32] = x;
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(L) : "memory");
+    if (N <= 8) {
+        x = 0;
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            const float4 p = *(const float4 *)(room + i);
+            x += p.x + (i + 1 < N ? p.y : 0) + (i + 2 < N ? p.z : 0) + (i + 3 < N ? p.w : 0);
+        }
+        return x;
+    }
     x = room[threadIdx.x % (N ? N : 1)];
 #pragma unroll
     for (int d = N / 2; d; d >>= 1)
         x += __shfl_xor_sync(~0u, x, d);
     return x;
 }
-
-// threads of a block where L share a row
-#define BLOCK(L) ((L) < 256 ? 256 : (L))
 
 // ---- column sums in two stages: dst[column] += the blocks' shares, in their order -----------
 enum { PART_COLS = 32, PART_LANES = 16 };
@@ -91,15 +97,17 @@ static inline bool rows_fit(int64_t n)
 }
 
 // ---- the narrowest shape that holds a row of n values: L lanes, each with K times V ------------
+// Few lanes with several pieces each: more of a row is on its way at once, and the fewer warps wait
+// for each other's sums.
 #define BY_WIDTH(n, ...) \
     do { \
         if ((n) % WIDE_V) { \
-            constexpr int V = 1, K = 2; \
+            constexpr int V = 1; \
             if ((n) <= 64) { \
-                constexpr int L = 32; \
+                constexpr int L = 32, K = 2; \
                 __VA_ARGS__; \
             } else { \
-                constexpr int L = 512; \
+                constexpr int L = 256, K = 4; \
                 __VA_ARGS__; \
             } \
         } else { \
@@ -110,17 +118,20 @@ static inline bool rows_fit(int64_t n)
             } else if ((n) <= 512) { \
                 constexpr int L = 32, K = 2; \
                 __VA_ARGS__; \
+            } else if ((n) <= 768) { \
+                constexpr int L = 32, K = 3; \
+                __VA_ARGS__; \
             } else if ((n) <= 1024) { \
-                constexpr int L = 128, K = 1; \
+                constexpr int L = 32, K = 4; \
                 __VA_ARGS__; \
             } else if ((n) <= 2048) { \
-                constexpr int L = 256, K = 1; \
+                constexpr int L = 64, K = 4; \
                 __VA_ARGS__; \
             } else if ((n) <= 4096) { \
-                constexpr int L = 512, K = 1; \
+                constexpr int L = 128, K = 4; \
                 __VA_ARGS__; \
             } else { \
-                constexpr int L = 512, K = 2; \
+                constexpr int L = 256, K = 4; \
                 __VA_ARGS__; \
             } \
         } \

@@ -6,7 +6,7 @@
 
 #include "rows.cuh"
 
-enum { COLS = 32 * WIDE_V, LANES = THREADS / 32, BLOCKS = 1056, DEPTH = 8 };
+enum { COLS = 32 * WIDE_V, LANES = THREADS / 32, BLOCKS = 1056, DEPTH = 4 };
 
 struct sum_rows {
     struct kernel base;

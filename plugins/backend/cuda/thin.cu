@@ -14,7 +14,7 @@
 enum {
     MOST = 64,              // outputs of a dgrad
     GROUP = 4, TOKENS = 16, // dgrad: tokens of a thread at a time, of a block
-    OUTPUTS = 16, COLUMNS = 4, LANES = 128, HALVES = 2, SHARES = 66, CHUNK = 32 // wgrad
+    OUTPUTS = 16, COLUMNS = 4, LANES = 128, HALVES = 2, SHARES = 66, CHUNK = 32, DEPTH = 8 // wgrad
 };
 
 struct thin {
@@ -41,6 +41,12 @@ __global__ void __launch_bounds__(THREADS)
         return;
     for (int g = 0; g < TOKENS && token0 + g < tokens; g += GROUP) {
         float sum[GROUP][8] = {}, v[8];
+        uint4 was[GROUP] = {}; // a, on its way while the products are made
+#pragma unroll
+        for (int t = 0; t < GROUP; t++)
+            if (a && token0 + g + t < tokens)
+                was[t] = *(const uint4 *)(a + (token0 + g + t) * width + col);
+#pragma unroll 4
         for (int o = 0; o < outputs; o++) {
             ldv<8>(w, (int64_t)o * width + col, v);
             const float4 f = *(const float4 *)&d[o][g];
@@ -56,19 +62,17 @@ __global__ void __launch_bounds__(THREADS)
             const int64_t at = (token0 + g + t) * width + col;
             if (token0 + g + t >= tokens)
                 break;
-            if (a) {
-                ldv<8>(a, at, v);
+            ldv<8>((const bf16 *)&was[t], 0, v);
 #pragma unroll
-                for (int j = 0; j < 8; j++)
-                    sum[t][j] += v[j];
-            }
+            for (int j = 0; j < 8; j++)
+                sum[t][j] += v[j];
             stv<8>(dx, at, sum[t]);
         }
     }
 }
 
 // Block (x: columns, y: share of the tokens, z: 16 outputs); sums[share][output][column].
-__global__ void __launch_bounds__(LANES *HALVES)
+__global__ void __launch_bounds__(LANES *HALVES, 2)
     thin_wgrad(const float *dy, const bf16 *x, float *sums, int64_t tokens, int width, int outputs)
 {
     __shared__ float4 d[HALVES][CHUNK][OUTPUTS / 4];
@@ -78,35 +82,48 @@ __global__ void __launch_bounds__(LANES *HALVES)
     const int64_t part = (tokens + gridDim.y * HALVES - 1) / (gridDim.y * HALVES);
     const int64_t lo = (blockIdx.y * (int64_t)HALVES + half) * part;
     const int64_t hi = lo + part < tokens ? lo + part : tokens;
-    float sum[OUTPUTS][COLUMNS] = {};
+    float sum[OUTPUTS][COLUMNS] = {}, ahead[CHUNK * OUTPUTS / LANES];
+    auto ask = [&](int64_t i) { // this thread's part of the gradients of the chunk at i
+#pragma unroll
+        for (int e = 0; e < CHUNK * OUTPUTS / LANES; e++) {
+            const int64_t t = lo + i + (e * LANES + lane) / OUTPUTS;
+            const int o = out0 + (e * LANES + lane) % OUTPUTS;
+            ahead[e] = t < hi && o < outputs ? dy[t * outputs + o] : 0;
+        }
+    };
+    ask(0);
     for (int64_t i = 0; i < part; i += CHUNK) { // as often in both halves: they share barriers
         __syncthreads();
-        for (int e = lane; e < CHUNK * OUTPUTS; e += LANES) {
-            const int64_t t = lo + i + e / OUTPUTS;
-            const int o = out0 + e % OUTPUTS;
-            ((float *)d[half])[e] = t < hi && o < outputs ? dy[t * outputs + o] : 0;
-        }
+#pragma unroll
+        for (int e = 0; e < CHUNK * OUTPUTS / LANES; e++)
+            ((float *)d[half])[e * LANES + lane] = ahead[e];
         __syncthreads();
-        if (col >= width)
+        ask(i + CHUNK);
+        if (col >= width || lo + i >= hi)
             continue;
-#pragma unroll 8
-        for (int t = 0; t < CHUNK; t++) {
-            uint2 raw = { 0, 0 };
-            if (lo + i + t < hi)
-                raw = *(const uint2 *)(x + (lo + i + t) * width + col);
-            const float v[COLUMNS] = { __uint_as_float(raw.x << 16),
-                                       __uint_as_float(raw.x & 0xffff0000u),
-                                       __uint_as_float(raw.y << 16),
-                                       __uint_as_float(raw.y & 0xffff0000u) };
+        for (int first = 0; first < CHUNK; first += DEPTH) {
+            uint2 raw[DEPTH];
 #pragma unroll
-            for (int q = 0; q < OUTPUTS / 4; q++) {
-                const float4 f = d[half][t][q];
-                const float e[4] = { f.x, f.y, f.z, f.w };
+            for (int t = 0; t < DEPTH; t++) { // past the end: the last row, times zeros
+                const int64_t row = lo + i + first + t;
+                raw[t] = *(const uint2 *)(x + (row < hi ? row : hi - 1) * width + col);
+            }
 #pragma unroll
-                for (int o = 0; o < 4; o++)
+            for (int t = 0; t < DEPTH; t++) {
+                const float v[COLUMNS] = { __uint_as_float(raw[t].x << 16),
+                                           __uint_as_float(raw[t].x & 0xffff0000u),
+                                           __uint_as_float(raw[t].y << 16),
+                                           __uint_as_float(raw[t].y & 0xffff0000u) };
 #pragma unroll
-                    for (int c = 0; c < COLUMNS; c++)
-                        sum[4 * q + o][c] += e[o] * v[c];
+                for (int q = 0; q < OUTPUTS / 4; q++) {
+                    const float4 f = d[half][first + t][q];
+                    const float e[4] = { f.x, f.y, f.z, f.w };
+#pragma unroll
+                    for (int o = 0; o < 4; o++)
+#pragma unroll
+                        for (int c = 0; c < COLUMNS; c++)
+                            sum[4 * q + o][c] += e[o] * v[c];
+                }
             }
         }
     }

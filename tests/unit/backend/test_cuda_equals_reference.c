@@ -72,7 +72,7 @@ static const struct {
     { "rmsnorm", "x=F[40,4104] w=F[4104]" },
     { "rmsnorm", "x=F[3,9000] w=F[9000]" },
     { "rmsnorm", "x=F[70,999] w=F[999]" },
-    { "layernorm", "x=F[600,2000] w=F[2000] bias=F[2000]" },
+    { "layernorm", "x=F[200,2000] w=F[2000] bias=F[2000]" },
     { "layernorm", "x=F[300,768] w=F[768]" },
     { "layernorm", "x=F[30,8192] w=F[8192] bias=F[8192]" },
     { "layernorm", "x=F[400,200] w=F[200] bias=F[200]" },
