@@ -69,15 +69,17 @@ out:
     return st;
 }
 
-/* An upper bound, as positions are data: every row sees its whole slot (or chunk). The caches
- * are read once, and written where rows are new. */
+/* An upper bound, as positions are data: every row sees its whole slot (or chunk), and rows share
+ * no slot while there are enough. What is seen is read once, and written where rows are new. */
 static void cached_cost(const mr_call *c, mr_cost *cost)
 {
     mri_heads n = mri_heads_of(c, 2);
-    int64_t T = c->in[0]->dim[0], S = c->in[5]->dim[1];
+    int64_t T = c->in[0]->dim[0], B = c->in[5]->dim[0], S = c->in[5]->dim[1];
     double seen = (double)(n.chunk && n.chunk < S ? n.chunk : S);
+    double row = (double)(n.G * (n.C + n.Cv)) * (double)mr_dtype_bytes(c->in[5]->dtype);
     mri_cost(c, cost, (double)(T * n.H) * seen * 2 * (double)(n.C + n.Cv), 0);
-    cost->bytes += (double)(T * n.G * (n.C + n.Cv)) * (double)mr_dtype_bytes(c->in[5]->dtype);
+    cost->bytes -= (double)mr_bytes(c->in[5]) + (double)mr_bytes(c->in[6]);
+    cost->bytes += ((double)(T < B ? T : B) * seen + (double)T) * row;
 }
 
 const mr_op_def mri_ops_attention_cached[] = {

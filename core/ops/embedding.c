@@ -40,11 +40,12 @@ static mr_status embedding_ref(const mr_call *c, const mr_buf *in, const mr_buf 
     return 0;
 }
 
-/* reads T rows of the table, not all V */
+/* An upper bound, as ids are data: reads T rows of the table, but none twice. */
 static void embedding_cost(const mr_call *c, mr_cost *cost)
 {
     cost->flops = 0;
-    cost->bytes = (double)mr_bytes(c->in[0]) + 2 * (double)mr_bytes(c->out[0]);
+    cost->bytes = (double)mr_bytes(c->in[0]) + (double)mr_bytes(c->out[0]) +
+                  fmin((double)mr_bytes(c->out[0]), (double)mr_bytes(c->in[1]));
 }
 
 static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -68,12 +69,13 @@ static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     return 0;
 }
 
+/* An upper bound, as ids are data: all tokens have different ids. */
 static void bwd_cost(const mr_call *c, mr_cost *cost)
 {
-    double n = (double)mr_numel(c->in[0]);
-    cost->flops = n;
-    cost->bytes = (double)mr_bytes(c->in[0]) + (double)mr_bytes(c->in[1]) +
-                  2 * n * (double)mr_dtype_bytes(c->in[2]->dtype);
+    double T = (double)c->in[0]->dim[0], V = (double)c->in[2]->dim[0];
+    double row = (double)c->in[2]->dim[1] * (double)mr_dtype_bytes(c->in[2]->dtype);
+    cost->flops = (double)mr_numel(c->in[0]);
+    cost->bytes = (double)mr_bytes(c->in[0]) + (double)mr_bytes(c->in[1]) + 2 * fmin(T, V) * row;
 }
 
 const mr_op_def mri_ops_embedding[] = {

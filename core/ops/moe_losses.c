@@ -188,9 +188,13 @@ static mr_status aux_bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *o
     return MR_OK;
 }
 
+/* of the counts a row a segment, which is one at least */
 static void aux_bwd_cost(const mr_call *c, mr_cost *cost)
 {
+    const mr_type *counts = c->in[3];
     mri_cost(c, cost, 10 * (double)mr_numel(c->in[1]), 0);
+    cost->bytes -= (double)(mr_numel(counts) - mr_last(counts)) *
+                   (double)mr_dtype_bytes(counts->dtype);
 }
 
 /* ---- router_z_loss ------------------------------------------------------------------------ */

@@ -304,9 +304,17 @@ out:
     return st;
 }
 
+/* probs need not be read; of the logits those of the chosen do, unless a softmax is over all */
 static void route_topk_bwd_cost(const mr_call *c, mr_cost *cost)
 {
-    mri_cost(c, cost, 6 * (double)mr_numel(c->in[1]), 0);
+    const mr_type *logits = c->in[1], *probs = c->in[2];
+    bool all = !strcmp(mr_attr_s(c, "score", "sigmoid"), "softmax") &&
+               mr_attr_i(c, "pre_softmax", 0);
+    mri_cost(c, cost, 6 * (double)mr_numel(logits), 0);
+    cost->bytes -= (double)mr_bytes(probs);
+    if (!all)
+        cost->bytes -= (double)(mr_numel(logits) - mr_numel(probs)) *
+                       (double)mr_dtype_bytes(logits->dtype);
 }
 
 /* ---- route_plan: a stable counting sort of the routed rows by expert ---------------------- */

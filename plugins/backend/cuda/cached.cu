@@ -1,36 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// cached.cu - attention of new tokens over the cache of their sequences. First all rows are
-// written to their places, then a block a (token, head) walks its slot's keys 128 at a time, 8
-// keys a warp at once. Few rows would leave most of the chip idle: their keys are shared out
-// over `splits` blocks, by the position alone, and a third kernel joins the parts. Bytes: the seen keys and values once a head of a group; floor of a decoding step:
-// bytes of the slot's cache / 3.35 TB/s. A slot or position outside the cache writes nothing and
-// gives NaN, which the run's checks find.
+// cached.cu - attention of new tokens over the cache of their sequences, for the head widths that
+// decode.cu leaves. First all rows are written to their places, then a block a (token, head) walks
+// its slot's keys 128 at a time, 8 keys a warp at once. Few rows would leave most of the chip idle:
+// their keys are shared out over `splits` blocks, by the position alone, and a third kernel joins
+// the parts. Bytes: the seen keys and values once a head; floor of a decoding step: bytes of the
+// slot's cache / the copy bandwidth. A slot or position outside the cache writes nothing and gives
+// NaN, which the run's checks find.
 
-#include "attn.cuh"
+#include "cache.cuh"
 
 #define SELF const struct attn *k = (const struct attn *)base
 
 enum { KEYS = 128, BLOCK = 128, AT_ONCE = 8 };
-
-DEV int64_t cache_row(const int32_t *positions, const int32_t *slot, int64_t t, int64_t slots,
-                      int64_t room)
-{
-    int64_t b = slot[t], p = positions[t];
-    return b < 0 || b >= slots || p < 0 || p >= room ? -1 : b * room + p;
-}
-
-__global__ void cache_write(arr k, arr v, const int32_t *positions, const int32_t *slot, arr kc,
-                            arr vc, int64_t slots, int64_t room, int64_t wk, int64_t wv)
-{
-    int64_t t = blockIdx.x, row = cache_row(positions, slot, t, slots, room);
-    if (row < 0)
-        return;
-    for (int64_t i = threadIdx.x; i < wk; i += blockDim.x)
-        put(kc, row * wk + i, get(k, t * wk + i));
-    for (int64_t i = threadIdx.x; i < wv; i += blockDim.x)
-        put(vc, row * wv + i, get(v, t * wv + i));
-}
 
 template <typename C>
 __global__ void __launch_bounds__(BLOCK)
@@ -144,9 +126,7 @@ static mr_status cached_run(RUN_ARGS)
     const int32_t *positions = (const int32_t *)in[3].data, *slot = (const int32_t *)in[4].data;
     arr kc = in_arr(base, in, 5), vc = in_arr(base, in, 6);
     if (k->a.tokens) {
-        cache_write<<<(unsigned)k->a.tokens, THREADS, 0, stream>>>(
-            in_arr(base, in, 1), in_arr(base, in, 2), positions, slot, kc, vc, k->slots,
-            k->positions, (int64_t)k->a.kv * k->a.c, (int64_t)k->a.kv * k->a.cv);
+        cache_write_launch(k, in, nullptr, 0, stream);
         dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens, (unsigned)k->splits);
         WITH_TYPE(kc.kind, cache_attend<F><<<grid, BLOCK, 0, stream>>>(
             in_arr(base, in, 0), positions, slot, (const F *)kc.p, (const F *)vc.p,
@@ -162,22 +142,11 @@ static mr_status cached_run(RUN_ARGS)
 static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct attn *k = (struct attn *)base;
-    mr_status bad = attn_shape(k, c, c->in[0], c->in[2], err);
+    mr_status bad = cache_shape(k, c, err);
     if (bad)
         return bad;
-    if (base->in_kind[5] != base->in_kind[6])
-        return cuda_refuse(base, err, "the two caches are of two dtypes");
-    if (k->a.tokens > 65535)
-        return cuda_refuse(base, err, "more than 65535 new tokens at once");
-    k->slots = c->in[5]->dim[0];
-    k->positions = c->in[5]->dim[1];
-    // four blocks a multiprocessor, each with a tile of keys at least
-    int64_t rows = k->a.tokens * k->a.heads, seen = k->positions;
-    if (k->a.chunk && k->a.chunk < seen)
-        seen = k->a.chunk;
-    int64_t most = cuda_ceil(seen, KEYS), want = rows ? 4 * base->dev->sms / rows : 1;
-    k->splits = (int)(want < most ? want : most);
-    k->splits = k->splits < 1 ? 1 : k->splits;
+    int64_t rows = k->a.tokens * k->a.heads;
+    k->splits = cache_splits(k, rows, 4, KEYS);
     if (k->splits > 1)
         base->workspace = (uint64_t)rows * (uint64_t)k->splits * (uint64_t)(k->a.cv + 2) * 4;
     base->run = cached_run;

@@ -13,14 +13,13 @@
 // bandwidth (16384 tokens of 32768 random ids, 2048 wide, bf16: 278 MB, 65 us at 4.27 TB/s).
 // An id outside the table gives a row of NaN, which the run's checks find; it adds nothing.
 
+#include "order.cuh"
 #include "pack.cuh"
 
 enum {
-    ORDER_THREADS = 1024,
     IDS = 8, // ids a thread in one turn of embed_order
     TURN = ORDER_THREADS * IDS,
     MIN_BUCKETS = 128,
-    MAX_LOCAL = 4096, // ids of a bucket: their places lie in shared memory
     PIECE = 32
 };
 
@@ -79,100 +78,62 @@ struct place {
     int token, id, first, end; // token -1: none, tokens with an id outside the table are left out
 };
 
-// sum over the threads before this one; *total over all. `room`: an int a warp.
-DEV int block_before(int x, int *room, int *total)
-{
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = x;
-    for (int d = 1; d < 32; d <<= 1) {
-        int y = __shfl_up_sync(~0u, sum, d);
-        sum += lane >= d ? y : 0;
-    }
-    __syncthreads(); // the room of the sum before this one
-    if (lane == 31)
-        room[warp] = sum;
-    __syncthreads();
-    int before = 0, all = 0;
-    for (int w = 0; w < ORDER_THREADS / 32; w++) {
-        before += w < warp ? room[w] : 0;
-        all += room[w];
-    }
-    *total = all;
-    return before + sum - x;
-}
-
-// Bucket b has the ids b local .. (b + 1) local - 1. Shared memory: the local ids' next and first
-// places, then a list of the bucket's tokens among TURN of them, in order.
+// Bucket b has the ids b local .. (b + 1) local - 1; `local` is even. Shared memory: the local ids'
+// next and first places, the room of take_place(), then a list of the bucket's tokens among TURN of
+// them, in order.
 __global__ void __launch_bounds__(ORDER_THREADS)
     embed_order(const int32_t *ids, place *order, int tokens, int vocab, int local)
 {
     extern __shared__ int room[];
-    __shared__ int warps[ORDER_THREADS / 32];
-    int *next = room, *first = room + local, *list = first + local + 1;
-    int lo = (int)blockIdx.x * local, hi = min(lo + local, vocab), lane = threadIdx.x % 32;
+    __shared__ int warps[ORDER_WARPS];
+    int *next = room, *first = room + local, *seen = first + local + 1;
+    int *list = seen + local * ORDER_WARPS / 2;
+    int lo = (int)blockIdx.x * local, hi = min(lo + local, vocab), tid = threadIdx.x;
     int n, before = 0;
 
-    for (int i = threadIdx.x; i < local; i += ORDER_THREADS)
-        next[i] = 0;
+    if (tid < local)
+        next[tid] = 0;
     __syncthreads();
-#pragma unroll 4
-    for (int t0 = 0; t0 < tokens; t0 += ORDER_THREADS) {
-        int t = t0 + (int)threadIdx.x, id = t < tokens ? ids[t] : -1;
-        before += id >= 0 && id < lo;
-        int e = id >= lo && id < hi ? id - lo : -1;
-        unsigned mine = __ballot_sync(~0u, e >= 0);
-        if (!mine)
-            continue;
-        int lead = __shfl_sync(~0u, e, __ffs(mine) - 1); // counted at once, for a frequent id's sake
-        unsigned led = __ballot_sync(~0u, e == lead);
-        if (lane == __ffs(led) - 1)
-            atomicAdd(&next[lead], __popc(led));
-        else if (e >= 0 && e != lead)
-            atomicAdd(&next[e], 1);
+    for (int t0 = 0; t0 < tokens; t0 += TURN) {
+        int id[IDS];
+#pragma unroll
+        for (int j = 0; j < IDS; j++) {
+            int t = t0 + j * ORDER_THREADS + tid;
+            id[j] = t < tokens ? ids[t] : -1;
+        }
+#pragma unroll
+        for (int j = 0; j < IDS; j++) {
+            before += id[j] >= 0 && id[j] < lo;
+            count_keys(id[j] >= lo && id[j] < hi ? id[j] - lo : -1, next);
+        }
     }
     block_before(before, warps, &before); // now: the places before this bucket's
-
-    for (int i0 = 0; i0 < local; i0 += ORDER_THREADS) { // counts to places
-        int i = i0 + (int)threadIdx.x, count = i < local ? next[i] : 0;
-        int at = before + block_before(count, warps, &n);
-        if (i < local)
-            next[i] = first[i] = at;
-        before += n;
-    }
-    if (threadIdx.x == 0)
-        first[local] = before;
+    int count = tid < local ? next[tid] : 0, at = before + block_before(count, warps, &n);
+    if (tid < local)
+        next[tid] = first[tid] = at;
+    if (tid == 0)
+        first[local] = before + n;
     if (blockIdx.x == gridDim.x - 1)
-        for (int p = before + (int)threadIdx.x; p < tokens; p += ORDER_THREADS)
+        for (int p = before + n + tid; p < tokens; p += ORDER_THREADS)
             order[p] = place{ -1, -1, -1, -1 };
 
     for (int t0 = 0; t0 < tokens; t0 += TURN) {
-        int count = 0, begin = t0 + (int)threadIdx.x * IDS;
-        bool mine[IDS];
+        int begin = t0 + tid * IDS;
+        unsigned mine = 0;
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
             int id = begin + j < tokens ? ids[begin + j] : -1;
-            mine[j] = id >= lo && id < hi;
-            count += mine[j];
+            mine |= (id >= lo && id < hi ? 1u : 0u) << j;
         }
-        int at = block_before(count, warps, &n);
-#pragma unroll
-        for (int j = 0; j < IDS; j++)
-            if (mine[j])
-                list[at++] = begin + j;
+        at = block_before(__popc(mine), warps, &n);
+        for (; mine; mine &= mine - 1)
+            list[at++] = begin + __ffs(mine) - 1;
         __syncthreads();
-        for (int i0 = 0; i0 < n; i0 += ORDER_THREADS) { // they take their places warp after warp
-            int i = i0 + (int)threadIdx.x, t = i < n ? list[i] : -1, e = i < n ? ids[t] - lo : -1;
-            unsigned peers = __match_any_sync(~0u, e);
-            int rank = __popc(peers & ((1u << lane) - 1));
-            for (int w = 0; w < ORDER_THREADS / 32 && i0 + w * 32 < n; w++) {
-                __syncthreads();
-                if (w != (int)threadIdx.x / 32 || e < 0)
-                    continue;
-                int p = next[e] + rank;
-                __syncwarp(peers);
-                if (!rank)
-                    next[e] = p + __popc(peers);
+        for (int i0 = 0; i0 < n; i0 += ORDER_THREADS) {
+            int i = i0 + tid, t = i < n ? list[i] : -1, e = i < n ? ids[t] - lo : -1;
+            int p = take_place(e, next, (uint16_t *)seen, local);
+            if (e >= 0)
                 order[p] = place{ t, e + lo, first[e], first[e + 1] };
-            }
         }
         __syncthreads(); // the list is read
     }
@@ -327,9 +288,14 @@ KERNEL embed_join(const place *order, const float *parts, float *dtable, int tok
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
-static size_t order_room(const struct embedding *k)
+static int local_ids(const struct embedding *k)
 {
-    return (size_t)(2 * cuda_ceil(k->vocab, k->buckets) + 1 + TURN) * sizeof(int);
+    return (int)cuda_ceil(k->vocab, 2 * (int64_t)k->buckets) * 2;
+}
+
+static size_t shared_of(const struct embedding *k)
+{
+    return (size_t)(2 * local_ids(k) + 1 + TURN) * sizeof(int) + order_room(local_ids(k));
 }
 
 static mr_status embedding_bwd_run(RUN_ARGS)
@@ -344,8 +310,8 @@ static mr_status embedding_bwd_run(RUN_ARGS)
     (void)out;
     if (!k->tokens || !k->width)
         return MR_OK;
-    embed_order<<<k->buckets, ORDER_THREADS, order_room(k), stream>>>(
-        ids, order, tokens, (int)k->vocab, (int)cuda_ceil(k->vocab, k->buckets));
+    embed_order<<<k->buckets, ORDER_THREADS, shared_of(k), stream>>>(
+        ids, order, tokens, (int)k->vocab, local_ids(k));
     bool whole = k->width % WIDE_V == 0 && aligned16(in[0].data, in[2].data);
     WITH_PACK(base->in_kind[0], whole, (
         embed_sum<F, V><<<dim3(pieces, (unsigned)cuda_ceil(k->width, THREADS * V)), THREADS, 0,
@@ -362,7 +328,7 @@ static mr_status shape(struct embedding *k, const mr_type *ids, const mr_type *t
     k->tokens = ids->dim[0];
     k->vocab = table->dim[0];
     k->width = table->dim[1];
-    if (k->tokens > INT32_MAX - TURN || k->vocab > INT32_MAX - MAX_LOCAL)
+    if (k->tokens > INT32_MAX - TURN || k->vocab > INT32_MAX / 4)
         return cuda_refuse(&k->base, err, "more tokens or rows than a 32-bit index names");
     return packs_fit(&k->base, k->tokens * k->width, k->width, err);
 }
@@ -381,12 +347,12 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
         return bad;
     if (cuda_ceil(k->width, LANES) > 65535)
         return cuda_refuse(base, err, "rows wider than the launch grid counts");
-    int64_t buckets = cuda_ceil(k->vocab, MAX_LOCAL);
+    int64_t buckets = cuda_ceil(k->vocab, ORDER_MAX_KEYS);
     k->buckets = buckets < MIN_BUCKETS ? MIN_BUCKETS : (int)buckets;
     base->run = embedding_bwd_run;
     base->workspace = (uint64_t)(cuda_ceil(k->tokens, 4) * 4) * sizeof(place) +
                       (uint64_t)part_rows(k->tokens) * (uint64_t)k->width * sizeof(float);
-    return want_shared(base, (const void *)embed_order, order_room(k), err);
+    return want_shared(base, (const void *)embed_order, shared_of(k), err);
 }
 
 const struct op_row cuda_embedding_rows[] = {

@@ -99,8 +99,8 @@ template <int U> DEV int64_t flat_pack(int u)
     return blockIdx.x * (int64_t)(U * THREADS) + u * THREADS + threadIdx.x;
 }
 
-// of an operand of rows: pack u lies in row `row`, `col` packs from its start. A 64-bit division a
-// block, a 32-bit one a pack.
+// of an operand of rows: pack u lies in row `row`, `col` packs from its start. 32-bit divisions where
+// they do: a 64-bit one takes as long as a load.
 struct spot {
     int64_t row;
     uint32_t col;
@@ -112,7 +112,7 @@ template <int U> struct row_packs {
     INLINE_DEV explicit row_packs(uint32_t packs_a_row) : per_row(packs_a_row)
     {
         int64_t first = blockIdx.x * (int64_t)(U * THREADS);
-        row0 = first / per_row;
+        row0 = first >> 32 ? first / per_row : (uint32_t)first / per_row;
         col0 = (uint32_t)(first - row0 * per_row) + threadIdx.x;
     }
     INLINE_DEV spot at(int u) const

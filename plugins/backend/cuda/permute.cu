@@ -44,29 +44,44 @@ template <typename F, int V> DEV pack<F, V> times(const pack<F, V> &a, float p)
 }
 
 // ---- permute ------------------------------------------------------------------------------
-// A thread has pack `col` of U tokens and writes it to the tokens' rows. The row that stands at
-// tK + k in order is looked at too: if its own index is no row's, no token writes it.
-template <typename F, int V, int U>
+// A thread has pack `col` of U tokens and writes it to ROWS of their rows at once. The row that
+// stands at tK + k in order is looked at too: if its own index is no row's, no token writes it.
+template <typename F, int V, int U, int ROWS>
 KERNEL permute(const F *x, const int32_t *rows, const int32_t *slots, arr probs, F *y,
                const permute_args a)
 {
     row_packs<U> mine(a.packs);
     pack<F, V> p[U];
+    for (int j0 = 0; j0 < a.per_token; j0 += ROWS) {
+        int r[U][ROWS], back[U][ROWS];
+        float by[U][ROWS];
 #pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < a.tokens)
-            p[u].load(x, s.row * a.width + s.col * V);
+        for (int u = 0; u < U; u++)
 #pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < a.tokens)
-            for (int j = 0; j < a.per_token; j++) {
-                int64_t i = s.row * a.per_token + j, r = slots[i], back = rows[i];
-                if (r >= 0 && r < a.rows)
-                    times<F, V>(p[u], probs.p ? get(probs, i) : 1)
-                        .store(y, r * a.width + s.col * V);
-                if (back < 0 || back >= a.rows)
-                    times<F, V>(p[u], nanf("")).store(y, i * a.width + s.col * V);
+            for (int j = 0; j < ROWS; j++) {
+                spot s = mine.at(u);
+                int64_t i = s.row * a.per_token + j0 + j;
+                bool in = s.row < a.tokens && j0 + j < a.per_token;
+                r[u][j] = in ? slots[i] : -1;
+                back[u][j] = in ? rows[i] : 0;
+                by[u][j] = in && probs.p ? get(probs, i) : 1;
             }
+#pragma unroll
+        for (int u = 0; u < U; u++)
+            if (spot s = mine.at(u); j0 == 0 && s.row < a.tokens)
+                p[u].load(x, s.row * a.width + s.col * V);
+#pragma unroll
+        for (int u = 0; u < U; u++)
+#pragma unroll
+            for (int j = 0; j < ROWS; j++) {
+                spot s = mine.at(u);
+                if (r[u][j] >= 0 && r[u][j] < a.rows)
+                    times<F, V>(p[u], by[u][j]).store(y, r[u][j] * a.width + s.col * V);
+                if (back[u][j] < 0 || back[u][j] >= a.rows)
+                    times<F, V>(p[u], nanf(""))
+                        .store(y, (s.row * a.per_token + j0 + j) * a.width + s.col * V);
+            }
+    }
 }
 
 // ---- unpermute ----------------------------------------------------------------------------
@@ -170,17 +185,26 @@ KERNEL dprobs(const F *x, const F *b, const int32_t *rows, const int32_t *slots,
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
+template <typename F, int V, int U, int ROWS>
+static void permute_launch(const struct permute *k, const mr_buf *in, const mr_buf *out,
+                           cudaStream_t stream)
+{
+    permute<F, V, U, ROWS><<<pack_grid<U>(k->tokens * (k->width / V)), THREADS, 0, stream>>>(
+        (const F *)in[0].data, (const int32_t *)in[1].data, (const int32_t *)in[2].data,
+        in_arr(&k->base, in, 3), (F *)out[0].data, args_of<V>(k));
+}
+
 static mr_status permute_run(RUN_ARGS)
 {
     SELF;
-    const int32_t *rows = (const int32_t *)in[1].data, *slots = (const int32_t *)in[2].data;
     (void)ws;
     if (k->rows && k->width)
-        WITH_PACK(base->in_kind[0], k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data),
-                  (permute<F, V, 2><<<pack_grid<2>(k->tokens * (k->width / V)), THREADS, 0,
-                                      stream>>>(
-                      (const F *)in[0].data, rows, slots, in_arr(base, in, 3), (F *)out[0].data,
-                      args_of<V>(k))));
+        WITH_PACK(base->in_kind[0], k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data), {
+            if (k->per_token == 1)
+                permute_launch<F, V, 2, 1>(k, in, out, stream);
+            else
+                permute_launch<F, V, 1, 4>(k, in, out, stream);
+        });
     return cuda_launched(base, err);
 }
 
@@ -200,9 +224,9 @@ static mr_status unpermute_run(RUN_ARGS)
     if (k->tokens && k->width)
         WITH_PACK(base->in_kind[0], k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data), {
             if (k->per_token == 1)
-                unpermute_launch<F, V, 4, 1>(k, in, out, stream);
+                unpermute_launch<F, V, 2, 1>(k, in, out, stream);
             else if (k->per_token == 2)
-                unpermute_launch<F, V, 2, 2>(k, in, out, stream);
+                unpermute_launch<F, V, 1, 2>(k, in, out, stream);
             else
                 unpermute_launch<F, V, 1, 4>(k, in, out, stream);
         });

@@ -1,172 +1,276 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// router_losses.cu - the load-balancing loss and the z loss of the router. A warp scores a token
-// and finds its K best; then a block a segment (a sequence, or all tokens) adds up scores and
-// choices: experts side by side, the tokens in as many rows as 1024 threads allow, added in one
-// order. Bytes: T E logits three times; a single segment of 16384 tokens takes one block some
-// 200 us, which is the slow case.
+// router_losses.cu - the load-balancing loss and the z loss of the router. A segment is a sequence,
+// or all tokens. Forward a block has a CHUNK of tokens, a warp scores a token and finds its K best;
+// what a segment has in a chunk is summed in the order of the tokens' warps: one that lies in one
+// chunk is finished there, the parts of others are added up by `aux_join`, experts side by side.
+// All sums are cut by sizes and segment borders alone. Bytes: the logits and the counts once;
+// floor: bytes / the copy bandwidth (16384 x 384 f32 at 4.27 TB/s: 12 us each way).
 
 #include "route.cuh"
 
+enum { CHUNK = 64, WARPS = 16, SLICE = 32, JOIN_THREADS = 1024, JOIN_CHUNKS = 32 };
+
+struct loss_args { // what a launch carries
+    int tokens, experts, k, by_sequence, is_sigmoid, chunks, slices;
+    float coeff;
+};
+
 struct router_loss {
     struct kernel base;
-    int tokens, experts, k, by_sequence, is_sigmoid;
-    float coeff;
+    loss_args a;
 };
 
-struct loss_args {
-    int tokens, experts, k, by_sequence, is_sigmoid;
-    float coeff;
-};
-
-// what lies in the workspace, in this order
-struct loss_room {
-    int32_t *start, *length; // [T]: a token's segment
-    float *norm;             // [T]: log of the sum of exponentials, or the sum of sigmoids
-    double *term;            // [T]: a segment's part of the loss, at its first token
-    int32_t *best;           // [T, K]
+// What lies in the workspace of moe_aux_loss, in this order. A chunk has two sides: 0 is of the
+// segment that began before it, 1 of the one that goes on behind it.
+struct aux_room {
+    double *term;         // [chunks, 1 + slices]: parts of the loss
+    int2 *openers;        // [chunks]: the first and the last token that opens a segment, or -1
+    float *score;         // [chunks, 2, E]: sums of scores
+    int32_t *count;       // [chunks, 2, E]: tokens that chose
 };
 
 #define SELF const struct router_loss *k = (const struct router_loss *)base
+#define KERNEL __global__ void __launch_bounds__(32 * ROUTE_WARPS)
 
-static loss_args args_of(const struct router_loss *k)
+static aux_room room_in(void *ws, const loss_args &a)
 {
-    return loss_args{ k->tokens, k->experts, k->k, k->by_sequence, k->is_sigmoid, k->coeff };
-}
-
-static loss_room room_in(void *ws, const struct router_loss *k)
-{
-    loss_room r;
-    size_t T = (size_t)k->tokens;
+    aux_room r;
+    size_t chunks = (size_t)a.chunks, sides = chunks * 2 * (size_t)a.experts;
     r.term = (double *)ws;
-    r.start = (int32_t *)(r.term + T);
-    r.length = r.start + T;
-    r.norm = (float *)(r.length + T);
-    r.best = (int32_t *)(r.norm + T);
+    r.openers = (int2 *)(r.term + chunks * (1 + (size_t)a.slices));
+    r.score = (float *)(r.openers + chunks);
+    r.count = (int32_t *)(r.score + sides);
     return r;
 }
 
-// ---- which tokens belong together -----------------------------------------------------------
-DEV bool opens_segment(const int32_t *seq_start, int t, bool by_sequence)
+static uint64_t aux_bytes(const loss_args &a)
+{
+    uint64_t chunks = (uint64_t)a.chunks, sides = chunks * 2 * (uint64_t)a.experts;
+    return chunks * (1 + (uint64_t)a.slices) * sizeof(double) + chunks * sizeof(int2) +
+           sides * (sizeof(float) + sizeof(int32_t));
+}
+
+DEV bool opens_segment(const int32_t *seq_start, int t, int by_sequence)
 {
     return t == 0 || (by_sequence && seq_start[t] != seq_start[t - 1]);
 }
 
-// a block a token; that of a segment's first token walks to its end and tells all its tokens
-__global__ void __launch_bounds__(THREADS)
-    find_segments(const int32_t *seq_start, loss_room r, const loss_args a)
+// a warp: bit i is set if token i of chunk c opens a segment
+DEV uint64_t open_tokens(const int32_t *seq_start, int c, const loss_args &a)
 {
-    __shared__ int end;
-    int first = blockIdx.x;
-    if (!opens_segment(seq_start, first, a.by_sequence))
-        return;
-    if (threadIdx.x == 0)
-        end = a.tokens;
-    __syncthreads();
-    for (int t0 = first + 1; a.by_sequence && t0 < a.tokens; t0 += THREADS) {
-        int t = t0 + threadIdx.x;
-        bool other = t < a.tokens && seq_start[t] != seq_start[t - 1];
-        if (other)
-            atomicMin(&end, t);
-        if (__syncthreads_or(other))
-            break;
+    uint64_t open = 0;
+#pragma unroll
+    for (int w = 0; w < CHUNK / 32; w++) {
+        int t = c * CHUNK + w * 32 + (int)(threadIdx.x % 32);
+        bool opens = t < a.tokens && opens_segment(seq_start, t, a.by_sequence);
+        open |= (uint64_t)__ballot_sync(~0u, opens) << 32 * w;
     }
-    __syncthreads();
-    for (int t = first + threadIdx.x; t < end; t += THREADS) {
-        r.start[t] = first;
-        r.length[t] = end - first;
-    }
+    return open;
+}
+
+DEV int2 opener_ends(uint64_t open, int c) // the first and the last of them
+{
+    return open ? int2{ c * CHUNK + __ffsll((int64_t)open) - 1,
+                        c * CHUNK + 63 - __clzll((int64_t)open) }
+                : int2{ -1, -1 };
 }
 
 // ---- moe_aux_loss -------------------------------------------------------------------------
-// scores of a token into shared memory; returns what norms them
-DEV float score_token(arr logits, int64_t t, const loss_args &a, float *score)
+// Logits to scores, in place; returns what norms them: the log of the sum of exponentials, or the
+// sum of sigmoids. Scores are statistics: the units' own exponential is exact enough (2^-20).
+template <int N> DEV float scores(float x[N], const loss_args &a)
 {
-    int lane = threadIdx.x % 32;
-    for (int e = lane; e < a.experts; e += 32)
-        score[e] = get(logits, t * a.experts + e);
-    __syncwarp();
+    float norm = 1e-20f;
     if (!a.is_sigmoid) {
-        float lse = row_lse(score, a.experts);
-        for (int e = lane; e < a.experts; e += 32)
-            score[e] = expf(score[e] - lse);
+        norm = row_lse<N>(x, a.experts);
+        EACH_EXPERT(e, a.experts)
+            x[i] = __expf(x[i] - norm);
+        return norm;
+    }
+    float sum = 0;
+    EACH_EXPERT(e, a.experts)
+        sum += x[i] = __fdividef(1.0f, 1.0f + __expf(-x[i]));
+    norm += warp_sum(sum);
+    EACH_EXPERT(e, a.experts)
+        x[i] = __fdividef(x[i], norm);
+    return norm;
+}
+
+// A warp counts the K best of a token. Scores rise with the logits; where they are NaN, all are, and
+// the first K are chosen.
+template <int N>
+DEV void count_best(const float x[N], float norm, float *score, uint32_t *room, int *count,
+                    const loss_args &a)
+{
+    uint32_t key[N] = {};
+    choice c = { (int)(threadIdx.x % 32), (int)(threadIdx.x % 32) };
+    if (isnan(norm) || a.k > ROUTE_MAX_CHOSEN) {
+        for (int e = (int)(threadIdx.x % 32); isnan(norm) && e < a.k; e += 32)
+            atomicAdd(&count[e], 1);
+        if (isnan(norm))
+            return;
+    }
+    EACH_EXPERT(e, a.experts)
+        key[i] = order_of(x[i]);
+    if (a.k > ROUTE_MAX_CHOSEN || !best_k<N>(key, a.k, room, &c)) {
+        uint32_t taken = 0;
+        EACH_EXPERT(e, a.experts)
+            score[e] = x[i];
         __syncwarp();
-        return lse;
+        for (int j = 0; j < a.k; j++) {
+            int e = best_of(score, a.experts, taken);
+            taken = mark(taken, e);
+            if (threadIdx.x % 32 == 0)
+                atomicAdd(&count[e], 1);
+        }
+        __syncwarp();
+    } else if (c.rank < a.k) {
+        atomicAdd(&count[c.index], 1); // integers: any order gives the same sum
     }
-    float sum = 0;
-    for (int e = lane; e < a.experts; e += 32)
-        sum += score[e] = sigmoid(score[e]);
-    sum = warp_sum(sum) + 1e-20f;
-    for (int e = lane; e < a.experts; e += 32)
-        score[e] /= sum;
-    __syncwarp();
-    return sum;
 }
 
-__global__ void __launch_bounds__(32 * ROUTE_WARPS)
-    aux_score(arr logits, loss_room r, const loss_args a)
+template <int N>
+__global__ void __launch_bounds__(32 * WARPS)
+    aux_chunks(arr logits, const int32_t *seq_start, aux_room r, float *counts, const loss_args a)
 {
-    extern __shared__ float room[];
-    int t = blockIdx.x * ROUTE_WARPS + threadIdx.x / 32;
-    float *score = room + threadIdx.x / 32 * a.experts;
-    uint32_t taken = 0;
-    if (t >= a.tokens)
-        return;
-    float norm = score_token(logits, t, a, score);
-    for (int j = 0; j < a.k; j++) {
-        int e = best_of(score, a.experts, taken);
-        taken = mark(taken, e);
-        if (threadIdx.x % 32 == 0)
-            r.best[(int64_t)t * a.k + j] = e;
+    extern __shared__ float shared[]; // scores [WARPS, E], counts [E], room [WARPS, ROUTE_ROOM]
+    __shared__ double terms[WARPS];
+    __shared__ uint64_t openers;
+    int c = blockIdx.x, t0 = c * CHUNK, t1 = min(t0 + CHUNK, a.tokens), tid = threadIdx.x;
+    int warp = tid / 32, lane = tid % 32, E = a.experts;
+    float *own = shared + warp * E;
+    int *count = (int *)(shared + WARPS * E);
+    uint32_t *room = (uint32_t *)count + E + warp * ROUTE_ROOM;
+    double loss = 0;
+
+    if (warp == 0) {
+        uint64_t all = open_tokens(seq_start, c, a);
+        if (!lane)
+            openers = all;
     }
-    if (threadIdx.x % 32 == 0)
-        r.norm[t] = norm;
+    __syncthreads();
+    uint64_t open = openers;
+    if (tid == 0)
+        r.openers[c] = opener_ends(open, c);
+    if (tid < a.slices)
+        r.term[(int64_t)c * (1 + a.slices) + 1 + tid] = 0;
+    for (int t = t0 + warp; t < t1; t += WARPS)
+        if (!(open >> (t - t0) & 1))
+            for (int e = lane; e < E; e += 32)
+                counts[(int64_t)t * E + e] = 0;
+
+    for (int from = t0, to; from < t1; from = to) { // what segments have of this chunk
+        uint64_t later = from - t0 == 63 ? 0 : open >> (from - t0 + 1);
+        to = later ? from + __ffsll((int64_t)later) : t1;
+        float sum[N] = {};
+        for (int e = tid; e < E; e += 32 * WARPS)
+            count[e] = 0;
+        __syncthreads();
+        for (int t = from + warp; t < to; t += WARPS) {
+            float x[N], s[N];
+            load_row<N>(logits, t, E, x);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                s[i] = x[i];
+            float norm = scores<N>(s, a);
+            EACH_EXPERT(e, E)
+                sum[i] += s[i];
+            count_best<N>(x, norm, own, room, count, a);
+        }
+        EACH_EXPERT(e, E)
+            own[e] = sum[i];
+        __syncthreads();
+        bool begins = open >> (from - t0) & 1;
+        bool ends = to < t1 || to == a.tokens || opens_segment(seq_start, to, a.by_sequence);
+        int64_t side = (2 * (int64_t)c + begins) * E;
+        double load = 0;
+        for (int e = tid; e < E; e += 32 * WARPS) {
+            float all = 0;
+            for (int w = 0; w < WARPS; w++)
+                all += shared[w * E + e];
+            load += (double)all * count[e];
+            if (begins && ends) {
+                counts[(int64_t)from * E + e] = (float)count[e];
+            } else {
+                r.score[side + e] = all;
+                r.count[side + e] = count[e];
+            }
+        }
+        if (begins && ends)
+            loss += block_sum_double(load, terms) * E / ((double)a.k * (to - from));
+        __syncthreads();
+    }
+    if (tid == 0)
+        r.term[(int64_t)c * (1 + a.slices)] = loss;
 }
 
-// A block a token; only that of a segment's first token has work. `width`: experts, rounded up to
-// a power of two, side by side.
-__global__ void __launch_bounds__(1024)
-    aux_segment(arr logits, loss_room r, float *counts, int width, const loss_args a)
+// The segments that begin in one of JOIN_CHUNKS chunks and go on behind it: SLICE experts side by
+// side, the chunks in as many rows as threads allow.
+__global__ void __launch_bounds__(JOIN_THREADS)
+    aux_join(aux_room r, float *counts, const loss_args a)
 {
-    __shared__ float part[1024];
-    __shared__ int n[ROUTE_MAX_EXPERTS];
-    __shared__ double room[32];
-    int first = blockIdx.x, e = threadIdx.x % width, row = threadIdx.x / width;
-    int rows = 1024 / width, length = r.length[first];
-    if (r.start[first] != first) {
-        for (int i = threadIdx.x; i < a.experts; i += 1024)
-            counts[(int64_t)first * a.experts + i] = 0;
+    enum { ROWS = JOIN_THREADS / SLICE };
+    __shared__ float score[ROWS][SLICE];
+    __shared__ int count[ROWS][SLICE], last;
+    int lane = threadIdx.x % SLICE, row = threadIdx.x / SLICE;
+    int e = (int)blockIdx.x * SLICE + lane;
+    for (int c = (int)blockIdx.y * JOIN_CHUNKS; c < min((int)(blockIdx.y + 1) * JOIN_CHUNKS, a.chunks);
+         c++) {
+        int first = r.openers[c].y, next = c + 1 < a.chunks ? r.openers[c + 1].x : a.tokens;
+        if (first < 0 || next == (c + 1) * CHUNK || c + 1 == a.chunks)
+            continue; // none, or it ends with its chunk
         if (threadIdx.x == 0)
-            r.term[first] = 0;
-        return;
+            last = a.chunks;
+        __syncthreads();
+        for (int d0 = c + 1; d0 < a.chunks; d0 += JOIN_THREADS) { // the chunk with the next opener
+            int d = d0 + (int)threadIdx.x;
+            bool found = d < a.chunks && r.openers[d].x >= 0;
+            if (found)
+                atomicMin(&last, d);
+            if (__syncthreads_or(found))
+                break;
+        }
+        __syncthreads();
+        int stop = last, end = stop < a.chunks ? r.openers[stop].x : a.tokens;
+        int chunks = stop < a.chunks && end > stop * CHUNK ? stop + 1 : stop;
+        float sum = 0;
+        int n = 0;
+        if (e < a.experts)
+#pragma unroll 8
+            for (int d = c + row; d < chunks; d += ROWS) {
+                int64_t at = (2 * (int64_t)d + (d == c)) * a.experts + e;
+                sum += r.score[at];
+                n += r.count[at];
+            }
+        score[row][lane] = sum;
+        count[row][lane] = n;
+        __syncthreads();
+        if (row == 0) {
+            double all = 0;
+            n = 0;
+            for (int i = 0; i < ROWS; i++) {
+                all += score[i][lane];
+                n += count[i][lane];
+            }
+            double load = e < a.experts ? all * n : 0;
+            for (int d = 16; d; d >>= 1)
+                load += __shfl_xor_sync(~0u, load, d);
+            if (e < a.experts)
+                counts[(int64_t)first * a.experts + e] = (float)n;
+            if (!lane)
+                r.term[(int64_t)c * (1 + a.slices) + 1 + blockIdx.x] =
+                    load * a.experts / ((double)a.k * (end - first));
+        }
+        __syncthreads();
     }
-    float sum = 0;
-    for (int t = first + row; t < first + length && e < a.experts; t += rows) {
-        float x = get(logits, (int64_t)t * a.experts + e);
-        sum += a.is_sigmoid ? sigmoid(x) / r.norm[t] : expf(x - r.norm[t]);
-    }
-    part[threadIdx.x] = sum;
-    n[threadIdx.x] = 0;
-    __syncthreads();
-    for (int i = threadIdx.x; i < length * a.k; i += 1024)
-        atomicAdd(&n[r.best[(int64_t)first * a.k + i]], 1);
-    __syncthreads();
-    double load = 0;
-    if (row == 0 && e < a.experts) {
-        for (int i = 1; i < rows; i++)
-            sum += part[i * width + e];
-        load = (double)sum * n[e];
-        counts[(int64_t)first * a.experts + e] = (float)n[e];
-    }
-    load = block_sum_double(load, room);
-    if (threadIdx.x == 0)
-        r.term[first] = (double)a.experts / ((double)a.k * length) * load;
 }
 
 __global__ void __launch_bounds__(1024) sum_terms(const double *term, float *loss, int n, double by)
 {
     __shared__ double room[32];
     double sum = 0;
+#pragma unroll 4
     for (int i = threadIdx.x; i < n; i += 1024)
         sum += term[i];
     sum = block_sum_double(sum, room);
@@ -174,161 +278,218 @@ __global__ void __launch_bounds__(1024) sum_terms(const double *term, float *los
         *loss = (float)(by * sum);
 }
 
+static size_t chunk_room(const loss_args &a)
+{
+    return ((WARPS + 1) * (size_t)a.experts + WARPS * ROUTE_ROOM) * sizeof(float);
+}
+
 static mr_status aux_run(RUN_ARGS)
 {
     SELF;
-    loss_room r = room_in(ws, k);
-    loss_args a = args_of(k);
-    int width = 1;
-    while (width < k->experts)
-        width *= 2;
-    if (k->tokens) {
-        find_segments<<<k->tokens, THREADS, 0, stream>>>((const int32_t *)in[1].data, r, a);
-        aux_score<<<(unsigned)cuda_ceil(k->tokens, ROUTE_WARPS), 32 * ROUTE_WARPS,
-                    ROUTE_WARPS * k->experts * sizeof(float), stream>>>(in_arr(base, in, 0), r, a);
-        aux_segment<<<k->tokens, 1024, 0, stream>>>(in_arr(base, in, 0), r, (float *)out[1].data,
-                                                    width, a);
+    const loss_args &a = k->a;
+    aux_room r = room_in(ws, a);
+    float *counts = (float *)out[1].data;
+    if (a.tokens) {
+        WITH_N(a.experts, (aux_chunks<N><<<a.chunks, 32 * WARPS, chunk_room(a), stream>>>(
+            in_arr(base, in, 0), (const int32_t *)in[1].data, r, counts, a)));
+        aux_join<<<dim3(a.slices, (unsigned)cuda_ceil(a.chunks, JOIN_CHUNKS)), JOIN_THREADS, 0,
+                   stream>>>(r, counts, a);
     }
-    sum_terms<<<1, 1024, 0, stream>>>(r.term, (float *)out[0].data, k->tokens, k->coeff);
+    sum_terms<<<1, 1024, 0, stream>>>(r.term, (float *)out[0].data, a.chunks * (1 + a.slices),
+                                      a.coeff);
     return cuda_launched(base, err);
 }
 
-__global__ void __launch_bounds__(32 * ROUTE_WARPS)
-    aux_bwd(const arr dloss, arr logits, const float *counts, loss_room r, arr dlogits,
-            const loss_args a)
+// ---- moe_aux_loss.bwd -----------------------------------------------------------------------
+// a warp a chunk: the first and the last token that opens a segment, or -1
+KERNEL find_openers(const int32_t *seq_start, int2 *openers, const loss_args a)
 {
-    extern __shared__ float room[];
-    int t = blockIdx.x * ROUTE_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
-    float *score = room + threadIdx.x / 32 * a.experts;
+    int c = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
+    if (c >= a.chunks)
+        return;
+    uint64_t open = open_tokens(seq_start, c, a);
+    if (threadIdx.x % 32 == 0)
+        openers[c] = opener_ends(open, c);
+}
+
+// Token t's segment: its first token and its length. In the token's chunk, else in the nearest one
+// with an opener, 32 chunks at a time.
+DEV int2 segment_of(const int32_t *seq_start, const int2 *openers, int t, const loss_args &a)
+{
+    int c = t / CHUNK, at = t % CHUNK, lane = threadIdx.x % 32, begin = -1, end = -1;
+    uint64_t open = open_tokens(seq_start, c, a), upto = ~(uint64_t)0 >> (63 - at);
+    if (open & upto)
+        begin = c * CHUNK + 63 - __clzll((int64_t)(open & upto));
+    for (int d = c - 1; begin < 0; d -= 32) {
+        int y = d - lane >= 0 ? openers[d - lane].y : -1;
+        unsigned found = __ballot_sync(~0u, y >= 0); // chunk 0 has one
+        begin = found ? __shfl_sync(~0u, y, __ffs(found) - 1) : -1;
+    }
+    if (open & ~upto)
+        end = c * CHUNK + __ffsll((int64_t)(open & ~upto)) - 1;
+    for (int d = c + 1; end < 0; d += 32) {
+        int x = d + lane < a.chunks ? openers[d + lane].x : a.tokens;
+        unsigned found = __ballot_sync(~0u, x >= 0);
+        end = found ? __shfl_sync(~0u, x, __ffs(found) - 1) : -1;
+    }
+    return int2{ begin, end - begin };
+}
+
+template <int N>
+KERNEL aux_bwd(arr dloss, arr logits, const int32_t *seq_start, const float *counts,
+               const int2 *openers, arr dlogits, const loss_args a)
+{
+    int t = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
     if (t >= a.tokens)
         return;
-    float norm = score_token(logits, t, a, score), dot = 0;
-    float unit = get(dloss, 0) * a.coeff * (float)a.experts / ((float)a.k * (float)r.length[t]);
-    counts += (int64_t)r.start[t] * a.experts;
-    for (int e = lane; e < a.experts; e += 32)
-        dot += unit * counts[e] * score[e];
+    int2 whole = a.by_sequence ? segment_of(seq_start, openers, t, a) : int2{ 0, a.tokens };
+    float x[N], d[N], dot = 0;
+    float unit = get(dloss, 0) * a.coeff * (float)a.experts / ((float)a.k * (float)whole.y);
+    load_row<N>(logits, t, a.experts, x);
+    EACH_EXPERT(e, a.experts)
+        d[i] = unit * counts[(int64_t)whole.x * a.experts + e];
+    float norm = scores<N>(x, a);
+    EACH_EXPERT(e, a.experts)
+        dot += d[i] * x[i];
     dot = warp_sum(dot);
-    for (int e = lane; e < a.experts; e += 32) {
-        float d = unit * counts[e] - dot, s = score[e] * norm; // s: the sigmoid
+    EACH_EXPERT(e, a.experts) {
+        float g = d[i] - dot, s = x[i] * norm; // s: the sigmoid
         put(dlogits, (int64_t)t * a.experts + e,
-            a.is_sigmoid ? d / norm * s * (1 - s) : d * score[e]);
+            a.is_sigmoid ? __fdividef(g, norm) * s * (1 - s) : g * x[i]);
     }
+}
+
+static unsigned token_grid(const loss_args &a) // a warp a token
+{
+    return (unsigned)cuda_ceil(a.tokens, ROUTE_WARPS);
 }
 
 static mr_status aux_bwd_run(RUN_ARGS)
 {
     SELF;
-    loss_room r = room_in(ws, k);
-    loss_args a = args_of(k);
-    if (!k->tokens)
+    const loss_args &a = k->a;
+    const int32_t *seq_start = (const int32_t *)in[2].data;
+    int2 *openers = (int2 *)ws;
+    if (!a.tokens)
         return MR_OK;
-    find_segments<<<k->tokens, THREADS, 0, stream>>>((const int32_t *)in[2].data, r, a);
-    aux_bwd<<<(unsigned)cuda_ceil(k->tokens, ROUTE_WARPS), 32 * ROUTE_WARPS,
-              ROUTE_WARPS * k->experts * sizeof(float), stream>>>(
-        in_arr(base, in, 0), in_arr(base, in, 1), (const float *)in[3].data, r,
-        out_arr(base, out, 0), a);
+    if (a.by_sequence)
+        find_openers<<<(unsigned)cuda_ceil(a.chunks, ROUTE_WARPS), 32 * ROUTE_WARPS, 0, stream>>>(
+            seq_start, openers, a);
+    WITH_N(a.experts, (aux_bwd<N><<<token_grid(a), 32 * ROUTE_WARPS, 0, stream>>>(
+        in_arr(base, in, 0), in_arr(base, in, 1), seq_start, (const float *)in[3].data, openers,
+        out_arr(base, out, 0), a)));
     return cuda_launched(base, err);
 }
 
 // ---- router_z_loss ------------------------------------------------------------------------
-__global__ void __launch_bounds__(32 * ROUTE_WARPS)
-    z_score(arr logits, float *lse, double *term, const loss_args a)
+template <int N> KERNEL z_score(arr logits, float *lse, double *term, const loss_args a)
 {
-    extern __shared__ float room[];
-    int t = blockIdx.x * ROUTE_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
-    float *x = room + threadIdx.x / 32 * a.experts;
-    if (t >= a.tokens)
-        return;
-    for (int e = lane; e < a.experts; e += 32)
-        x[e] = get(logits, (int64_t)t * a.experts + e);
-    __syncwarp();
-    float l = row_lse(x, a.experts);
-    if (!lane) {
-        lse[t] = l;
-        term[t] = (double)l * l;
+    __shared__ double part[ROUTE_WARPS];
+    int warp = threadIdx.x / 32, t = (int)blockIdx.x * ROUTE_WARPS + warp;
+    float x[N], l = 0;
+    if (t < a.tokens) {
+        load_row<N>(logits, t, a.experts, x);
+        l = row_lse<N>(x, a.experts);
+    }
+    if (threadIdx.x % 32 == 0) {
+        part[warp] = (double)l * l;
+        if (t < a.tokens)
+            lse[t] = l;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double sum = 0;
+        for (int w = 0; w < ROUTE_WARPS; w++)
+            sum += part[w];
+        term[blockIdx.x] = sum;
     }
 }
 
 static mr_status z_run(RUN_ARGS)
 {
     SELF;
-    if (k->tokens)
-        z_score<<<(unsigned)cuda_ceil(k->tokens, ROUTE_WARPS), 32 * ROUTE_WARPS,
-                  ROUTE_WARPS * k->experts * sizeof(float), stream>>>(
-            in_arr(base, in, 0), (float *)out[1].data, (double *)ws, args_of(k));
-    sum_terms<<<1, 1024, 0, stream>>>((const double *)ws, (float *)out[0].data, k->tokens,
-                                      k->coeff);
+    const loss_args &a = k->a;
+    if (a.tokens)
+        WITH_N(a.experts, (z_score<N><<<token_grid(a), 32 * ROUTE_WARPS, 0, stream>>>(
+            in_arr(base, in, 0), (float *)out[1].data, (double *)ws, a)));
+    sum_terms<<<1, 1024, 0, stream>>>((const double *)ws, (float *)out[0].data,
+                                      (int)token_grid(a), a.coeff);
     return cuda_launched(base, err);
 }
 
-__global__ void z_bwd(const arr dloss, arr logits, const float *lse, arr dlogits, int experts,
-                      float coeff, int64_t n)
+template <int N>
+KERNEL z_bwd(arr dloss, arr logits, const float *lse, arr dlogits, const loss_args a)
 {
-    float unit = 2 * coeff * get(dloss, 0);
-    GRID_LOOP(i, n) {
-        float l = lse[i / experts];
-        put(dlogits, i, unit * l * expf(get(logits, i) - l));
-    }
+    int t = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
+    if (t >= a.tokens)
+        return;
+    float x[N], l = lse[t], unit = 2 * a.coeff * get(dloss, 0) * l;
+    load_row<N>(logits, t, a.experts, x);
+    EACH_EXPERT(e, a.experts)
+        put(dlogits, (int64_t)t * a.experts + e, unit * expf(x[i] - l));
 }
 
 static mr_status z_bwd_run(RUN_ARGS)
 {
     SELF;
-    int64_t n = (int64_t)k->tokens * k->experts;
+    const loss_args &a = k->a;
     (void)ws;
-    z_bwd<<<grid_for(n), THREADS, 0, stream>>>(in_arr(base, in, 0), in_arr(base, in, 1),
-                                               (const float *)in[2].data, out_arr(base, out, 0),
-                                               k->experts, k->coeff, n);
+    if (a.tokens)
+        WITH_N(a.experts, (z_bwd<N><<<token_grid(a), 32 * ROUTE_WARPS, 0, stream>>>(
+            in_arr(base, in, 0), in_arr(base, in, 1), (const float *)in[2].data,
+            out_arr(base, out, 0), a)));
     return cuda_launched(base, err);
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
 static mr_status prepare(struct kernel *base, const mr_call *c, uint32_t logits, mr_err *err)
 {
-    struct router_loss *k = (struct router_loss *)base;
+    loss_args *a = &((struct router_loss *)base)->a;
     const mr_type *x = c->in[logits];
     int64_t chosen = mr_attr_i(c, "k", 1);
     if (x->dim[1] > ROUTE_MAX_EXPERTS || chosen > ROUTE_MAX_EXPERTS)
         return cuda_refuse(base, err, "more than 1024 experts");
     if (x->dim[0] > INT32_MAX / ROUTE_MAX_EXPERTS)
         return cuda_refuse(base, err, "more tokens than 32-bit counters hold");
-    k->tokens = (int)x->dim[0];
-    k->experts = (int)x->dim[1];
-    k->k = (int)chosen;
-    k->by_sequence = !strcmp(mr_attr_s(c, "type", "aux"), "seq_aux");
-    k->is_sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid");
-    k->coeff = (float)mr_attr_f(c, "coeff", 0);
+    a->tokens = (int)x->dim[0];
+    a->experts = (int)x->dim[1];
+    a->k = (int)chosen;
+    a->by_sequence = !strcmp(mr_attr_s(c, "type", "aux"), "seq_aux");
+    a->is_sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid");
+    a->chunks = (int)cuda_ceil(a->tokens, CHUNK);
+    a->slices = (int)cuda_ceil(a->experts, SLICE);
+    a->coeff = (float)mr_attr_f(c, "coeff", 0);
     return MR_OK;
-}
-
-static uint64_t aux_room(const struct kernel *base)
-{
-    SELF;
-    return (uint64_t)k->tokens * (sizeof(double) + 2 * sizeof(int32_t) + sizeof(float) +
-                                  (uint64_t)k->k * sizeof(int32_t));
 }
 
 static mr_status aux_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
+    SELF;
     mr_status bad = prepare(base, c, 0, err);
     base->run = aux_run;
-    base->workspace = bad ? 0 : aux_room(base);
+    base->workspace = bad ? 0 : aux_bytes(k->a);
+    if (bad || !k->a.tokens)
+        return bad;
+    WITH_N(k->a.experts, bad = want_shared(base, (const void *)aux_chunks<N>, chunk_room(k->a),
+                                           err));
     return bad;
 }
 
 static mr_status aux_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
+    SELF;
     mr_status bad = prepare(base, c, 1, err);
     base->run = aux_bwd_run;
-    base->workspace = bad ? 0 : aux_room(base);
+    base->workspace = !bad && k->a.by_sequence ? (uint64_t)k->a.chunks * sizeof(int2) : 0;
     return bad;
 }
 
 static mr_status z_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
+    SELF;
     mr_status bad = prepare(base, c, 0, err);
     base->run = z_run;
-    base->workspace = (uint64_t)((struct router_loss *)base)->tokens * sizeof(double);
+    base->workspace = bad ? 0 : (uint64_t)token_grid(k->a) * sizeof(double);
     return bad;
 }
 

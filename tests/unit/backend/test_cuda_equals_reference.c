@@ -155,7 +155,13 @@ static const struct {
     { "route_topk", "logits=F[300,64] bias=S[64] @k=6 @norm=1 @groups=8 @group_topk=3" },
     { "route_topk", "logits=F[300,140] @k=3 @score=softmax" },
     { "route_topk", "logits=F[30,1024] @k=8 @score=softmax @pre_softmax=1" },
+    { "route_topk", "logits=F[301,16] @k=1" },
+    { "route_topk", "logits=F[301,16] @k=16 @norm=1" },
+    { "route_topk", "logits=F[300,70] @k=32 @norm=1" },
+    { "route_topk", "logits=F[90,384] bias=S[384] @k=8 @norm=1 @scale=2.5" },
+    { "route_topk", "logits=F[70,200]zero @k=5 @norm=1" },
     { "route_plan", "index=i32[9001,4]<61 @experts=64" },
+    { "route_plan", "index=i32[5000,8]<1000 @experts=1023" },
     { "route_plan", "index=i32[5000,1]zero @experts=300" },
     { "permute", "x=F[150,240] rows=i32[300]perm slots=i32[300]inv:rows probs=S[150,2]" },
     { "permute", "x=F[150,1] rows=i32[150]perm slots=i32[150]inv:rows probs=-" },
@@ -167,7 +173,17 @@ static const struct {
     { "moe_aux_loss", "logits=F[3000,40] seq_start=i32[3000]start:700 @k=3 @coeff=0.5" },
     { "moe_aux_loss", "logits=F[3000,40] seq_start=i32[3000]start:700 @k=3 @coeff=0.5 "
                       "@type=seq_aux @score=softmax" },
+    { "moe_aux_loss", "logits=F[300,384] seq_start=i32[300]start:10 @k=8 @coeff=0.5 "
+                      "@type=seq_aux" },
+    { "moe_aux_loss", "logits=F[300,64] seq_start=i32[300]start:64 @k=8 @coeff=0.5 "
+                      "@type=seq_aux" },
+    { "moe_aux_loss", "logits=F[300,16] seq_start=i32[300]start:65 @k=1 @coeff=0.5 "
+                      "@type=seq_aux" },
+    { "moe_aux_loss", "logits=F[3000,100] seq_start=i32[3000]start:2900 @k=40 @coeff=0.5 "
+                      "@type=seq_aux" },
+    { "moe_aux_loss", "logits=F[70,70]zero seq_start=i32[70]start:1 @k=5 @coeff=0.5" },
     { "router_z_loss", "logits=F[3000,40] @coeff=0.01" },
+    { "router_z_loss", "logits=F[30,1000] @coeff=0.01" },
     { "attention", "q=F[200,48] k=F[200,16] v=F[200,16] seq_start=i32[200]start:200 @heads=3 "
                    "@kv_heads=1 @head_dim=16" },
     { "attention", "q=F[131,64] k=F[131,64] v=F[131,80] seq_start=i32[131]start:50 @heads=2 "
@@ -201,6 +217,18 @@ static const struct {
     { "attention.cached", "q=F[2,512] k=F[2,256] v=F[2,512] positions=i32[2]{450,64} "
                           "slot=i32[2]{1,0} k_cache=F[2,451,256] v_cache=F[2,451,512] @heads=4 "
                           "@kv_heads=2 @head_dim=128 @chunk=400" },
+    { "attention.cached", "q=F[3,640] k=F[3,128] v=F[3,128] positions=i32[3]{1450,64,1300} "
+                          "slot=i32[3]{1,0,-1} k_cache=F[2,1451,128] v_cache=F[2,1451,128] "
+                          "@heads=5 @kv_heads=1 @head_dim=128" },
+    { "attention.cached", "q=F[3,2048] k=F[3,256] v=F[3,128] positions=i32[3]{450,64,300} "
+                          "slot=i32[3]{1,0,1} k_cache=F[2,451,256] v_cache=F[2,451,128] "
+                          "@heads=8 @kv_heads=1 @head_dim=256" },
+    { "attention.cached", "q=F[1,768] k=F[1,768] v=F[1,512] positions=i32[1]{700} "
+                          "slot=i32[1]{0} k_cache=F[1,701,768] v_cache=F[1,701,512] "
+                          "@heads=4 @kv_heads=4 @head_dim=192" },
+    { "attention.cached", "q=F[40,640] k=F[40,64] v=F[40,64] positions=i32[40]ramp "
+                          "slot=i32[40]zero k_cache=F[1,64,64] v_cache=F[1,64,64] "
+                          "@heads=10 @kv_heads=1 @head_dim=64" },
 };
 
 static void every_shape(rig_cuda config)

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// decode.cu - attention of new tokens over the cache of their sequences, for heads whose width is a
+// multiple of 8. A block has a token and HEADS query heads of one group, which share every key and
+// value that it reads; LANES neighbouring threads have a key, 16 bytes each, and four keys under
+// way. So a block is many small workers, each with its own running maximum, sum and values, which
+// join at its end. The keys of a row are shared out over `splits` blocks, by the position alone;
+// the last of them to finish joins the parts, in their order.
+//
+// Bytes: the seen keys and values once for HEADS heads; floor: bytes / the copy bandwidth (4096
+// positions of 8 heads, 128 wide, bf16: 16.8 MB, 3.9 us at 4.27 TB/s). A slot or position outside
+// the cache writes nothing and gives NaN, which the run's checks find.
+
+#include "cache.cuh"
+#include "pack.cuh"
+
+enum { WIDE = 8, WARPS = THREADS / 32, BLOCKS_PER_SM = 6, MAX_HEADS = 4 };
+static constexpr float LOG2_E = 1.44269504088896340736f;
+
+struct decode_args { // by value in a launch, beside attn_args
+    const int32_t *positions, *slot;
+    int64_t slots, room;
+    float *parts; // [T, H, splits, cv + 2]: maximum, sum, values
+    int *finished; // [T, blocks of a token]
+};
+
+#define SELF const struct attn *k = (const struct attn *)base
+
+template <typename F> DEV float exp2_for(float x)
+{
+    if (sizeof(F) != 2)
+        return exp2f(x);
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEV float shift_of(float max) // what exponents are measured against: no maximum yet, no shift
+{
+    return max == -INFINITY ? 0 : max;
+}
+
+// What a worker knows of one head: LANES threads have WIDE values each, and the same max and sum.
+struct state {
+    float max, sum, acc[WIDE];
+};
+
+// both as seen from the larger maximum
+template <typename F> DEV void join(state &a, float max, float sum, const float acc[WIDE])
+{
+    float m = shift_of(fmaxf(a.max, max)), f = exp2_for<F>(a.max - m), g = exp2_for<F>(max - m);
+    a.max = fmaxf(a.max, max);
+    a.sum = a.sum * f + sum * g;
+#pragma unroll
+    for (int j = 0; j < WIDE; j++)
+        a.acc[j] = a.acc[j] * f + acc[j] * g;
+}
+
+// One turn: AHEAD keys of a worker, key number j0 + u * workers. Keys from `end` on do not count.
+template <typename F, int LANES, int HEADS, int AHEAD>
+DEV void take_keys(state s[HEADS], const float q[HEADS][WIDE], const F *keys, const F *values,
+                   int64_t j0, int64_t end, int64_t wk, int64_t wv, bool in_key, bool in_value)
+{
+    constexpr int WORKERS = THREADS / LANES;
+    pack<F, WIDE> k[AHEAD], v[AHEAD];
+    float z[AHEAD][HEADS];
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
+        int64_t j = j0 + u * WORKERS;
+        k[u] = v[u] = pack<F, WIDE>{};
+        if (j < end && in_key)
+            k[u].load(keys, j * wk);
+        if (j < end && in_value)
+            v[u].load(values, j * wv);
+    }
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
+        float x[WIDE];
+        k[u].widen(x);
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+            z[u][h] = 0;
+#pragma unroll
+            for (int j = 0; j < WIDE; j++)
+                z[u][h] += q[h][j] * x[j];
+        }
+    }
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++)
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+#pragma unroll
+            for (int d = LANES / 2; d; d >>= 1)
+                z[u][h] += __shfl_xor_sync(~0u, z[u][h], d);
+            z[u][h] = j0 + u * WORKERS < end ? z[u][h] : -INFINITY;
+        }
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float max = s[h].max;
+#pragma unroll
+        for (int u = 0; u < AHEAD; u++)
+            max = fmaxf(max, z[u][h]);
+        float m = shift_of(max), keep = exp2_for<F>(s[h].max - m);
+        s[h].max = max;
+        s[h].sum *= keep;
+#pragma unroll
+        for (int j = 0; j < WIDE; j++)
+            s[h].acc[j] *= keep;
+#pragma unroll
+        for (int u = 0; u < AHEAD; u++) {
+            z[u][h] = exp2_for<F>(z[u][h] - m);
+            s[h].sum += z[u][h];
+        }
+    }
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
+        float x[WIDE];
+        v[u].widen(x);
+#pragma unroll
+        for (int h = 0; h < HEADS; h++)
+#pragma unroll
+            for (int j = 0; j < WIDE; j++)
+                s[h].acc[j] += z[u][h] * x[j];
+    }
+}
+
+// The parts of `splits` blocks, of heads h0 .. h0 + n - 1 of token t. A part without keys has a
+// maximum of -inf and sums of 0: it weighs 0.
+DEV void join_parts(const float *parts, arr o, int64_t t, int h0, int n, int splits,
+                    const attn_args &a)
+{
+    for (int i = threadIdx.x; i < n * a.cv; i += THREADS) {
+        int64_t row = t * a.heads + h0 + i / a.cv;
+        const float *p = parts + row * splits * (a.cv + 2);
+        float max = -INFINITY, sum = 0, v = 0;
+        for (int s = 0; s < splits; s++)
+            max = fmaxf(max, __ldcg(p + s * (a.cv + 2)));
+        max = shift_of(max);
+        for (int s = 0; s < splits; s++, p += a.cv + 2) {
+            float f = exp2f(__ldcg(p) - max);
+            sum += __ldcg(p + 1) * f;
+            v += __ldcg(p + 2 + i % a.cv) * f;
+        }
+        put(o, row * a.cv + i % a.cv, v / sum);
+    }
+}
+
+template <typename F, int LANES, int HEADS>
+__global__ void __launch_bounds__(THREADS, HEADS == 1 ? 4 : HEADS == 2 ? 3 : 2)
+    decode(arr q, const F *kc, const F *vc, arr o, const decode_args d, const attn_args a)
+{
+    constexpr int AHEAD = 4, WORKERS = THREADS / LANES, TILE = WORKERS * AHEAD;
+    __shared__ float max[WARPS][HEADS], sum[WARPS][HEADS], part[WARPS][ATTN_MAX_WIDTH];
+    __shared__ bool last;
+    int pieces = (a.group + HEADS - 1) / HEADS, g = blockIdx.x / pieces; // of a group's heads
+    int h0 = g * a.group + (int)blockIdx.x % pieces * HEADS;
+    int n = min(HEADS, (g + 1) * a.group - h0), splits = gridDim.z, warp = threadIdx.x / 32;
+    int lane = threadIdx.x % LANES, worker = threadIdx.x / LANES, col = lane * WIDE;
+    int64_t t = blockIdx.y, row = cache_row(d.positions, d.slot, t, d.slots, d.room);
+    if (row < 0) {
+        for (int i = threadIdx.x; blockIdx.z == 0 && i < n * a.cv; i += THREADS)
+            put(o, (t * a.heads + h0) * a.cv + i, d.slot[t] == -1 ? 0 : nanf(""));
+        return;
+    }
+
+    float query[HEADS][WIDE];
+    state s[HEADS];
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        s[h] = state{ -INFINITY, 0, {} };
+#pragma unroll
+        for (int j = 0; j < WIDE; j++)
+            query[h][j] = h < n && col < a.c ? get(q, (t * a.heads + h0 + h) * a.c + col + j) *
+                                                   (a.scale * LOG2_E)
+                                             : 0;
+    }
+    int64_t p = row % d.room, row0 = row - p, j0 = a.chunk ? p / a.chunk * a.chunk : 0;
+    int64_t share = (p - j0) / splits / TILE * TILE + TILE; // keys of a split, whole tiles
+    int64_t wk = (int64_t)a.kv * a.c, wv = (int64_t)a.kv * a.cv;
+    j0 += blockIdx.z * share;
+    int64_t end = min(j0 + share, p + 1);
+    const F *keys = kc + row0 * wk + g * a.c + col, *values = vc + row0 * wv + g * a.cv + col;
+    for (; j0 < end; j0 += TILE)
+        take_keys<F, LANES, HEADS, AHEAD>(s, query, keys, values, j0 + worker, end, wk, wv,
+                                          col < a.c, col < a.cv);
+
+    // the workers of a warp, then the warps, head after head
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+#pragma unroll
+        for (int b = LANES; b < 32; b <<= 1) {
+            float m = __shfl_xor_sync(~0u, s[h].max, b), l = __shfl_xor_sync(~0u, s[h].sum, b);
+            float acc[WIDE];
+#pragma unroll
+            for (int j = 0; j < WIDE; j++)
+                acc[j] = __shfl_xor_sync(~0u, s[h].acc[j], b);
+            join<F>(s[h], m, l, acc);
+        }
+        if (threadIdx.x % 32 == 0) {
+            max[warp][h] = s[h].max;
+            sum[warp][h] = s[h].sum;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float top = -INFINITY, all = 0;
+        for (int w = 0; w < WARPS; w++)
+            top = fmaxf(top, max[w][h]);
+        float m = shift_of(top);
+        for (int w = 0; w < WARPS; w++)
+            all += sum[w][h] * exp2f(max[w][h] - m);
+        if (threadIdx.x % 32 < LANES && col < a.cv)
+#pragma unroll
+            for (int j = 0; j < WIDE; j++)
+                part[warp][col + j] = s[h].acc[j] * exp2f(s[h].max - m);
+        __syncthreads();
+        if (int i = threadIdx.x; h < n && i < a.cv) {
+            float v = 0;
+            for (int w = 0; w < WARPS; w++)
+                v += part[w][i];
+            int64_t at = t * a.heads + h0 + h;
+            float *to = d.parts + (at * splits + blockIdx.z) * (a.cv + 2);
+            if (splits == 1) {
+                put(o, at * a.cv + i, v / all);
+            } else {
+                to[2 + i] = v;
+                if (i == 0) {
+                    to[0] = top;
+                    to[1] = all;
+                }
+            }
+        }
+        __syncthreads();
+    }
+    if (splits == 1)
+        return;
+    __threadfence(); // the part is there before it is counted
+    __syncthreads();
+    if (threadIdx.x == 0)
+        last = atomicAdd(d.finished + t * gridDim.x + blockIdx.x, 1) == splits - 1;
+    __syncthreads();
+    if (!last)
+        return;
+    __threadfence();
+    join_parts(d.parts, o, t, h0, n, splits, a);
+}
+
+// ---- from types to kernels ------------------------------------------------------------------
+static int heads_of(const struct attn *k) // of a block
+{
+    int heads = 1;
+    while (heads < k->a.group && heads < MAX_HEADS)
+        heads *= 2;
+    return heads;
+}
+
+static int blocks_of(const struct attn *k) // of a token, but for splits
+{
+    return k->a.kv * (int)cuda_ceil(k->a.group, heads_of(k));
+}
+
+static uint64_t counters_bytes(const struct attn *k)
+{
+    return cuda_round((uint64_t)k->a.tokens * (uint64_t)blocks_of(k) * sizeof(int));
+}
+
+template <typename F, int LANES>
+static void launch(const struct attn *k, const mr_buf *in, const mr_buf *out, const decode_args &d,
+                   cudaStream_t stream)
+{
+    dim3 grid((unsigned)blocks_of(k), (unsigned)k->a.tokens, (unsigned)k->splits);
+    arr q = in_arr(&k->base, in, 0), o = out_arr(&k->base, out, 0);
+    const F *kc = (const F *)in[5].data, *vc = (const F *)in[6].data;
+    switch (heads_of(k)) {
+    case 1: decode<F, LANES, 1><<<grid, THREADS, 0, stream>>>(q, kc, vc, o, d, k->a); break;
+    case 2: decode<F, LANES, 2><<<grid, THREADS, 0, stream>>>(q, kc, vc, o, d, k->a); break;
+    default: decode<F, LANES, 4><<<grid, THREADS, 0, stream>>>(q, kc, vc, o, d, k->a);
+    }
+}
+
+static mr_status decode_run(RUN_ARGS)
+{
+    SELF;
+    int width = k->a.c > k->a.cv ? k->a.c : k->a.cv;
+    int *finished = (int *)ws;
+    decode_args d = { (const int32_t *)in[3].data, (const int32_t *)in[4].data, k->slots,
+                      k->positions, (float *)((char *)ws + counters_bytes(k)), finished };
+    if (!k->a.tokens)
+        return MR_OK;
+    cache_write_launch(k, in, finished, k->splits > 1 ? blocks_of(k) : 0, stream);
+    WITH_TYPE(base->in_kind[5], {
+        if (width <= 8 * WIDE)
+            launch<F, 8>(k, in, out, d, stream);
+        else if (width <= 16 * WIDE)
+            launch<F, 16>(k, in, out, d, stream);
+        else
+            launch<F, 32>(k, in, out, d, stream);
+    });
+    return cuda_launched(base, err);
+}
+
+static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct attn *k = (struct attn *)base;
+    mr_status bad = cache_shape(k, c, err);
+    if (bad)
+        return bad;
+    if (k->a.c % WIDE || k->a.cv % WIDE)
+        return cuda_refuse(base, err, "a head's width is no multiple of 8");
+    k->splits = cache_splits(k, k->a.tokens * blocks_of(k), BLOCKS_PER_SM, 64);
+    if (k->splits > 1)
+        base->workspace = counters_bytes(k) + (uint64_t)k->a.tokens * (uint64_t)k->a.heads *
+                                                  (uint64_t)k->splits * (uint64_t)(k->a.cv + 2) * 4;
+    base->run = decode_run;
+    return MR_OK;
+}
+
+const struct op_row cuda_decode_rows[] = {
+    { "attention.cached", "xxxiixx>x", sizeof(struct attn), decode_prepare, 0, 0 },
+    {},
+};
