@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * params.c - layout, groups and storage of parameters; see params.h. */
+ * params.c - layout, groups and storage of parameters; see params.h. Their values: values.c. */
 #include "params.h"
-#include "core/ops/ref.h"
-#include "init.h"
 #include <fnmatch.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -277,7 +274,7 @@ bool mri_params_frozen(const void *params, const char *name)
     return i >= 0 && p->groups.v[p->slots.v[i].group].frozen;
 }
 
-static void *master_at(const mri_params *p, uint64_t at)
+void *mri_params_master(const mri_params *p, uint64_t at)
 {
     return p->master && at >= p->master_at && at - p->master_at < p->master_n
                ? p->master + (at - p->master_at) * width(p->acc_dtype)
@@ -286,18 +283,18 @@ static void *master_at(const mri_params *p, uint64_t at)
 
 void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s)
 {
-    return s->f32 ? master_at(p, s->at) : p->weights + s->at * width(p->dtype);
+    return s->f32 ? mri_params_master(p, s->at) : p->weights + s->at * width(p->dtype);
 }
 
 void *mri_params_masters(const mri_params *p, uint64_t at)
 {
-    void *m = master_at(p, at);
+    void *m = mri_params_master(p, at);
     return m ? m : p->rest ? p->rest + at * width("i16") : NULL;
 }
 
 const void *mri_params_exact(const mri_params *p, const mri_tensor_slot *s, const char **dtype)
 {
-    void *m = master_at(p, s->at);
+    void *m = mri_params_master(p, s->at);
     *dtype = m || p->rest ? p->acc_dtype : p->dtype;
     return m ? m : p->rest ? NULL : mri_params_weight(p, s);
 }
@@ -305,187 +302,4 @@ const void *mri_params_exact(const mri_params *p, const mri_tensor_slot *s, cons
 void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s)
 {
     return p->grads && s->at < p->trainable ? p->grads + s->at * width(p->acc_dtype) : NULL;
-}
-
-/* ---- values ----------------------------------------------------------------------------- */
-
-static double f16_to_double(uint16_t h)
-{
-    int e = h >> 10 & 31, m = h & 1023;
-    double x = e == 31 ? (m ? (double)NAN : (double)INFINITY)
-             : e       ? (1 + m / 1024.0) * (e > 15 ? (double)(1 << (e - 15)) : 1.0 / (1 << (15 - e)))
-                       : m / 1024.0 / 16384.0;
-    return h >> 15 ? -x : x;
-}
-
-mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const char *src_dtype,
-                      uint64_t n, mr_err *err)
-{
-    if (!strcmp(dst_dtype, src_dtype) && mr_dtype_bytes(src_dtype)) {
-        memcpy(dst, src, n * mr_dtype_bytes(src_dtype));
-        return 0;
-    }
-    static const char *const known[] = { "f32", "f64", "bf16", "f16" };
-    bool from = false, to = false;
-    for (int i = 0; i < 4; i++) {
-        from |= !strcmp(src_dtype, known[i]);
-        to |= i < 3 && !strcmp(dst_dtype, known[i]);
-    }
-    if (!from || !to)
-        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
-                       "no conversion from dtype %s to %s", src_dtype, dst_dtype);
-    mr_type ts = mr_type1(src_dtype, 1), td = mr_type1(dst_dtype, 1);
-    mr_buf bs = { (void *)(uintptr_t)src, NULL }, bd = { dst, NULL };
-    mri_view vs = mri_at(&ts, &bs), vd = mri_at(&td, &bd);
-    bool half = !strcmp(src_dtype, "f16");
-    for (uint64_t i = 0; i < n; i++)
-        mri_put(vd, (int64_t)i,
-                half ? f16_to_double(((const uint16_t *)src)[i]) : mri_get(vs, (int64_t)i));
-    return 0;
-}
-
-enum { PART = 1 << 20 }; /* elements that are converted at a time */
-
-/* Writes host values to `to` on the device, as `dtype`. `room`: PART elements of any dtype. */
-static mr_status write_as(mri_device *d, char *to, const char *dtype, const void *from,
-                          const char *from_dtype, uint64_t n, void *room, mr_err *err)
-{
-    mr_status st = mri_convert(room, dtype, from, from_dtype, n, err);
-    return st ? st : mri_device_write(d, to, room, n * width(dtype), err);
-}
-
-/* The part of parameter `s` from its element `i` on. Weights of split masters and rests come
- * from the f32 value. */
-static mr_status set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t i,
-                          uint64_t n, const void *from, const char *dtype, void *room, mr_err *err)
-{
-    uint64_t at = s->at + i;
-    char *master = master_at(p, at);
-    mr_status st = 0;
-    if (p->rest && !master) {
-        float *x = room;
-        uint16_t *weights = mri_alloc(n * sizeof *weights);
-        int16_t *rest = mri_alloc(n * sizeof *rest);
-        st = mri_convert(x, "f32", from, dtype, n, err);
-        for (uint64_t k = 0; k < n && !st; k++)
-            mri_split(x[k], &weights[k], &rest[k]);
-        if (!st)
-            st = mri_device_write(d, p->weights + at * 2, weights, n * 2, err);
-        if (!st)
-            st = mri_device_write(d, p->rest + at * 2, rest, n * 2, err);
-        free(weights);
-        free(rest);
-        return st;
-    }
-    if (p->weights != p->master)
-        st = write_as(d, p->weights + at * width(p->dtype), p->dtype, from, dtype, n, room, err);
-    if (!st && master)
-        st = write_as(d, master, p->acc_dtype, from, dtype, n, room, err);
-    return st;
-}
-
-mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
-                         const char *dtype, mr_err *err)
-{
-    mr_status st = 0;
-    void *room = mri_alloc(PART * sizeof(double));
-    for (uint64_t i = 0; i < s->n && !st; i += PART)
-        st = set_part(p, d, s, i, s->n - i < PART ? s->n - i : PART,
-                      (const char *)data + i * width(dtype), dtype, room, err);
-    free(room);
-    return st;
-}
-
-mr_status mri_params_get(const mri_params *p, mri_device *d, const mri_tensor_slot *s, void *out,
-                         mr_err *err)
-{
-    const char *dtype;
-    const void *exact = mri_params_exact(p, s, &dtype);
-    mr_status st = 0;
-    if (exact)
-        return mri_device_read(d, out, exact, s->n * width(dtype), err);
-    uint16_t *weights = mri_alloc(s->n * sizeof *weights);
-    int16_t *rest = mri_alloc(s->n * sizeof *rest);
-    MR_TRY(mri_device_read(d, weights, p->weights + s->at * 2, s->n * 2, err));
-    MR_TRY(mri_device_read(d, rest, p->rest + s->at * 2, s->n * 2, err));
-    for (uint64_t k = 0; k < s->n; k++)
-        ((float *)out)[k] = mri_join(weights[k], rest[k]);
-out:
-    free(weights);
-    free(rest);
-    return st;
-}
-
-/* ---- fresh weights ------------------------------------------------------------------------ */
-
-/* By the backend's own draw, where the parameter lies. MR_E_UNSUPPORTED: it has none. */
-static mr_status draw_there(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t seed,
-                            mr_err *err)
-{
-    mr_type master, weights;
-    const mr_type *types[2] = { NULL, NULL };
-    mr_buf in[2] = { { 0 } };
-    mr_attr attr[MRI_INIT_ATTRS];
-    mr_kernel_info info = { .size = sizeof info };
-    void *kernel = NULL;
-    mr_status st = mri_init_attrs(&s->desc, s->name, seed, attr, err);
-    if (st)
-        return st;
-    if ((in[0].data = mri_params_masters(p, s->at))) {
-        master = mr_type1(master_at(p, s->at) ? p->acc_dtype : "i16", (int64_t)s->n);
-        types[0] = &master;
-    }
-    if (!s->f32 && !mri_params_one_copy(p)) {
-        weights = mr_type1(p->dtype, (int64_t)s->n);
-        in[1].data = p->weights + s->at * width(p->dtype);
-        types[1] = &weights;
-    }
-    mr_call call = { sizeof call, 2, 0, MRI_INIT_ATTRS, types, NULL, attr };
-    st = d->ops->query(d->dev, "draw", &call, 0, &kernel, &info, err);
-    if (st || info.workspace) {
-        if (!st)
-            d->ops->release(d->dev, kernel);
-        return st ? st : MR_E_UNSUPPORTED;
-    }
-    st = d->ops->run(d->dev, kernel, d->stream, in, NULL, NULL, err);
-    if (!st)
-        st = mri_device_sync(d, err);
-    d->ops->release(d->dev, kernel);
-    return st;
-}
-
-/* By core's loops and copies, part after part. */
-static mr_status draw_here(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t seed,
-                           mr_err *err)
-{
-    float *x = mri_alloc(PART * sizeof *x);
-    void *room = mri_alloc(PART * sizeof(double));
-    mr_status st = 0;
-    for (uint64_t i = 0; i < s->n && !st; i += PART) {
-        uint64_t n = s->n - i < PART ? s->n - i : PART;
-        st = mri_init_fill(&s->desc, s->name, seed, (int64_t)i, (int64_t)n, x, err);
-        if (!st)
-            st = set_part(p, d, s, i, n, x, "f32", room, err);
-    }
-    free(x);
-    free(room);
-    return st;
-}
-
-mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *err)
-{
-    bool there = !strcmp(p->acc_dtype, "f32");
-    mr_status st = 0;
-    for (size_t i = 0; i < p->slots.n && !st; i++) {
-        const mri_tensor_slot *s = &p->slots.v[i];
-        if (there) {
-            st = draw_there(p, d, s, seed, err);
-            there = st != MR_E_UNSUPPORTED;
-        }
-        if (!there) {
-            *err = (mr_err)MR_ERR_INIT;
-            st = draw_here(p, d, s, seed, err);
-        }
-    }
-    return st;
 }

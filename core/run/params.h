@@ -61,6 +61,7 @@ bool mri_params_one_copy(const mri_params *p); /* weights and masters are the sa
 
 void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s); /* as blocks read it */
 void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s);
+void *mri_params_master(const mri_params *p, uint64_t at); /* of element `at`; NULL: none */
 /* what an update calls "master" at element `at`: masters, or the rests of split ones */
 void *mri_params_masters(const mri_params *p, uint64_t at);
 /* Where a parameter's exact values lie on the device, and their dtype; NULL if they are split. */

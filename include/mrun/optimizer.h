@@ -7,7 +7,9 @@
  *   scalars "lr", "weight_decay" (of the group), "step" (1, 2, ...), "grad_scale" (what the
  *   gradient is multiplied with: clipping), "ok" (0: change nothing)
  * It declares the further states that it keeps (exp_avg ...) and ends in an op that writes
- * them. With MR_OPTIM_FLAT the program is built once per parameter group over one flat
+ * them. Where the op has the optional operand "weights!?", the plugin leaves it out: core may
+ * give it the bf16 weights to write, and keep masters as i16 beside them (op adamw has both);
+ * else core derives weights from masters itself. With MR_OPTIM_FLAT the program is built once per parameter group over one flat
  * vector [N] (N includes alignment gaps, whose gradient is 0); without, once per shape.
  */
 #ifndef MRUN_OPTIMIZER_H

@@ -161,7 +161,11 @@ static void fill_constant(const struct draw *k, uint64_t first, int64_t n, float
 static const struct {
     const char *kind;
     void (*fill)(const struct draw *, uint64_t, int64_t, float *);
-} fills[] = { { "normal", fill_normal }, { "uniform", fill_uniform }, { "constant", fill_constant } };
+} fills[] = {
+    { "normal", fill_normal },
+    { "uniform", fill_uniform },
+    { "constant", fill_constant },
+};
 
 static mr_status draw_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
                           mr_err *err)

@@ -122,12 +122,13 @@ struct adam {
     float *exp_avg, *exp_avg_sq;
     const float *grad;
     float lr, wd, scale, b1, a1, c1, b2, a2, c2, eps;
+    float lost; // v up to this is lost beside eps: a root below eps 2^-25 rounds away
 
-    // m / c1 / (sqrt(v / c2) + eps). Division and root are slow where they get a 0, which rows of
-    // a table that no token looked up have: the answer is known, so they get a 1.
+    // m / c1 / (sqrt(v / c2) + eps). Division and root are slow on 0 and near it, where rows of a
+    // table are that no token looked up: the answer is known, so they get a 1.
     MEMBER float direction(float m, float v) const
     {
-        const bool no_m = m == 0, no_v = v == 0;
+        const bool no_m = m == 0, no_v = __float_as_uint(v) <= __float_as_uint(lost);
         const float root = __fsqrt_rn(__fdiv_rn(no_v ? 1 : v, c2));
         const float d = __fdiv_rn(__fdiv_rn(no_m ? 1 : m, c1), plus(no_v ? 0 : root, eps));
         return no_m ? m : d;
@@ -159,9 +160,11 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
 {
     if (*p.ok == 0)
         return;
+    const float c1 = p.corrections[0], c2 = p.corrections[1];
     const adam u = { p.exp_avg, p.exp_avg_sq, p.grad, *p.lr, *p.weight_decay, *p.grad_scale,
-                     (float)p.beta1, (float)(1 - p.beta1), p.corrections[0],
-                     (float)p.beta2, (float)(1 - p.beta2), p.corrections[1], p.eps };
+                     (float)p.beta1, (float)(1 - p.beta1), c1,
+                     (float)p.beta2, (float)(1 - p.beta2), c2, p.eps,
+                     c2 * p.eps * p.eps * 0x1p-54f };
     each(u, masters, p.n, wide);
 }
 
@@ -238,7 +241,8 @@ static mr_status sgd_run(RUN_ARGS)
                    (float)k->a, k->b != 0, k->n };
     const bool wide = aligned16(in[0].data, p.momentum, p.grad, in[WEIGHTS].data);
     (void)out, (void)ws;
-    WITH_MASTERS(base, in, WEIGHTS, sgd<<<blocks_for(k->n), THREADS, 0, stream>>>(p, masters, wide));
+    WITH_MASTERS(base, in, WEIGHTS,
+                 sgd<<<blocks_for(k->n), THREADS, 0, stream>>>(p, masters, wide));
     return cuda_launched(base, err);
 }
 

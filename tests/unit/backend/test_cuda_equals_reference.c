@@ -149,9 +149,13 @@ static const struct {
     { "adamw", "master=f32[40003] exp_avg=f32[40003] exp_avg_sq=f32[40003]pos grad=f32[40003] "
                "lr=f32[1]pos weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos "
                "ok=f32[1]pos weights=bf16[40003]" },
-    { "adamw", "master=i16[40003]<30000 exp_avg=f32[40003] exp_avg_sq=f32[40003]pos grad=f32[40003] "
-               "lr=f32[1]pos weight_decay=f32[1]pos step=f32[1]{3} grad_scale=f32[1]pos "
-               "ok=f32[1]pos weights=bf16[40003]" },
+    { "adamw", "master=i16[40003]<30000 exp_avg=f32[40003] exp_avg_sq=f32[40003]pos "
+               "grad=f32[40003] lr=f32[1]pos weight_decay=f32[1]pos step=f32[1]{3} "
+               "grad_scale=f32[1]pos ok=f32[1]pos weights=bf16[40003]" },
+    { "adamw", "master=f32[9] exp_avg=f32[9]{0,0,0,1e-40,1e-3,0,-1e-44,1,1e-39} "
+               "exp_avg_sq=f32[9]{0,1e-45,3e-39,0,1e-33,6e-33,1e-20,0,1e-37} grad=f32[9]zero "
+               "lr=f32[1]pos weight_decay=f32[1]zero step=f32[1]{3} grad_scale=f32[1]pos "
+               "ok=f32[1]pos" },
     { "route_topk", "logits=F[300,64] bias=S[64] @k=6 @norm=1 @groups=8 @group_topk=3" },
     { "route_topk", "logits=F[300,140] @k=3 @score=softmax" },
     { "route_topk", "logits=F[30,1024] @k=8 @score=softmax @pre_softmax=1" },

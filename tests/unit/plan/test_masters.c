@@ -76,7 +76,7 @@ static void take_step(mri_session *s, int step)
     mr_err err = MR_ERR_INIT;
     mri_update_result u;
     for (size_t i = 0; i < s->params.slots.n; i++) {
-        float *g = mri_params_grad(&s->params, &s->params.slots.v[i]); /* the cpu's memory is ours */
+        float *g = mri_params_grad(&s->params, &s->params.slots.v[i]); /* cpu: host memory */
         for (uint64_t k = 0; g && k < s->params.slots.v[i].n; k++)
             g[k] = 0.01f * sinf((float)(k * 7 + i * 13 + (uint64_t)step * 31));
     }

@@ -51,7 +51,8 @@ Test(memory, prediction_is_what_is_taken)
 {
     const char *const sgd[] = { "optimizer.plugin=sgd", NULL };
     const char *const bf16[] = { "precision.recipe=bf16", NULL };
-    const char *const remainder[] = { "precision.recipe=bf16", "precision.masters=remainder", NULL };
+    const char *const remainder[] = { "precision.recipe=bf16", "precision.masters=remainder",
+                                      NULL };
     const char *const full[] = { "train.recompute=full", NULL };
     const char *const split[] = { "train.split_weight_gradient=true", NULL };
     const char *const frozen[] = { "optimizer.groups=model.layers.1.*:frozen", NULL };
