@@ -2,7 +2,7 @@
  *
  * Masters of bf16 weights, whole or as the remainder that the weights leave: the same updates to
  * the bit, checkpoints that hold f32 and go from one kind to the other, parameters that blocks
- * read in f32 beside both, and a backend that knows no update with weights.
+ * read in f32 beside both, and what knows masters only: a backend, an optimizer's op.
  */
 #include "core/ops/ref.h"
 #include "tests/unit/store/scratch.h"
@@ -252,7 +252,14 @@ static const void *no_ext(void *dev, const char *id)
     return NULL;
 }
 
-static mr_status open_old(kit *k, const char *masters, mr_err *err)
+static void old_backend(mri_config *c)
+{
+    wrap(c);
+    wrapped.ops.query = old_query;
+    wrapped.ops.ext = no_ext;
+}
+
+static mr_status open_odd(kit *k, const char *masters, void (*change)(mri_config *), mr_err *err)
 {
     const char *sets[64] = { "backend.plugin=cpu", "precision.recipe=bf16", masters, TINY_MODEL };
     mri_session_options so = { .needs = NEEDS };
@@ -263,9 +270,7 @@ static mr_status open_old(kit *k, const char *masters, mr_err *err)
     mri_registry_offer(k->registry, MR_EXT_REF, &mri_ref_service);
     mri_registry_offer(k->registry, MR_EXT_JSON, &mri_json_service);
     kit_ok(mri_config_load(k->registry, NULL, sets, n, &k->config, err), err, "config");
-    wrap(k->config);
-    wrapped.ops.query = old_query;
-    wrapped.ops.ext = no_ext;
+    change(k->config);
     return mri_session_open(k->registry, k->config, &so, &k->session, err);
 }
 
@@ -273,7 +278,7 @@ Test(masters, an_older_backend_stores_weights_in_a_pass_of_its_own)
 {
     mr_err err = MR_ERR_INIT;
     kit k = { 0 }, a;
-    kit_ok(open_old(&k, "precision.masters=f32", &err), &err, "session");
+    kit_ok(open_odd(&k, "precision.masters=f32", old_backend, &err), &err, "session");
     cr_assert(stored);
     kit_ok(mri_session_init_weights(k.session, &err), &err, "weights");
     a = open_as("f32", "adamw", false, "*.o_proj.weight:lr_mult=1");
@@ -288,8 +293,59 @@ Test(masters, a_remainder_needs_the_update_that_knows_it)
 {
     mr_err err = MR_ERR_INIT;
     kit k = { 0 };
-    cr_assert_neq(open_old(&k, "precision.masters=remainder", &err), MR_OK);
+    cr_assert_neq(open_odd(&k, "precision.masters=remainder", old_backend, &err), MR_OK);
     cr_assert(strstr(err.what, "adamw"), "%s", err.what);
+    mri_config_free(k.config);
+    mri_registry_free(k.registry);
+}
+
+/* ---- an optimizer with an op that knows masters only ----------------------------------------- */
+static const mr_optimizer_ops *inner_optimizer;
+
+static mr_status build_with_more(void *optimizer, const mr_type *param, const mr_builder *b,
+                                 mr_prog *p, mr_err *err)
+{
+    mr_status st = inner_optimizer->build(optimizer, param, b, p, err);
+    mr_net net = { b, p };
+    MR_OPN(net, "accumulate", NULL, 0,
+           MR_IN(b->input(p, "grad", param), b->state(p, "master", param, 0)), MR_NOAT);
+    return st;
+}
+
+static void odd_optimizer(mri_config *c)
+{
+    static mr_optimizer_ops ops;
+    static mr_unit unit;
+    mri_choice *choice = (mri_choice *)(uintptr_t)mri_config_choice(c, "optimizer", 0);
+    inner_optimizer = choice->unit->table;
+    ops = *inner_optimizer;
+    ops.build = build_with_more;
+    unit = *choice->unit;
+    unit.table = &ops;
+    choice->unit = &unit;
+}
+
+Test(masters, an_op_that_knows_masters_only_gets_whole_ones)
+{
+    mr_err err = MR_ERR_INIT;
+    kit k = { 0 };
+    kit_ok(open_odd(&k, "precision.masters=f32", odd_optimizer, &err), &err, "session");
+    const mri_params *p = &k.session->params;
+    kit_ok(mri_session_init_weights(k.session, &err), &err, "weights");
+    take_steps(k.session, 1, 2);
+    cr_assert_not_null(k.session->update->store.v[0]);
+    for (size_t i = 0; i < p->slots.n; i++) {
+        const uint16_t *w = mri_params_weight(p, &p->slots.v[i]);
+        float *m = masters_of(k.session, &p->slots.v[i]);
+        for (uint64_t j = 0; j < p->slots.v[i].n; j++)
+            cr_assert_eq(w[j], mri_f32_to_bf16(m[j]), "%s", p->slots.v[i].name);
+        free(m);
+    }
+    kit_close(&k);
+    cr_assert_eq(open_odd(&k, "precision.masters=remainder", odd_optimizer, &err),
+                 MR_E_PROFILE_CONFLICT);
+    cr_assert(strstr(err.what, "accumulate") && strstr(err.hint, "masters = f32"), "%s | %s",
+              err.what, err.hint);
     mri_config_free(k.config);
     mri_registry_free(k.registry);
 }
