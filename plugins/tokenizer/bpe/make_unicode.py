@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """make_unicode.py: writes unicode_tables.h beside this file; run by hand.
 
-Needs Python 3.11, whose unicodedata is Unicode 14 as PCRE2 10.42 is, and unicodedata2 16.0.0,
-which is what `tokenizers` and `tiktoken` go by. Stand-ins: for each character whose class the two
+Needs Python 3.11, whose unicodedata is Unicode 14 as PCRE2 10.42 is, unicodedata2 16.0.0, by whose
+classes `tokenizers` and `tiktoken` cut, and tokenizers 0.23. The latter normalizes by older data:
+what it does not know, the tables of normal forms leave out too. Stand-ins: for each character whose class the two
 versions see differently, one of Unicode 3.2 with the right class and as many bytes of UTF-8.
 """
 
@@ -11,6 +12,7 @@ import os
 import unicodedata as old
 
 import unicodedata2 as new
+from tokenizers import normalizers
 
 assert old.unidata_version == "14.0.0" and new.unidata_version == "16.0.0"
 ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
@@ -44,9 +46,23 @@ def stand_ins():
     return ranges([(c, first[key(c)]) for c in sorted(differ)])
 
 
+NFD = normalizers.NFD().normalize_str
+
+
+def combining(c):
+    """The class, or 0 where the library takes the mark for a starter."""
+    x, value = chr(c), new.combining(chr(c))
+    if not value or NFD(x) != x:
+        return value
+    moved = NFD("a" + x + "\u0334") == "a\u0334" + x or NFD("a\u0345" + x) == "a" + x + "\u0345"
+    return value if moved else 0
+
+
 def decompositions():
     for c in ALL:
         d = new.decomposition(chr(c))
+        if NFD(chr(c)) == chr(c):
+            continue
         if d and not d.startswith("<"):
             parts = [int(x, 16) for x in d.split()]
             yield c, parts[0], parts[1] if len(parts) > 1 else 0
@@ -65,7 +81,7 @@ def marks(pairs):
     second = {b for _, b, _ in pairs} | set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))
     return ranges(
         [
-            (c, new.combining(chr(c)))
+            (c, combining(c))
             for c in ALL
             if new.combining(chr(c)) or c in second or new.normalize("NFC", chr(c)) != chr(c)
         ]
