@@ -196,7 +196,7 @@ mr_status mri_graphs_run(mri_graphs *g, const mri_work *w, mr_err *err)
 {
     mri_graph_entry *e;
     mr_status st = 0;
-    if (!g->ops || w->exec->trace)
+    if (!g->ops || w->exec->trace || g->device->watch)
         return eager(w, 0, w->n, err);
     e = find(g, w->key);
     if (!e)

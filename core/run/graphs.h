@@ -5,7 +5,7 @@
  *
  * Invariant: a graph is replayed only for a work with the key, and at the place in it, that it
  * was recorded for; the key is a hash of the plans and of the list of items, so a change of
- * either records anew. Without a plugin, or where a trace watches, every item runs eagerly.
+ * either records anew. Without a plugin, or where a trace looks at single ops, all runs eagerly.
  */
 #ifndef MRI_GRAPHS_H
 #define MRI_GRAPHS_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Captured steps equal eager ones to the last bit, on the reference backend, whose graphs are
- * lists of calls: were an address or a scalar of one step frozen into a graph, the next would
- * differ. Cuts that are wrong are refused, as is a device that records nothing. */
+ * Captured steps equal eager ones to the last bit: on the reference backend, whose graphs are
+ * lists of calls, and on a GPU. Were an address or a scalar of one step frozen into a graph, the
+ * next would differ. Cuts that are wrong are refused, as is a device that records nothing. */
 #include "core/run/step.h"
 #include <unistd.h>
 #include "../plan/tiny.h"
@@ -27,7 +27,8 @@ static char *text_file(void)
 
 /* Six steps of a growing batch (one micro-batch, then two), `ahead` of them under way at once,
  * then a validation. */
-static curve train(const char *graph, uint32_t ahead, const char *recipe, uint32_t *entries)
+static curve train(const char *backend, const char *graph, uint32_t ahead, const char *recipe,
+                   uint32_t *entries)
 {
     char *path = text_file(), *choose = mri_format("graph.plugin=%s", graph);
     char *data = mri_format("data.text.path=%s", path);
@@ -38,7 +39,7 @@ static curve train(const char *graph, uint32_t ahead, const char *recipe, uint32
                            choose, data, precision, "graph.full.warmup=1",
                            "graph.layer.warmup=1", NULL };
     mri_session_options o = { .needs = MRI_NEED_UPDATE | MRI_NEED_DATA | MRI_NEED_EVAL };
-    tiny t = tiny_open("ref", o, sets);
+    tiny t = tiny_open(backend, o, sets);
     mri_session *s = t.s;
     curve c = { .n = s->params.total * mr_dtype_bytes(s->params.dtype) };
     mr_err err = MR_ERR_INIT;
@@ -62,7 +63,7 @@ static curve train(const char *graph, uint32_t ahead, const char *recipe, uint32
     kit_ok(mri_session_evaluate(s, mri_session_find_set(s, "valid", &set), 2, &c.valid, &bits,
                                 &err), &err, "evaluate again");
     c.weights = mri_alloc(c.n);
-    memcpy(c.weights, s->params.weights, c.n);
+    kit_ok(mri_device_read(&s->device, c.weights, s->params.weights, c.n, &err), &err, "weights");
     *entries = (uint32_t)s->graphs.entries.n;
     for (size_t i = 0; i < s->graphs.entries.n; i++)
         for (size_t k = 0; k < s->graphs.entries.v[i]->graphs.n; k++)
@@ -89,22 +90,42 @@ static void expect_equal(const curve *a, const curve *b, const char *what)
     cr_assert_eq(memcmp(a->weights, b->weights, a->n), 0, "%s: weights differ", what);
 }
 
-Test(graphs, full_and_layer_equal_none_to_the_last_bit)
+static void expect_graphs_equal_none(const char *backend)
 {
     static const char *const recipes[] = { "fp32", "bf16" };
     for (int r = 0; r < 2; r++) {
         uint32_t n;
-        curve none = train("none", 0, recipes[r], &n);
+        curve none = train(backend, "none", 0, recipes[r], &n);
         cr_assert_eq(n, 0, "without a plugin nothing is cut");
         for (int g = 0; g < 2; g++)
             for (uint32_t ahead = 0; ahead < 2; ahead++) {
-                curve c = train(g ? "layer" : "full", ahead, recipes[r], &n);
+                curve c = train(backend, g ? "layer" : "full", ahead, recipes[r], &n);
                 cr_assert_eq(n, 3, "%u works: steps of one and two micro-batches, validation", n);
                 expect_equal(&none, &c, g ? "layer" : "full");
                 free(c.weights);
             }
         free(none.weights);
     }
+}
+
+Test(graphs, full_and_layer_equal_none_to_the_last_bit)
+{
+    expect_graphs_equal_none("ref");
+}
+
+Test(graphs, on_a_gpu_too)
+{
+    mri_registry *reg = mri_registry_create(NULL);
+    const mr_unit *unit;
+    mr_err err = MR_ERR_INIT;
+    uint32_t n = 0;
+    bool there = !mri_registry_find(reg, "backend", "cuda", &unit, &err) &&
+                 !((const mr_backend_ops *)unit->table)
+                      ->count(mri_registry_host(reg), NULL, &n, &err) && n;
+    mri_registry_free(reg);
+    if (!there)
+        cr_skip_test("no GPU, or no backend/cuda in this build");
+    expect_graphs_equal_none("cuda");
 }
 
 Test(graphs, a_backend_that_records_nothing_is_refused)
