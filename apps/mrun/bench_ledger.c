@@ -60,8 +60,8 @@ mr_status ledger_trace(void *ctx, const mri_trace_step *t, mr_err *err)
                        .step = l->steps,
                        .start = start,
                        .end = lap(l),
-                       .flops = s->cost.flops,
-                       .bytes = s->cost.bytes,
+                       .flops = t->cost->flops,
+                       .bytes = t->cost->bytes,
                        .before = t->before,
                        .after = t->after };
     (void)err;

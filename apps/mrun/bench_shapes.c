@@ -80,6 +80,8 @@ const bench_shape bench_shapes[] = {
                        "slots=i32[8192]inv:rows probs=- @k=2", true },
     { "permute.bwd", "a=F[4096,512] dy=F[8192,512] x=F[4096,512] rows=i32[8192]perm "
                      "slots=i32[8192]inv:rows probs=S[4096,2]", true },
+    { "linear.wgrad.first", "dy=F[4096,1024] x=F[4096,1024]", false },
+    { "grouped_linear.wgrad.first", "x=F[4096,768] dy=F[4096,1536] offsets=i32[5]part:4096", false },
     { "weighted_swiglu", "gate=F[4096,2048] probs=S[4096]pos", true },
     { "weighted_srelu", "x=F[4096,2048] probs=S[4096]pos", false },
     { "rope_tail", "x=F[1024,3072] positions=i32[1024]ramp @head_dim=192 @inv_freq=" FREQ32, true },

@@ -118,6 +118,26 @@ static mr_status wgrad_ref(const mr_call *c, const mr_buf *in, const mr_buf *out
     return 0;
 }
 
+/* The same without anything to add to. */
+static mr_status wgrad_first_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    return mri_infer(c, out, err, "linear.wgrad.first", "dy:G[..,O] x:F[..,I] -> dw:S[O,I]", NULL);
+}
+
+static mr_status wgrad_first_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mr_call add = { sizeof add, 3, 0, 0, (const mr_type *[]){ c->in[0], c->in[1], c->out[0] },
+                    NULL, NULL };
+    mr_buf buf[3] = { in[0], in[1], out[0] };
+    memset(out[0].data, 0, mr_bytes(c->out[0]));
+    return wgrad_ref(&add, buf, NULL, err);
+}
+
+static void wgrad_first_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_cost(c, cost, 2.0 * (double)mr_rows(c->in[0]) * (double)mr_numel(c->out[0]), 0);
+}
+
 static void wgrad_cost(const mr_call *c, mr_cost *cost)
 {
     mri_cost(c, cost, 2.0 * (double)mr_rows(c->in[0]) * (double)mr_numel(c->in[2]), 1 << 2);
@@ -181,6 +201,12 @@ const mr_op_def mri_ops_linear[] = {
       .sig = "dy x dw! ->", .shape = wgrad_shape, .ref = wgrad_ref, .cost = wgrad_cost,
       .shard = "T O, T I, O I -> | T:sum O:map I:map",
       .cases = MRI_CASES("dy=F[67,34] x=F[67,33] dw=S[34,33]", "dy=F[1,5] x=F[1,3] dw=S[5,3]") },
+    { MRI_OP, .flags = MR_OP_NO_VJP, .id = "linear.wgrad.first",
+      .doc = "dw = dyᵀ x: the first micro-batch's",
+      .sig = "dy x -> dw", .shape = wgrad_first_shape, .ref = wgrad_first_ref,
+      .cost = wgrad_first_cost, .shard = "T O, T I -> O I | T:sum O:map I:map",
+      .cases = MRI_CASES("dy=F[67,34] x=F[67,33]", "dy=F[1,5] x=F[1,3]",
+                         "dy=F[128,72] x=F[128,136]") },
     { MRI_OP, .flags = MR_OP_NO_VJP, .id = "sum_rows", .doc = "acc[d] += Σ_t x[t,d]",
       .sig = "x acc! ->", .shape = sum_rows_shape, .ref = sum_rows_ref, .cost = add_into_cost,
       .shard = "T D, D -> | T:sum D:map",

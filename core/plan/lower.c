@@ -4,7 +4,9 @@
  * runs by its reference loops on the host where that is allowed (always on a backend whose
  * memory the host reads), and is an error that names op and types otherwise.
  */
+#include "core/ops/catalogue.h"
 #include "plan.h"
+#include <stdlib.h>
 #include <string.h>
 
 static mr_status unsupported(const mri_plan *plan, const mri_node *n, const mr_call *c,
@@ -22,6 +24,41 @@ static mr_status unsupported(const mri_plan *plan, const mri_node *n, const mr_c
     mr_hint(err, "backend/ref runs every op, slowly; a plugin may bring the kernel");
     mri_str_free(&s);
     return MR_E_UNSUPPORTED;
+}
+
+/* The parameter's main gradient if this node alone adds to it, else 0. */
+static mr_val sole_gradient(const mr_prog *p, const mri_node *n)
+{
+    uint32_t last = n->n_in - 1, writers = 0;
+    if (!n->n_in || !(n->written >> last & 1) || mri_val(p, n->in[last])->kind != MRI_GRAD)
+        return 0;
+    for (size_t i = 0; i < p->nodes.n; i++)
+        for (uint32_t k = 0; k < p->nodes.v[i].n_in; k++)
+            writers += p->nodes.v[i].in[k] == n->in[last];
+    return writers == 1 ? n->in[last] : 0;
+}
+
+/* A backend that has no such kernel is no error: the gradient is zeroed and added to. */
+static void lower_first(mri_plan *plan, const mri_plan_options *opt, const mri_node *n,
+                        const mr_call *call, mri_step *s)
+{
+    char *id = mri_format("%s.first", n->def->id);
+    const mr_op_def *def = mri_op_find(id);
+    mr_err why = MR_ERR_INIT;
+    mr_call c = *call;
+    s->first_info.size = sizeof s->first_info;
+    s->first_cost.size = sizeof s->first_cost;
+    c.n_in -= 1;
+    c.n_out = 1;
+    c.out = &call->in[c.n_in];
+    if (def && plan->backend && sole_gradient(plan->prog, n) &&
+        !plan->backend->query(plan->dev, id, &c, opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,
+                              &s->first, &s->first_info, &why)) {
+        def->cost(&c, &s->first_cost);
+        if (s->first_info.workspace > s->info.workspace)
+            s->info.workspace = s->first_info.workspace;
+    }
+    free(id);
 }
 
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
@@ -53,6 +90,8 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
                 return st;
             }
         }
+        if (plan->train && !s.ref)
+            lower_first(plan, opt, n, &call, &s);
         int phase = n->phase == MRI_W && !opt->split_w ? MRI_B : n->phase;
         plan->flops[n->phase] += s.cost.flops;
         plan->bytes[n->phase] += s.cost.bytes;

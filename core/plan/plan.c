@@ -156,6 +156,8 @@ void mri_plan_free(mri_plan *plan)
             mri_step *s = &plan->steps[ph].v[i];
             if (s->kernel)
                 plan->backend->release(plan->dev, s->kernel);
+            if (s->first)
+                plan->backend->release(plan->dev, s->first);
             free(s->dead.v);
             free(s->dead_bytes.v);
         }

@@ -50,6 +50,11 @@ typedef struct mri_step {
     MRI_VEC(mri_addr) dead; /* buffers whose last use this is (for poisoning), sizes beside */
     MRI_VEC(uint64_t) dead_bytes;
     mr_cost cost;
+    /* A weight gradient that nothing else in the program adds to: the kernel that writes it
+     * where `kernel` adds (op X.first beside X), for whoever comes first. NULL: none. */
+    void *first;
+    mr_kernel_info first_info;
+    mr_cost first_cost;
 } mri_step;
 
 typedef struct mri_plan_port { /* a named operand bound at launch */

@@ -138,6 +138,61 @@ static void bind_params(mri_exec *e, uint32_t instance)
     }
 }
 
+/* Does a step of the plan have a kernel that writes the gradient of its param j? */
+static bool writes_first(const mri_plan *pl, size_t j)
+{
+    for (int phase = MRI_B; phase <= MRI_W; phase++)
+        for (size_t i = 0; i < pl->steps[phase].n; i++) {
+            const mri_step *s = &pl->steps[phase].v[i];
+            const mri_addr *a = &s->in[pl->prog->nodes.v[s->node].n_in - 1];
+            if (s->first && a->seg == MRI_SEG_GRAD && a->at == j)
+                return true;
+        }
+    return false;
+}
+
+/* A gradient is sole where one instance binds its parameter and one step writes it. The ranges
+ * between sole ones are to be zeroed before each step; alignment gaps stay zero by themselves. */
+static void bind_sole(mri_exec *e)
+{
+    const mri_params *p = e->params;
+    uint8_t *users = mri_alloc(p->slots.n + 1), *sole = mri_alloc(p->slots.n + 1);
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < e->frames.n; i++) {
+            mri_frame *f = &e->frames.v[i];
+            uint8_t *mine = pass ? mri_alloc(f->plan->params.n + 1) : NULL;
+            for (size_t j = 0; j < f->plan->params.n; j++) {
+                char *name = mri_assembly_full_name(e->assembly, i, f->plan->params.v[j].name);
+                int64_t s = mri_params_find(p, name);
+                free(name);
+                if (!pass)
+                    users[s] += users[s] < 2;
+                else if (users[s] == 1 && f->grad[j] && writes_first(f->plan, j))
+                    sole[s] = mine[j] = 1;
+            }
+            if (pass) {
+                free((void *)(uintptr_t)f->sole);
+                f->sole = mine;
+            }
+        }
+    uint64_t at = 0;
+    e->shared.n = 0;
+    for (size_t i = 0; i <= p->slots.n; i++) { /* slots are not in the order of their places */
+        const mri_tensor_slot *next = NULL;
+        for (size_t k = 0; k < p->slots.n; k++)
+            if (sole[k] && p->slots.v[k].at >= at && (!next || p->slots.v[k].at < next->at))
+                next = &p->slots.v[k];
+        uint64_t end = next ? next->at : p->trainable;
+        if (end > at)
+            MRI_PUSH(&e->shared, ((mri_range){ at, end - at }));
+        if (!next)
+            break;
+        at = next->at + (next->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
+    }
+    free(users);
+    free(sole);
+}
+
 static void *state_data(const mri_exec *e, const char *name)
 {
     for (size_t i = 0; i < e->states.n; i++)
@@ -241,6 +296,8 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
         if (!grads_alternate(e))
             grads = grad;
     }
+    if (e->opt.plan.train)
+        bind_sole(e);
     for (uint32_t i = 0; i < n; i++)
         for (size_t j = 0; j < e->frames.v[i].plan->inputs.n; j++)
             e->frames.v[i].input[j] = input_address(e, i, e->frames.v[i].plan->inputs.v[j].name);

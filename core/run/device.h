@@ -37,6 +37,8 @@ typedef struct mri_frame {
     const char *label; /* "model.layers.3." */
     uint32_t instance;
     void **param, **grad, **state, **scalar, **input, **output;
+    const uint8_t *sole; /* by param: 1 where no other instance adds to its gradient; or NULL */
+    bool first; /* sole gradients are written, not added to */
     char *saved, *scratch, *keep;
 } mri_frame;
 
@@ -51,6 +53,7 @@ typedef struct mri_trace_step {
     const mr_buf *in, *out;
     bool guards_intact;
     int32_t guard_operand; /* output whose guard bytes were overwritten, if not */
+    const mr_cost *cost;   /* of what ran */
     void *before, *after;  /* timing: marks of the device's timer around the step, now the
                             * callee's to destroy; NULL without a timer */
 } mri_trace_step;

@@ -132,6 +132,7 @@ void mri_exec_free(mri_exec *e)
     for (size_t i = 0; i < e->frames.n; i++) {
         mri_frame *f = &e->frames.v[i];
         free(f->param);
+        free((void *)(uintptr_t)f->sole);
         free(f->grad);
         free(f->state);
         free(f->scalar);
@@ -153,6 +154,7 @@ void mri_exec_free(mri_exec *e)
     free(e->states.v);
     free(e->plans.v);
     free(e->losses.v);
+    free(e->shared.v);
     free(e);
 }
 
@@ -174,6 +176,24 @@ mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err)
 {
     return mri_launch(e->device, &e->frames.v[instance], phase, e->trace, err);
+}
+
+mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err)
+{
+    mri_frame f = e->frames.v[instance];
+    f.first = true;
+    return mri_launch(e->device, &f, phase, e->trace, err);
+}
+
+mr_status mri_exec_zero_shared(mri_exec *e, mr_err *err)
+{
+    uint64_t width = mr_dtype_bytes(e->params->acc_dtype);
+    mr_status st = 0;
+    for (size_t i = 0; i < e->shared.n && !st; i++)
+        st = e->device->ops->fill(e->device->dev, e->device->stream,
+                                  e->params->grads + e->shared.v[i].at * width, 0,
+                                  e->shared.v[i].n * width, err);
+    return st;
 }
 
 mr_status mri_exec_forward(mri_exec *e, mr_err *err)

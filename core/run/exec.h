@@ -35,6 +35,10 @@ typedef struct mri_state {
     bool borrowed;
 } mri_state;
 
+typedef struct mri_range { /* elements of the flat parameter space */
+    uint64_t at, n;
+} mri_range;
+
 typedef struct mri_exec_options {
     const char *mode; /* train | infer | decode */
     int64_t tokens, slots, max_seq;
@@ -54,6 +58,7 @@ typedef struct mri_exec {
     uint64_t bytes;              /* of its block */
     uint64_t at_fields, at_losses, at_saved, at_keep, at_grads, at_scratch;
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
+    MRI_VEC(mri_range) shared;   /* main gradients that several add to, or that none may write */
     char *base;                  /* where it is bound, or NULL */
     const mri_trace *trace;      /* NULL outside debugging */
 } mri_exec;
@@ -69,6 +74,10 @@ void mri_exec_free(mri_exec *e);
 mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);
 mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
+/* The same as the first that touches the main gradients: those of `sole` parameters are written;
+ * the others, e->shared, must have been zeroed. */
+mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
+mr_status mri_exec_zero_shared(mri_exec *e, mr_err *err);
 mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in order   */
 mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in reverse  */
 /* sums of each loss over the micro-batch, in the order of e->losses; waits */

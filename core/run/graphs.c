@@ -71,12 +71,14 @@ static bool of_block(const mri_item *it)
     return it->kind == MRI_ITEM_F || it->kind == MRI_ITEM_B || it->kind == MRI_ITEM_W;
 }
 
-/* Micro-batches share one set of saved values: a block does the same for each of them, while
- * each is loaded from, and its losses stored to, a place of its own. */
+/* Micro-batches share one set of saved values: a block does the same for each of them, but that
+ * the first writes weight gradients and the others add to them. Each is loaded from, and its
+ * losses stored to, a place of its own. */
 static uint32_t sameness(const mri_work *w, const mri_item *it)
 {
-    uint32_t n = of_block(it) ? (uint32_t)w->exec->frames.n : w->n;
-    return 1 + it->kind * (w->n + n) + (of_block(it) ? it->instance : it->micro_batch);
+    uint32_t room = w->n + (uint32_t)w->exec->frames.n, kinds_n = sizeof kinds / sizeof *kinds;
+    uint32_t kind = it->kind + (of_block(it) && it->micro_batch ? kinds_n : 0);
+    return 1 + kind * room + (of_block(it) ? it->instance : it->micro_batch);
 }
 
 static void describe(const mri_work *w, const mri_item *it, mr_work_item *out)

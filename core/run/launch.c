@@ -126,7 +126,7 @@ static mr_status show(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t
                       const mri_step *s, const mri_node *n, const mr_call *c, const mr_buf *in,
                       const mr_buf *out, const mri_trace *trace, mr_err *err)
 {
-    mri_trace_step t = { f, phase, index, n, c, in, out, true, -1, NULL, NULL };
+    mri_trace_step t = { f, phase, index, n, c, in, out, true, -1, &s->cost, NULL, NULL };
     staged host;
     mr_status st = mri_device_sync(d, err);
     if (!st && trace->guard)
@@ -183,6 +183,13 @@ static void pop(const mri_device *d)
         d->timer->pop(d->dev);
 }
 
+/* The step's weight gradient, if its kernel may write it instead of adding to it. */
+static mr_buf *written_first(const mri_frame *f, const mri_step *s, const mri_node *n, mr_buf *in)
+{
+    const mri_addr *a = n->n_in ? &s->in[n->n_in - 1] : NULL;
+    return f->first && s->first && f->sole && f->sole[a->at] ? &in[n->n_in - 1] : NULL;
+}
+
 /* ---- a step, a phase ----------------------------------------------------------------------- */
 
 static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t i,
@@ -207,10 +214,12 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
         st = write_guards(d, s, &call, out, err);
     if (!st && timing)
         st = mark(d, &before, err);
+    mr_buf *first = written_first(f, s, n, in);
+    void *ws = s->info.workspace ? f->scratch + s->workspace : NULL;
     if (!st)
         st = s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
-                    : d->ops->run(d->dev, s->kernel, d->stream, in, out,
-                                  s->info.workspace ? f->scratch + s->workspace : NULL, err);
+           : first  ? d->ops->run(d->dev, s->first, d->stream, in, first, ws, err)
+                    : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);
     if (!st && timing)
         st = mark(d, &after, err);
     if (st) {
@@ -219,7 +228,8 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
         return where(f, n, st, err);
     }
     if (timing) {
-        mri_trace_step t = { f, phase, i, n, &call, in, out, true, -1, before, after };
+        mri_trace_step t = { f, phase, i, n, &call, in, out, true, -1,
+                             first ? &s->first_cost : &s->cost, before, after };
         return trace->fn(trace->ctx, &t, err);
     }
     if (trace && (st = show(d, f, phase, i, s, n, &call, in, out, trace, err)))

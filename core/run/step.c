@@ -18,11 +18,13 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     mri_session *s = ctx;
     mr_status st;
     switch (it->kind) {
-    case MRI_ITEM_ZERO: return mri_update_zero_grads(s->update, err);
+    case MRI_ITEM_ZERO: return mri_exec_zero_shared(s->train, err);
     case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, err);
     case MRI_ITEM_F: return mri_exec_run(s->train, it->instance, MRI_F, err);
-    case MRI_ITEM_B: return mri_exec_run(s->train, it->instance, MRI_B, err);
-    case MRI_ITEM_W: return mri_exec_run(s->train, it->instance, MRI_W, err);
+    case MRI_ITEM_B:
+    case MRI_ITEM_W:
+        return (it->micro_batch ? mri_exec_run : mri_exec_run_first)(
+            s->train, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
     case MRI_ITEM_LOSS: return mri_feed_store_losses(&s->feed, it->micro_batch, err);
     case MRI_ITEM_UPDATE:
         st = mri_update_launch(s->update, err);

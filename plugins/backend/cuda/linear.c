@@ -89,9 +89,18 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     return plan(k, mr_last(c->in[0]), mr_last(c->in[1]), mr_rows(c->in[0]), 1, 0);
 }
 
+static mr_status wgrad_first_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    if (base->in_kind[0] != base->in_kind[1])
+        return cuda_refuse(base, err, "mixed dtypes are only added");
+    return plan((struct linear *)base, mr_last(c->in[0]), mr_last(c->in[1]), mr_rows(c->in[0]), 1,
+                0);
+}
+
 const struct op_row cuda_linear_rows[] = {
     { "linear", "xxX>x", sizeof(struct linear), linear_prepare, 0, 0 },
     { "linear.dgrad", "xx>x", sizeof(struct linear), dgrad_prepare, 0, 0 },
     { "linear.wgrad", "xxf>", sizeof(struct linear), wgrad_prepare, 0, 0 },
+    { "linear.wgrad.first", "xx>f", sizeof(struct linear), wgrad_first_prepare, 0, 0 },
     { 0 },
 };

@@ -270,7 +270,9 @@ static inline bool rig_is_fused(const char *id)
     static const char *const fused[] = { "add_rmsnorm",       "add_rmsnorm.bwd", "add_layernorm",
                                          "add_layernorm.bwd", "rope_norm",       "rope_norm.bwd",
                                          "linear_add",        "linear_add.dgrad",
-                                         "unpermute_add",     "permute.bwd" };
+                                         "unpermute_add",     "permute.bwd",
+                                         "linear.wgrad.first",
+                                         "grouped_linear.wgrad.first" };
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
         if (!strcmp(id, fused[i]))
             return true;
