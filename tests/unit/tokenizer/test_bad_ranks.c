@@ -123,6 +123,29 @@ Test(bad_ranks, patterns_that_would_mean_something_else)
     temp_clean(dir);
 }
 
+/* An expression of one's own may need more of PCRE2's stack than it gets. */
+Test(bad_ranks, a_pattern_that_gives_up_on_a_text_is_an_error)
+{
+    enum { BYTES = 1 << 23 };
+    const char *dir = temp_dir();
+    write_ranks(dir, 256, "");
+    const char *words[] = { mri_format("dir=%s", dir), "pattern=(?:(?=[^1])[a-z])*!|[^!]", NULL };
+    tok_handle h = tok_open("tiktoken", words);
+    char *text = mri_alloc(BYTES);
+    memset(text, 'a', BYTES);
+    mr_err err = MR_ERR_INIT;
+    uint64_t n = 0;
+    cr_assert_eq(h.ops->encode(h.tok, text, BYTES, NULL, 0, &n, &err), MR_E_TOKENIZER);
+    cr_assert(strstr(err.what, "the pattern fails on the text"), "%s", err.what);
+    cr_assert(strstr(err.detail, "8388608 bytes") && *err.hint, "%s", err.detail);
+    /* and the working set that it used is as good as new */
+    cr_assert_eq(h.ops->encode(h.tok, "ab!", 3, NULL, 0, &n, &err), 0, "%s", err.what);
+    cr_assert_eq(n, 3);
+    h.ops->destroy(h.tok);
+    free(text);
+    temp_clean(dir);
+}
+
 Test(bad_ranks, no_folder_no_file)
 {
     const char *dir = temp_dir();

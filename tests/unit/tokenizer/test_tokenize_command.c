@@ -105,6 +105,13 @@ Test(tokenize, what_is_wrong_is_said_with_its_line)
     holds("echo '{' > tokenizer.json; \"$M\" tokenize --hf . </dev/null", 2, "tokenizer.json:");
 }
 
+Test(tokenize, both_plugins_conform)
+{
+    holds("\"$M\" check tokenizer/hf --set tokenizer.hf.dir=.", 0, "0 failed, 1 skipped");
+    holds("\"$M\" check tokenizer/tiktoken --set tokenizer.tiktoken.dir=kimi", 0,
+          "0 failed, 1 skipped");
+}
+
 Test(tokenize, a_profile_chooses_any_tokenizer)
 {
     static const char profile[] = "[tokenizer]\nplugin = hf\n[tokenizer.hf]\ndir = .\nbos = none\n";
