@@ -142,8 +142,7 @@ void bp_scratch_free(bp_scratch *s);
 mr_status bp_piece(const bp_model *m, bp_scratch *s, const char *p, uint64_t n, bp_ids *out,
                    mr_err *err);
 
-/* ---- utf8.c -----------------------------------------------------------------------------------
- */
+/* ---- utf8.c ---------------------------------------------------------------------------------- */
 
 /* Bytes from p that are whole UTF-8 characters. *rare: one of them is in bp_stand_in's table. */
 uint64_t bp_utf8_valid(const char *p, uint64_t n, bool *rare);
@@ -179,8 +178,7 @@ mr_status bp_stage_init(bp_stage *s, const char *pattern, int dialect, const cha
                         mr_err *err);
 mr_status bp_stage_literal(bp_stage *s, const char *text, const char *where, mr_err *err);
 
-/* ---- special.c: added tokens ------------------------------------------------------------------
- */
+/* ---- special.c: added tokens ----------------------------------------------------------------- */
 
 typedef struct bp_added {
     const char *text; /* only read by bp_set_add() */
@@ -214,14 +212,12 @@ void bp_set_free(bp_set *s);
 bool bp_set_find(const bp_set *s, const char *p, uint64_t n, uint64_t from, bool plain,
                  bp_found *out);
 
-/* ---- nfc.c ------------------------------------------------------------------------------------
- */
+/* ---- nfc.c ----------------------------------------------------------------------------------- */
 
 bool bp_is_nfc_surely(const char *p, uint64_t n); /* quick: false says nothing */
 mr_status bp_nfc(const char *p, uint64_t n, char **out, uint64_t *out_n, mr_err *err);
 
-/* ---- text.c: a tokenizer ------------------------------------------------------------------------
- */
+/* ---- text.c: a tokenizer --------------------------------------------------------------------- */
 
 typedef struct bp_work bp_work;
 
@@ -253,8 +249,7 @@ mr_status bp_encode_as(void *tok, uint32_t flags, const char *text, uint64_t n, 
 mr_status bp_decode_as(void *tok, uint32_t flags, const int32_t *ids, uint64_t n, char *text,
                        uint64_t cap, uint64_t *n_text, mr_err *err);
 
-/* ---- files.c: what stands beside the vocabulary ------------------------------------------------
- */
+/* ---- files.c: what stands beside the vocabulary ---------------------------------------------- */
 
 mr_status bp_nomem(mr_err *err, const char *what, uint64_t bytes);
 /* A whole file of at most BP_MAX_FILE bytes, NUL-ended; the caller frees. */

@@ -100,8 +100,7 @@ mr_status bp_json_read(const char *unit, const char *path, bp_json **out, mr_err
     return MR_E_STORE_FORMAT;
 }
 
-/* ---- special tokens by name --------------------------------------------------------------------
- */
+/* ---- special tokens by name ------------------------------------------------------------------ */
 
 static int32_t added_id(const bp_tok *t, const char *text, uint64_t n)
 {

@@ -271,18 +271,22 @@ mr_status bp_piece(const bp_model *m, bp_scratch *s, const char *p, uint64_t n, 
     uint64_t h =
         bp_mix(bp_mix(key[0]) ^ bp_mix(key[1] + 0x9e37) ^ bp_mix(key[2] + 0x79b9) ^ key[3]);
     row *r = &s->rows[bp_mix(h) & (ROWS - 1)];
-    if (!same_key(r->key, key)) {
-        bp_ids found = { r->id, ROW_IDS, 0 };
-        r->key[3] = 0; /* empty while it is written */
-        mr_status st = piece(m, s, p, n, &found, err);
-        if (st)
-            return st;
-        if (found.n > ROW_IDS)
-            return piece(m, s, p, n, out, err);
+    if (same_key(r->key, key)) {
+        for (uint32_t i = 0; i < r->n; i++)
+            bp_push(out, r->id[i]);
+        return MR_OK;
+    }
+    int32_t ids[KEY]; /* a byte is one at most */
+    bp_ids found = { ids, KEY, 0 };
+    mr_status st = piece(m, s, p, n, &found, err);
+    if (st)
+        return st;
+    for (uint64_t i = 0; i < found.n; i++)
+        bp_push(out, ids[i]);
+    if (found.n <= ROW_IDS) {
         memcpy(r->key, key, sizeof key);
+        memcpy(r->id, ids, found.n * sizeof *ids);
         r->n = (uint32_t)found.n;
     }
-    for (uint32_t i = 0; i < r->n; i++)
-        bp_push(out, r->id[i]);
     return MR_OK;
 }

@@ -96,8 +96,7 @@ static mr_status read_property(reader *r, bool *negated, char name[64])
     return MR_OK;
 }
 
-/* ---- escapes -----------------------------------------------------------------------------------
- */
+/* ---- escapes --------------------------------------------------------------------------------- */
 
 static const struct {
     char c;
@@ -157,8 +156,7 @@ static mr_status read_escape(reader *r, writer *w, bool in_class, uint32_t *bits
     return MR_OK;
 }
 
-/* ---- classes -----------------------------------------------------------------------------------
- */
+/* ---- classes --------------------------------------------------------------------------------- */
 
 typedef struct class_ {
     writer items;

@@ -78,8 +78,7 @@ static void give_work(bp_tok *t, bp_work *w)
     pthread_mutex_unlock(&t->lock);
 }
 
-/* ---- pieces -----------------------------------------------------------------------------------
- */
+/* ---- pieces ---------------------------------------------------------------------------------- */
 
 static mr_status match_failed(const run *r, int code, uint64_t n)
 {

@@ -58,8 +58,7 @@ bool bp_is_space(uint32_t c)
            c == 0x205f || c == 0x3000;
 }
 
-/* ---- stand-ins --------------------------------------------------------------------------------
- */
+/* ---- stand-ins ------------------------------------------------------------------------------- */
 
 /* Characters that are newer than PCRE2's tables, and U+180E, a format character that it counts
  * among the white space. */
@@ -90,8 +89,7 @@ void bp_stand_in(char *p, uint64_t n)
     }
 }
 
-/* ---- runs ---------------------------------------------------------------------------------------
- */
+/* ---- runs ------------------------------------------------------------------------------------ */
 
 uint64_t bp_utf8_valid(const char *text, uint64_t n, bool *rare)
 {

@@ -67,8 +67,7 @@ static mr_status nothing(hf_reader *r, const json_t *part, const char *where, in
     return MR_OK;
 }
 
-/* ---- normalizer ---------------------------------------------------------------------------------
- */
+/* ---- normalizer ------------------------------------------------------------------------------ */
 
 static mr_status use_nfc(hf_reader *r, const json_t *part, const char *where, int depth)
 {

@@ -183,8 +183,7 @@ static mr_status read_added_ids(hf_reader *r, const listed *l)
     return MR_OK;
 }
 
-/* ---- merges ------------------------------------------------------------------------------------
- */
+/* ---- merges ---------------------------------------------------------------------------------- */
 
 /* The two tokens of merges[i]: "a b", or ["a", "b"]. */
 static mr_status pair_of(const hf_reader *r, size_t i, const json_t *m, const char **a, size_t *n,
@@ -259,8 +258,7 @@ out:
     return st;
 }
 
-/* ---- the model --------------------------------------------------------------------------------
- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static bool absent(const json_t *v)
 {

@@ -82,8 +82,7 @@ static mr_status find_file(const config *c, char **path, mr_err *err)
     return MR_OK;
 }
 
-/* ---- the pattern -------------------------------------------------------------------------------
- */
+/* ---- the pattern ----------------------------------------------------------------------------- */
 
 static bool is_kimi(const json_t *names)
 {
