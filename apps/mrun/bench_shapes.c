@@ -76,6 +76,8 @@ const bench_shape bench_shapes[] = {
     { "linear_add", "a=F[4096,1024] x=F[4096,1024] w=F[1024,1024]", false },
     { "linear_add.dgrad", "a=F[4096,1024] dy=F[4096,1024] w=F[1024,1024]", false },
     { "linear_add.dgrad", "a=F[4096,1024] dy=f32[4096,16] w=F[16,1024]", true },
+    { "linear_gelu", "x=F[4096,1024] w=F[4096,1024] bias=F[4096] @approx=tanh", false },
+    { "linear_gelu.dgrad", "dy=F[4096,1024] w=F[1024,4096] pre=F[4096,4096] @approx=tanh", false },
     { "unpermute_add", "a=F[4096,512] b=F[4096,512] y=F[8192,512] rows=i32[8192]perm "
                        "slots=i32[8192]inv:rows probs=- @k=2", true },
     { "permute.bwd", "a=F[4096,512] dy=F[8192,512] x=F[4096,512] rows=i32[8192]perm "

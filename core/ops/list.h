@@ -23,10 +23,11 @@ MRI_OP_FAMILY(route)            /* route_topk, .bwd, route_plan                 
 MRI_OP_FAMILY(permute)          /* permute, unpermute, permute.dprobs           */
 MRI_OP_FAMILY(grouped_linear)   /* grouped_linear, .dgrad, .wgrad               */
 MRI_OP_FAMILY(moe_losses)       /* moe_aux_loss, router_z_loss, .bwd            */
-MRI_OP_FAMILY(add_rmsnorm)      /* add_rmsnorm, .bwd: fused, as the next four are */
+MRI_OP_FAMILY(add_rmsnorm)      /* add_rmsnorm, .bwd: fused, as the next five are */
 MRI_OP_FAMILY(add_layernorm)    /* add_layernorm, .bwd                          */
 MRI_OP_FAMILY(rope_norm)        /* rope_norm, .bwd                              */
 MRI_OP_FAMILY(linear_add)       /* linear_add, .dgrad                           */
+MRI_OP_FAMILY(linear_gelu)      /* linear_gelu, .dgrad                          */
 MRI_OP_FAMILY(permute_add)      /* unpermute_add, permute.bwd                   */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
 MRI_OP_FAMILY(draw)             /* draw                                         */

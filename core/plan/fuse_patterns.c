@@ -127,6 +127,38 @@ static bool unpermute_add_twice(const mr_prog *p, uint32_t at, mri_fusion *f)
     return true;
 }
 
+/* ---- GELU within the products beside it ----------------------------------------------------- */
+
+/* What goes into GELU stays a value only where the backward, or anybody else, reads it. */
+static bool linear_gelu(const mr_prog *p, uint32_t at, mri_fusion *f)
+{
+    const mri_node *gelu = &p->nodes.v[at], *m = mri_fuse_maker(p, gelu->in[0]);
+    if (!is(m, "linear"))
+        return false;
+    set(f, "linear_gelu", m->in, m->n_in);
+    f->out[0] = gelu->out[0];
+    f->out[1] = gelu->in[0];
+    f->n_out = mri_fuse_readers(p, gelu->in[0], NULL, 0) > 1 ||
+               mri_fuse_is_output(p, gelu->in[0]) ? 2 : 1;
+    attrs(f, gelu, NULL);
+    drop(p, f, m);
+    drop(p, f, gelu);
+    return true;
+}
+
+static bool linear_gelu_dgrad(const mr_prog *p, uint32_t at, mri_fusion *f)
+{
+    const mri_node *back = &p->nodes.v[at], *m = mri_fuse_maker(p, back->in[0]);
+    if (!is(m, "linear.dgrad"))
+        return false;
+    set(f, "linear_gelu.dgrad", (mr_val[]){ m->in[0], m->in[1], back->in[1] }, 3);
+    outputs(f, back);
+    attrs(f, back, NULL);
+    drop(p, f, m);
+    drop(p, f, back);
+    return true;
+}
+
 /* ---- permute's two gradients --------------------------------------------------------------- */
 
 /* permute.dprobs(dy, x, rows) beside unpermute(dy, rows, slots, probs), which makes dx of it */
@@ -290,6 +322,8 @@ const mri_fuse_pattern mri_fuse_patterns[] = {
     { "add", "a + permute.bwd", permute_bwd_add },
     { "add", "a + unpermute", unpermute_add },
     { "add", "a + (b + unpermute)", unpermute_add_twice },
+    { "gelu", "gelu of linear", linear_gelu },
+    { "gelu.bwd", "gelu.bwd of linear.dgrad", linear_gelu_dgrad },
     { "add", "a + linear", linear_add },
     { "add", "a + linear.dgrad", dgrad_add },
     { "rmsnorm", "rmsnorm of a + b", add_rmsnorm },

@@ -4,6 +4,7 @@
  * beta = 1, which reads a while it stores the result: [T,O] once instead of the three times of a
  * sum of its own. Where the library has no way (mixed dtypes, or no library) a is copied into the
  * result and our own kernel adds to it. Products with few inner values, a router's, are thin.cu's.
+ * Not in place: cuBLASLt's result then differs in its last bits, and is no faster.
  */
 #include "lt.h"
 #include "mm.h"
@@ -26,8 +27,7 @@ static mr_status run(const struct kernel *base, const mr_buf *in, const mr_buf *
         return cuda_lt_run_from(base->dev->lt, &k->lt, in[1].data, in[2].data, a, y, bias, ws,
                                 stream, err);
     struct cuda_mm mm = k->mm;
-    cudaError_t e = a == y ? cudaSuccess
-                           : cudaMemcpyAsync(y, a, k->bytes, cudaMemcpyDeviceToDevice, stream);
+    cudaError_t e = cudaMemcpyAsync(y, a, k->bytes, cudaMemcpyDeviceToDevice, stream);
     mm.a.data = in[1].data;
     mm.b.data = in[2].data;
     mm.c.data = y;
@@ -80,7 +80,7 @@ static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
 }
 
 const struct op_row cuda_linear_add_rows[] = {
-    { "linear_add", "xxxX>x", sizeof(struct linear_add), linear_prepare, MR_K_INPLACE0, 0 },
-    { "linear_add.dgrad", "xxx>x", sizeof(struct linear_add), dgrad_prepare, MR_K_INPLACE0, 0 },
+    { "linear_add", "xxxX>x", sizeof(struct linear_add), linear_prepare, 0, 0 },
+    { "linear_add.dgrad", "xxx>x", sizeof(struct linear_add), dgrad_prepare, 0, 0 },
     { 0 },
 };

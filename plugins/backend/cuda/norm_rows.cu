@@ -15,7 +15,7 @@
 // blocks of a gradient: as many as reside on 132 multiprocessors at once, by the width alone
 static int64_t parts_for(int64_t n)
 {
-    return n <= 1024 ? 264 : n <= 2048 ? 396 : n <= 4096 ? 264 : 132;
+    return n <= 1024 ? 264 : n <= 2048 ? 396 : 132;
 }
 
 struct rows {
@@ -249,7 +249,7 @@ static void forward(const struct rows *k, const void *x, const void *b, arr w, a
             else if ((n) <= 2048) \
                 BACK(256, 256, 3, __VA_ARGS__) \
             else if ((n) <= 4096) \
-                BACK(512, 512, 2, __VA_ARGS__) \
+                BACK(512, 512, 1, __VA_ARGS__) \
             else \
                 BACK(1024, 1024, 1, __VA_ARGS__) \
         } \

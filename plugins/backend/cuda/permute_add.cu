@@ -89,13 +89,34 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// Without sums over the row its lanes need not stand together; with them fewer lanes wait.
+#define BY_ROW(grad, n, ...) \
+    do { \
+        if ((n) % WIDE_V) { \
+            constexpr int L = 256, K = 4, V = 1; \
+            __VA_ARGS__; \
+        } else { \
+            constexpr int V = WIDE_V; \
+            if ((n) <= 512) { \
+                constexpr int L = 32, K = 2; \
+                __VA_ARGS__; \
+            } else if ((n) <= 2048) { \
+                constexpr int L = grad ? 128 : 256, K = grad ? 2 : 1; \
+                __VA_ARGS__; \
+            } else { \
+                constexpr int L = 256, K = 4; \
+                __VA_ARGS__; \
+            } \
+        } \
+    } while (0)
+
 template <bool GRAD>
 static mr_status run(const struct permute_add *k, const mr_buf *a, const mr_buf *b, const mr_buf *y,
                      const mr_buf *x, const mr_buf *slots, const mr_buf *probs, const mr_buf *out,
                      cudaStream_t stream, mr_err *err)
 {
     if (k->tokens)
-        WITH_TYPE(k->base.out_kind[0], BY_WIDTH(k->width, {
+        WITH_TYPE(k->base.out_kind[0], BY_ROW(GRAD, k->width, {
             gather_add<F, L, K, V, GRAD>
                 <<<(unsigned)cuda_ceil(k->tokens, THREADS / L), THREADS, 0, stream>>>(
                     (const F *)a->data, b ? (const F *)b->data : nullptr, (const F *)y->data,

@@ -19,6 +19,8 @@ static inline int nans_kept(rig *r, const char *what, const mr_op_def *def, cons
 {
     mr_err err = MR_ERR_INIT;
     int seen = 0;
+    if (rig_leaves(r, what, def->id, c))
+        return 0;
     rig_bufs want = rig_copy(c, in), got = rig_copy(c, in);
     cr_assert_eq(def->ref(c, want.in, want.out, &err), MR_OK, "%s: %s", what, err.what);
     rig_run(r, what, def, c, &got);
@@ -71,8 +73,7 @@ static inline void nan_every_op(rig *r, const char *dtype)
     const mr_op_def *def;
     int seen = 0;
     for (uint32_t o = 0; (def = mri_op_at(o)); o++)
-        for (const char *const *text = def->cases;
-             text && *text && !(r->no_fused && rig_is_fused(def->id)); text++)
+        for (const char *const *text = def->cases; text && *text; text++)
             seen += nan_case(r, def, *text, dtype);
     cr_expect_gt(seen, 1000);
 }

@@ -265,17 +265,25 @@ static inline void rig_refuses(rig *r, const char *what, const char *id, const m
     cr_assert(err.what[0] && !kernel, "%s: a refusal without a reason, or with a kernel", what);
 }
 
-static inline bool rig_is_fused(const char *id)
+/* A backend may leave a fused op, or some uses of it, to the ops that it stands for. */
+static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr_call *c)
 {
-    static const char *const fused[] = { "add_rmsnorm",       "add_rmsnorm.bwd", "add_layernorm",
-                                         "add_layernorm.bwd", "rope_norm",       "rope_norm.bwd",
-                                         "linear_add",        "linear_add.dgrad",
-                                         "unpermute_add",     "permute.bwd",
-                                         "linear.wgrad.first",
-                                         "grouped_linear.wgrad.first" };
+    static const char *const fused[] = {
+        "add_rmsnorm", "add_rmsnorm.bwd",  "add_layernorm", "add_layernorm.bwd", "rope_norm",
+        "rope_norm.bwd", "linear_add",     "linear_add.dgrad", "unpermute_add", "permute.bwd",
+        "linear_gelu", "linear_gelu.dgrad", "linear.wgrad.first", "grouped_linear.wgrad.first" };
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
-        if (!strcmp(id, fused[i]))
+        if (!strcmp(id, fused[i]) && (r->no_fused || strstr(id, "gelu") || strstr(id, ".first"))) {
+            mr_kernel_info info = { .size = sizeof info };
+            mr_err err = MR_ERR_INIT;
+            void *kernel = NULL;
+            if (!r->ops->query(r->dev, id, c, 0, &kernel, &info, &err)) {
+                r->ops->release(r->dev, kernel);
+                return false;
+            }
+            rig_refuses(r, what, id, c);
             return true;
+        }
     return false;
 }
 
@@ -286,7 +294,9 @@ static inline void rig_check(rig *r, const char *what, const mr_op_def *def, con
     mr_err err = MR_ERR_INIT;
     mri_sig sig;
     cr_assert_eq(mri_sig_parse(def->sig, &sig, &err), MR_OK);
-    if ((rig_has_f64(c) && !r->has_f64) || (r->no_fused && rig_is_fused(def->id))) {
+    if (rig_leaves(r, what, def->id, c))
+        return;
+    if (rig_has_f64(c) && !r->has_f64) {
         rig_refuses(r, what, def->id, c);
         return;
     }

@@ -110,6 +110,9 @@ static const struct {
     { "linear_add.dgrad", "a=F[130,100] dy=F[130,72] w=F[72,100]" },
     { "linear_add.dgrad", "a=F[130,200] dy=f32[130,16] w=F[16,200]" },
     { "linear_add.dgrad", "a=F[600,2048] dy=f32[600,8] w=F[8,2048]" },
+    { "linear_gelu", "x=F[200,136] w=F[264,136] bias=F[264] @approx=tanh" },
+    { "linear_gelu", "x=F[200,64] w=F[128,64] @approx=tanh" },
+    { "linear_gelu.dgrad", "dy=F[200,136] w=F[136,264] pre=F[200,264] @approx=tanh" },
     { "unpermute_add", "a=F[100,240] b=F[100,240] y=F[300,240] rows=i32[300]perm "
                        "slots=i32[300]inv:rows probs=S[100,3] @k=3" },
     { "unpermute_add", "a=F[60,2048] b=- y=F[60,2048] rows=i32[60]perm slots=i32[60]inv:rows "

@@ -196,6 +196,31 @@ Test(fuse, takes_layer_norms)
     mri_plan_free(pl);
 }
 
+/* gelu's input is a value of its own only where the backward reads it */
+Test(fuse, takes_gelu_into_the_products)
+{
+    for (int train = 0; train < 2; train++) {
+        block b = open_block();
+        const char *const read[] = { "y" };
+        mr_list consumed = { read, 1 };
+        mri_plan_options o = { .fuse = true, .train = train, .consumed = &consumed,
+                               .stop_after = "fuse" };
+        mr_attr tanh_form = mr_as("approx", "tanh");
+        mr_err err = MR_ERR_INIT;
+        mri_plan *pl;
+        refuses = NULL;
+        mr_val h = MR_OP(b.n, "linear", MR_IN(b.x, b.w, b.g), MR_NOAT);
+        h = MR_OP(b.n, "gelu", MR_IN(h), MR_AT(tanh_form));
+        output(b, "y", MR_OP(b.n, "linear", MR_IN(h, b.w), MR_NOAT));
+        kit_ok(mri_plan_compile(b.n.p, &o, &yes, &err, &pl, &err), &err, "fuse");
+        cr_assert_eq(count(pl->prog, "linear_gelu"), 1);
+        cr_assert_eq(pl->prog->nodes.v[0].n_out, train ? 2 : 1);
+        cr_assert_eq(count(pl->prog, "linear_gelu.dgrad"), train);
+        cr_assert_eq(count(pl->prog, "gelu.bwd") + count(pl->prog, "gelu"), 0);
+        mri_plan_free(pl);
+    }
+}
+
 Test(fuse, keeps_values_that_others_read)
 {
     block b = open_block(); /* h is the stream: it goes on behind the norm, and out of the block */
