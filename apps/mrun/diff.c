@@ -5,7 +5,8 @@
  * the same batches; block by block every op's outputs are compared, and the first op beyond
  * the tolerance is named with its block, region and model line.
  *
- * Ops are matched by phase and order within the block; recomputation and fusion are left off in both.
+ * Ops are matched by phase and order within the block; recomputation and fusion are left off in
+ * both.
  */
 #include "core/ops/ref.h"
 #include "core/run/session.h"

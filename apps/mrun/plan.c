@@ -133,7 +133,8 @@ int cmd_plan(app *a, int argc, char **argv)
     if (!code && args.positional.n != 1)
         code = app_usage(a, "plan needs one profile: mrun plan PROFILE.ini");
     if (!code && !known)
-        code = app_usage(a, "no pass '%s': types, vjp, recompute, fuse, lower, streams or arena", pass);
+        code = app_usage(a, "no pass '%s': types, vjp, recompute, fuse, lower, streams or arena",
+                         pass);
     mr_status st = 0;
     if (code)
         goto done;

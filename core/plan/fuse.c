@@ -103,7 +103,8 @@ static bool make(mr_prog *p, const mri_fusion *f, mri_node *out)
     out->recomputed = recomputed;
     same = out->n_out == f->n_out;
     for (uint32_t j = 0; j < out->n_out && same; j++) {
-        same = f->out[j] && mr_same_type(&mri_val(p, f->out[j])->type, &mri_val(p, out->out[j])->type);
+        same = f->out[j] && mr_same_type(&mri_val(p, f->out[j])->type,
+                                         &mri_val(p, out->out[j])->type);
         out->out[j] = f->out[j];
     }
     p->values.n = values;
@@ -212,7 +213,7 @@ mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err
 {
     bool again = opt->fuse && plan->backend;
     (void)err;
-    while (again) { /* ends: no fused op is taken apart, and each takes one op away or replaces it */
+    while (again) { /* ends: each fusion takes an op away or replaces it by one never taken apart */
         again = false;
         for (const mri_fuse_pattern *k = mri_fuse_patterns; k->last; k++)
             again |= search(plan, opt, k);

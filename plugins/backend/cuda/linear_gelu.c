@@ -90,8 +90,8 @@ static mr_status plan(struct kernel *base, const mr_call *c, int64_t rows, int64
     bad |= lt->cublasLtMatrixLayoutInit_internal_(&k->c, sizeof k->c, CUDA_R_16BF, (uint64_t)cols,
                                                   (uint64_t)rows, cols);
     bad |= lt->cublasLtMatmulPreferenceInit_internal_(&pref, sizeof pref);
-    bad |= lt->cublasLtMatmulPreferenceSetAttribute_(&pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                     &room, sizeof room);
+    bad |= lt->cublasLtMatmulPreferenceSetAttribute_(
+        &pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room);
     bad |= lt->cublasLtMatmulPreferenceSetAttribute_(
         &pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
     if (!bad)

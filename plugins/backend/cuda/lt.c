@@ -269,7 +269,8 @@ mr_status cuda_lt_run_from(const struct cuda_lt *lt, const struct cuda_lt_produc
                                                  sizeof bias);
     if (!st)
         st = lt->cublasLtMatmul_(lt->handle, &desc, &one, b, LAYOUT(a), a, LAYOUT(b), &p->beta,
-                                 from, LAYOUT(c), c, LAYOUT(c), &p->algo, (void *)room, bytes, stream);
+                                 from, LAYOUT(c), c, LAYOUT(c), &p->algo, (void *)room, bytes,
+                                 stream);
     if (!st)
         return MR_OK;
     return mr_fail(err, MR_E_DEVICE, MR_BLAME_ENV, "cublasLtMatmul: %s",

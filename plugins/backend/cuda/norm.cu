@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// norm.cu - rmsnorm, layernorm, their gradients, sum_rows. A warp a group of values up to 1024
-// wide, a block a wider one. Weight gradients are column sums in two stages: a part of the rows a
-// block, then the parts in their order. Bytes: forward x and y, backward dy and x and dx (and dy
-// and x once more for the weight's gradient); floor: bytes / 3.35 TB/s (16384 x 2048 bf16, forward:
-// 134 MB, 40 us).
+// norm.cu - rmsnorm, layernorm, their gradients and sum_rows of rows that norm_rows.cu and
+// sum_rows.cu leave: wider than registers hold, or no multiple of 8 wide. A block a row, which it
+// reads twice. Weight gradients are column sums in two stages: a part of the rows a block, then the
+// parts in their order. Bytes: forward x and y, backward dy and x and dx, once more from L2 or
+// memory.
 
 #include "vec.cuh"
 
-enum { WIDE = 1024, COLS = 32, LANES = THREADS / COLS, MAX_PARTS = 128 };
+enum { COLS = 32, LANES = THREADS / COLS, MAX_PARTS = 128 };
 
 struct norm {
     struct kernel base;
@@ -231,11 +231,7 @@ static void column_sums(const struct norm *k, int kind, const void *dy, const vo
 // ---- running ------------------------------------------------------------------------------
 #define BY_ROWS(kernel, kind, addresses, ...) \
     WITH_V(k->n % WIDE_V == 0 && aligned16 addresses, WITH_TYPE(kind, { \
-               if (k->n <= WIDE) \
-                   kernel<F, 32, V><<<(unsigned)cuda_ceil(k->rows, THREADS / 32), THREADS, 0, \
-                                      stream>>>(__VA_ARGS__); \
-               else \
-                   kernel<F, THREADS, V><<<(unsigned)k->rows, THREADS, 0, stream>>>(__VA_ARGS__); \
+               kernel<F, THREADS, V><<<(unsigned)k->rows, THREADS, 0, stream>>>(__VA_ARGS__); \
            }))
 
 static mr_status rmsnorm_run(RUN_ARGS)

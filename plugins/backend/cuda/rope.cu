@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// rope.cu - rope and rope + norm of any head (rope_heads.cu has the usual ones), and the temperature
-// of queries without rope: all scale a token's row by what its position says. A block a token: its
-// cosines and sines are made once, in shared memory, and serve all heads; with a norm a warp takes
-// a head. Bytes: x once, y once (the norm's kernels read x twice, the second time from L1); floor:
+// rope.cu - rope and rope + norm of any head (rope_heads.cu has the usual ones), and the
+// temperature of queries without rope: all scale a token's row by what its position says. A block
+// a token: its cosines and sines are made once, in shared memory, and serve all heads; with a norm
+// a warp takes a head. Bytes: x once, y once (the norm's kernels read x twice, the second time from L1); floor:
 // bytes / 4.27 TB/s.
 
 #include "rope.h"

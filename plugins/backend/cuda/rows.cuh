@@ -61,7 +61,7 @@ template <int L> DEV float row_sum(float x, float *room, int barrier)
 }
 
 // ---- column sums in two stages: dst[column] += the blocks' shares, in their order -----------
-enum { PART_COLS = 32, PART_LANES = 16 };
+enum { PART_COLS = 32, PART_LANES = 32 };
 
 static __global__ void __launch_bounds__(PART_COLS *PART_LANES)
     add_shares(const float *sums, float *dst, int parts, int n)

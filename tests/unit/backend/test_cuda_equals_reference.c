@@ -83,7 +83,8 @@ static const struct {
                          "rstd=S[600,1]pos dw=S[2048]" },
     { "add_rmsnorm.bwd", "dh=F[20,7168] dy=F[20,7168] x=F[20,7168] w=F[7168] rstd=S[20,1]pos "
                          "dw=S[7168]" },
-    { "add_rmsnorm.bwd", "dh=F[500,77] dy=F[500,77] x=F[500,77] w=F[77] rstd=S[500,1]pos dw=S[77]" },
+    { "add_rmsnorm.bwd", "dh=F[500,77] dy=F[500,77] x=F[500,77] w=F[77] rstd=S[500,1]pos "
+                         "dw=S[77]" },
     { "rope", "x=F[150,120] positions=i32[150]<1000000 @head_dim=40 @inv_freq=1,0.3,0.1,0.03,"
               "0.01,0.001,0.0001,0.7,0.2,0.05" },
     { "add_layernorm", "a=F[300,768] b=F[300,768] w=F[768] bias=F[768]" },
