@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// cache.cuh - the cache of keys and values: where a token's row lies, and the launch that writes
-// the new rows before any token attends.
+// cache.cuh - what the kernels over the cache of keys and values share: where a token's row lies,
+// the launch before them, which writes the new rows, and the launch behind them, which joins the
+// parts of a row whose keys were shared out over `splits` blocks, in their order.
 
 #ifndef MRUN_CUDA_CACHE_CUH
 #define MRUN_CUDA_CACHE_CUH
@@ -16,15 +17,13 @@ DEV int64_t cache_row(const int32_t *positions, const int32_t *slot, int64_t t, 
     return b < 0 || b >= slots || p < 0 || p >= room ? -1 : b * room + p;
 }
 
-// A block a token. Also sets `counters`, n of them a token, to 0: those of blocks that finish.
+// ---- before: a block a token ------------------------------------------------------------------
 template <int V>
 static __global__ void cache_write(arr k, arr v, const int32_t *positions, const int32_t *slot,
                                    arr kc, arr vc, int64_t slots, int64_t room, int64_t wk,
-                                   int64_t wv, int *counters, int n)
+                                   int64_t wv)
 {
     int64_t t = blockIdx.x, row = cache_row(positions, slot, t, slots, room);
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
-        counters[t * n + i] = 0;
     if (row < 0)
         return;
     for (int64_t c = threadIdx.x; c < (wk + wv) / V; c += blockDim.x) {
@@ -41,8 +40,7 @@ static __global__ void cache_write(arr k, arr v, const int32_t *positions, const
     }
 }
 
-static inline void cache_write_launch(const struct attn *k, const mr_buf *in, int *counters, int n,
-                                      cudaStream_t stream)
+static inline void cache_write_launch(const struct attn *k, const mr_buf *in, cudaStream_t stream)
 {
     int64_t wk = (int64_t)k->a.kv * k->a.c, wv = (int64_t)k->a.kv * k->a.cv;
     WITH_V(wk % WIDE_V == 0 && wv % WIDE_V == 0 &&
@@ -50,10 +48,99 @@ static inline void cache_write_launch(const struct attn *k, const mr_buf *in, in
         cache_write<V><<<(unsigned)k->a.tokens, THREADS, 0, stream>>>(
             in_arr(&k->base, in, 1), in_arr(&k->base, in, 2), (const int32_t *)in[3].data,
             (const int32_t *)in[4].data, in_arr(&k->base, in, 5), in_arr(&k->base, in, 6),
-            k->slots, k->positions, wk, wv, counters, n)));
+            k->slots, k->positions, wk, wv)));
 }
 
-// sizes, and what both kernels refuse
+// ---- behind: the parts of a row -----------------------------------------------------------------
+enum { MAX_SPLITS = 256, JOIN_THREADS = 128 };
+
+// In the workspace: of each token, head and split the maximum and the sum of exponentials, and the
+// weighted values, not yet divided. A split without keys has a maximum of -inf and sums of 0.
+struct cache_parts {
+    float2 *stats; // [T, H, splits]
+    float *values; // [T, H, splits, cv]
+};
+
+static inline uint64_t parts_bytes(const struct attn *k)
+{
+    uint64_t parts = (uint64_t)k->a.tokens * (uint64_t)k->a.heads * (uint64_t)k->splits;
+    return k->splits < 2 ? 0
+                         : cuda_round(parts * sizeof(float2)) +
+                               parts * (uint64_t)k->a.cv * sizeof(float);
+}
+
+static inline cache_parts parts_in(const struct attn *k, void *ws)
+{
+    uint64_t parts = (uint64_t)k->a.tokens * (uint64_t)k->a.heads * (uint64_t)k->splits;
+    return cache_parts{ (float2 *)ws, (float *)((char *)ws + cuda_round(parts * sizeof(float2))) };
+}
+
+DEV float shift_of(float max) // what exponents are measured against: no maximum yet, no shift
+{
+    return max == -INFINITY ? 0 : max;
+}
+
+// A block a (token, head): what each part weighs, then the columns, the parts shared out over the
+// threads that are left. LOG2: exponents are of 2.
+template <bool LOG2>
+static __global__ void __launch_bounds__(JOIN_THREADS)
+    cache_join(const int32_t *positions, const int32_t *slot, const cache_parts p, arr o,
+               int splits, int64_t slots, int64_t room, const attn_args a)
+{
+    __shared__ float weight[MAX_SPLITS], side[JOIN_THREADS];
+    int64_t t = blockIdx.y, row = t * a.heads + blockIdx.x;
+    if (cache_row(positions, slot, t, slots, room) < 0)
+        return; // written already
+    if (threadIdx.x < 32) {
+        const float2 *stat = p.stats + row * splits;
+        float max = -INFINITY, sum = 0;
+        for (int s = threadIdx.x; s < splits; s += 32)
+            max = fmaxf(max, stat[s].x);
+        max = shift_of(warp_max(max));
+        for (int s = threadIdx.x; s < splits; s += 32) {
+            float2 part = stat[s];
+            weight[s] = LOG2 ? exp2f(part.x - max) : expf(part.x - max);
+            sum += part.y * weight[s];
+        }
+        sum = warp_sum(sum);
+        for (int s = threadIdx.x; s < splits; s += 32)
+            weight[s] /= sum;
+    }
+    __syncthreads();
+    int side_by_side = a.cv < JOIN_THREADS ? JOIN_THREADS / a.cv : 1;
+    int lane = a.cv < JOIN_THREADS ? (int)threadIdx.x % a.cv : (int)threadIdx.x;
+    int group = a.cv < JOIN_THREADS ? (int)threadIdx.x / a.cv : 0;
+    for (int c0 = 0; c0 < a.cv; c0 += JOIN_THREADS) { // once, unless a head is wider than the block
+        int c = c0 + lane;
+        float v = 0;
+        if (c < a.cv && group < side_by_side)
+#pragma unroll 16
+            for (int s = group; s < splits; s += side_by_side)
+                v += p.values[(row * splits + s) * a.cv + c] * weight[s];
+        side[threadIdx.x] = v;
+        __syncthreads();
+        if (c < a.cv && group == 0) {
+            for (int g = 1; g < side_by_side; g++)
+                v += side[g * a.cv + lane];
+            put(o, row * a.cv + c, v);
+        }
+        __syncthreads();
+    }
+}
+
+template <bool LOG2>
+static inline void cache_join_launch(const struct attn *k, const mr_buf *in, const mr_buf *out,
+                                     void *ws, cudaStream_t stream)
+{
+    if (k->splits > 1)
+        cache_join<LOG2><<<dim3((unsigned)k->a.heads, (unsigned)k->a.tokens), JOIN_THREADS, 0,
+                           stream>>>((const int32_t *)in[3].data, (const int32_t *)in[4].data,
+                                     parts_in(k, ws), out_arr(&k->base, out, 0), k->splits,
+                                     k->slots, k->positions, k->a);
+}
+
+// ---- from types to kernels ------------------------------------------------------------------
+// sizes, and what all refuse
 static inline mr_status cache_shape(struct attn *k, const mr_call *c, mr_err *err)
 {
     mr_status bad = attn_shape(k, c, c->in[0], c->in[2], err);
@@ -76,7 +163,7 @@ static inline int cache_splits(const struct attn *k, int64_t rows, int blocks, i
     int64_t most = cuda_ceil(seen, tile);
     int64_t want = rows ? cuda_ceil((int64_t)blocks * k->base.dev->sms, rows) : 1;
     want = want < most ? want : most;
-    return want < 1 ? 1 : want > 1024 ? 1024 : (int)want;
+    return want < 1 ? 1 : want > MAX_SPLITS ? MAX_SPLITS : (int)want;
 }
 
 #endif

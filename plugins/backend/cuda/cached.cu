@@ -17,9 +17,9 @@ enum { KEYS = 128, BLOCK = 128, AT_ONCE = 8 };
 template <typename C>
 __global__ void __launch_bounds__(BLOCK)
     cache_attend(arr q, const int32_t *positions, const int32_t *slot, const C *kc, const C *vc,
-                 arr o, float *parts, int64_t slots, int64_t room, const attn_args a)
+                 arr o, const cache_parts parts, int64_t slots, int64_t room, const attn_args a)
 {
-    __shared__ float qs[ATTN_MAX_WIDTH], z[KEYS], part[2][BLOCK / 32];
+    __shared__ float qs[ATTN_MAX_WIDTH], z[KEYS], tops[2][BLOCK / 32];
     int64_t t = blockIdx.y, h = blockIdx.x, g = h / a.group;
     int64_t row = cache_row(positions, slot, t, slots, room), out = (t * a.heads + h) * a.cv;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -54,20 +54,20 @@ __global__ void __launch_bounds__(BLOCK)
         __syncthreads();
         float mine = threadIdx.x < n ? z[threadIdx.x] : -INFINITY, top = warp_max(mine);
         if (!lane)
-            part[0][warp] = top;
+            tops[0][warp] = top;
         __syncthreads();
         top = max;
         for (int w = 0; w < BLOCK / 32; w++)
-            top = fmaxf(top, part[0][w]);
+            top = fmaxf(top, tops[0][w]);
         float keep = top == max ? 1 : expf(max - top);
         float e = threadIdx.x < n ? expf(mine - top) : 0, s = warp_sum(e);
         z[threadIdx.x] = e;
         if (!lane)
-            part[1][warp] = s;
+            tops[1][warp] = s;
         __syncthreads();
         sum *= keep;
         for (int w = 0; w < BLOCK / 32; w++)
-            sum += part[1][w];
+            sum += tops[1][w];
         max = top;
 #pragma unroll
         for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++) {
@@ -81,61 +81,33 @@ __global__ void __launch_bounds__(BLOCK)
                 acc[c] += z[j] * ld(value, (int64_t)j * a.kv * a.cv);
         }
     }
-    if (gridDim.z > 1) {
-        parts += ((t * a.heads + h) * gridDim.z + blockIdx.z) * (a.cv + 2);
-        parts[0] = max; // the same in all threads
-        parts[1] = sum;
-    }
+    int64_t part = (t * a.heads + h) * gridDim.z + blockIdx.z;
+    if (gridDim.z > 1 && threadIdx.x == 0)
+        parts.stats[part] = float2{ max, sum }; // the same in all threads
 #pragma unroll
     for (int c = 0; c < ATTN_MAX_WIDTH / BLOCK; c++) {
         int i = threadIdx.x + c * BLOCK;
         if (i >= a.cv)
             continue;
         if (gridDim.z > 1)
-            parts[2 + i] = acc[c];
+            parts.values[part * a.cv + i] = acc[c];
         else
             put(o, out + i, acc[c] / sum);
-    }
-}
-
-// A split without keys has a maximum of -inf and sums of 0: it weighs 0.
-__global__ void __launch_bounds__(BLOCK)
-    cache_join(const int32_t *positions, const int32_t *slot, const float *parts, arr o, int splits,
-               int64_t slots, int64_t room, const attn_args a)
-{
-    int64_t t = blockIdx.y, at = t * a.heads + blockIdx.x;
-    float max = -INFINITY, sum = 0;
-    if (cache_row(positions, slot, t, slots, room) < 0)
-        return; // written already
-    parts += at * splits * (a.cv + 2);
-    for (int s = 0; s < splits; s++)
-        max = fmaxf(max, parts[s * (a.cv + 2)]);
-    for (int s = 0; s < splits; s++)
-        sum += parts[s * (a.cv + 2) + 1] * expf(parts[s * (a.cv + 2)] - max);
-    for (int i = threadIdx.x; i < a.cv; i += BLOCK) {
-        float v = 0;
-        for (int s = 0; s < splits; s++)
-            v += parts[s * (a.cv + 2) + 2 + i] * expf(parts[s * (a.cv + 2)] - max);
-        put(o, at * a.cv + i, v / sum);
     }
 }
 
 static mr_status cached_run(RUN_ARGS)
 {
     SELF;
-    const int32_t *positions = (const int32_t *)in[3].data, *slot = (const int32_t *)in[4].data;
-    arr kc = in_arr(base, in, 5), vc = in_arr(base, in, 6);
-    if (k->a.tokens) {
-        cache_write_launch(k, in, nullptr, 0, stream);
-        dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens, (unsigned)k->splits);
-        WITH_TYPE(kc.kind, cache_attend<F><<<grid, BLOCK, 0, stream>>>(
-            in_arr(base, in, 0), positions, slot, (const F *)kc.p, (const F *)vc.p,
-            out_arr(base, out, 0), (float *)ws, k->slots, k->positions, k->a));
-        if (k->splits > 1)
-            cache_join<<<dim3(grid.x, grid.y), BLOCK, 0, stream>>>(
-                positions, slot, (const float *)ws, out_arr(base, out, 0), k->splits, k->slots,
-                k->positions, k->a);
-    }
+    dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens, (unsigned)k->splits);
+    if (!k->a.tokens)
+        return MR_OK;
+    cache_write_launch(k, in, stream);
+    WITH_TYPE(base->in_kind[5], cache_attend<F><<<grid, BLOCK, 0, stream>>>(
+        in_arr(base, in, 0), (const int32_t *)in[3].data, (const int32_t *)in[4].data,
+        (const F *)in[5].data, (const F *)in[6].data, out_arr(base, out, 0), parts_in(k, ws),
+        k->slots, k->positions, k->a));
+    cache_join_launch<false>(k, in, out, ws, stream);
     return cuda_launched(base, err);
 }
 
@@ -147,8 +119,7 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
         return bad;
     int64_t rows = k->a.tokens * k->a.heads;
     k->splits = cache_splits(k, rows, 4, KEYS);
-    if (k->splits > 1)
-        base->workspace = (uint64_t)rows * (uint64_t)k->splits * (uint64_t)(k->a.cv + 2) * 4;
+    base->workspace = parts_bytes(k);
     base->run = cached_run;
     return MR_OK;
 }

@@ -4,8 +4,7 @@
 // multiple of 8. A block has a token and HEADS query heads of one group, which share every key and
 // value that it reads; LANES neighbouring threads have a key, 16 bytes each, and four keys under
 // way. So a block is many small workers, each with its own running maximum, sum and values, which
-// join at its end. The keys of a row are shared out over `splits` blocks, by the position alone;
-// the last of them to finish joins the parts, in their order.
+// join at its end. The keys of a row are shared out over `splits` blocks, by the position alone.
 //
 // Bytes: the seen keys and values once for HEADS heads; floor: bytes / the copy bandwidth (4096
 // positions of 8 heads, 128 wide, bf16: 16.8 MB, 3.9 us at 4.27 TB/s). A slot or position outside
@@ -14,14 +13,13 @@
 #include "cache.cuh"
 #include "pack.cuh"
 
-enum { WIDE = 8, WARPS = THREADS / 32, BLOCKS_PER_SM = 6, MAX_HEADS = 4 };
+enum { WIDE = 8, WARPS = THREADS / 32, BLOCKS_PER_SM = 3, MAX_HEADS = 4 };
 static constexpr float LOG2_E = 1.44269504088896340736f;
 
 struct decode_args { // by value in a launch, beside attn_args
     const int32_t *positions, *slot;
     int64_t slots, room;
-    float *parts; // [T, H, splits, cv + 2]: maximum, sum, values
-    int *finished; // [T, blocks of a token]
+    cache_parts parts;
 };
 
 #define SELF const struct attn *k = (const struct attn *)base
@@ -33,11 +31,6 @@ template <typename F> DEV float exp2_for(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-DEV float shift_of(float max) // what exponents are measured against: no maximum yet, no shift
-{
-    return max == -INFINITY ? 0 : max;
 }
 
 // What a worker knows of one head: LANES threads have WIDE values each, and the same max and sum.
@@ -124,34 +117,13 @@ DEV void take_keys(state s[HEADS], const float q[HEADS][WIDE], const F *keys, co
     }
 }
 
-// The parts of `splits` blocks, of heads h0 .. h0 + n - 1 of token t. A part without keys has a
-// maximum of -inf and sums of 0: it weighs 0.
-DEV void join_parts(const float *parts, arr o, int64_t t, int h0, int n, int splits,
-                    const attn_args &a)
-{
-    for (int i = threadIdx.x; i < n * a.cv; i += THREADS) {
-        int64_t row = t * a.heads + h0 + i / a.cv;
-        const float *p = parts + row * splits * (a.cv + 2);
-        float max = -INFINITY, sum = 0, v = 0;
-        for (int s = 0; s < splits; s++)
-            max = fmaxf(max, __ldcg(p + s * (a.cv + 2)));
-        max = shift_of(max);
-        for (int s = 0; s < splits; s++, p += a.cv + 2) {
-            float f = exp2f(__ldcg(p) - max);
-            sum += __ldcg(p + 1) * f;
-            v += __ldcg(p + 2 + i % a.cv) * f;
-        }
-        put(o, row * a.cv + i % a.cv, v / sum);
-    }
-}
-
 template <typename F, int LANES, int HEADS>
 __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 4 : HEADS == 2 ? 3 : 2)
     decode(arr q, const F *kc, const F *vc, arr o, const decode_args d, const attn_args a)
 {
     constexpr int AHEAD = 4, WORKERS = THREADS / LANES, TILE = WORKERS * AHEAD;
-    __shared__ float max[WARPS][HEADS], sum[WARPS][HEADS], part[WARPS][ATTN_MAX_WIDTH];
-    __shared__ bool last;
+    __shared__ float max[WARPS][HEADS], sum[WARPS][HEADS];
+    __shared__ float part[WARPS][ATTN_MAX_WIDTH];
     int pieces = (a.group + HEADS - 1) / HEADS, g = blockIdx.x / pieces; // of a group's heads
     int h0 = g * a.group + (int)blockIdx.x % pieces * HEADS;
     int n = min(HEADS, (g + 1) * a.group - h0), splits = gridDim.z, warp = threadIdx.x / 32;
@@ -220,30 +192,17 @@ __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 4 : HEADS == 2 ? 3 : 2)
             for (int w = 0; w < WARPS; w++)
                 v += part[w][i];
             int64_t at = t * a.heads + h0 + h;
-            float *to = d.parts + (at * splits + blockIdx.z) * (a.cv + 2);
+            int64_t one = at * splits + blockIdx.z;
             if (splits == 1) {
                 put(o, at * a.cv + i, v / all);
             } else {
-                to[2 + i] = v;
-                if (i == 0) {
-                    to[0] = top;
-                    to[1] = all;
-                }
+                d.parts.values[one * a.cv + i] = v;
+                if (i == 0)
+                    d.parts.stats[one] = float2{ top, all };
             }
         }
         __syncthreads();
     }
-    if (splits == 1)
-        return;
-    __threadfence(); // the part is there before it is counted
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicAdd(d.finished + t * gridDim.x + blockIdx.x, 1) == splits - 1;
-    __syncthreads();
-    if (!last)
-        return;
-    __threadfence();
-    join_parts(d.parts, o, t, h0, n, splits, a);
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
@@ -258,11 +217,6 @@ static int heads_of(const struct attn *k) // of a block
 static int blocks_of(const struct attn *k) // of a token, but for splits
 {
     return k->a.kv * (int)cuda_ceil(k->a.group, heads_of(k));
-}
-
-static uint64_t counters_bytes(const struct attn *k)
-{
-    return cuda_round((uint64_t)k->a.tokens * (uint64_t)blocks_of(k) * sizeof(int));
 }
 
 template <typename F, int LANES>
@@ -283,12 +237,11 @@ static mr_status decode_run(RUN_ARGS)
 {
     SELF;
     int width = k->a.c > k->a.cv ? k->a.c : k->a.cv;
-    int *finished = (int *)ws;
     decode_args d = { (const int32_t *)in[3].data, (const int32_t *)in[4].data, k->slots,
-                      k->positions, (float *)((char *)ws + counters_bytes(k)), finished };
+                      k->positions, parts_in(k, ws) };
     if (!k->a.tokens)
         return MR_OK;
-    cache_write_launch(k, in, finished, k->splits > 1 ? blocks_of(k) : 0, stream);
+    cache_write_launch(k, in, stream);
     WITH_TYPE(base->in_kind[5], {
         if (width <= 8 * WIDE)
             launch<F, 8>(k, in, out, d, stream);
@@ -297,6 +250,7 @@ static mr_status decode_run(RUN_ARGS)
         else
             launch<F, 32>(k, in, out, d, stream);
     });
+    cache_join_launch<true>(k, in, out, ws, stream);
     return cuda_launched(base, err);
 }
 
@@ -309,9 +263,7 @@ static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *e
     if (k->a.c % WIDE || k->a.cv % WIDE)
         return cuda_refuse(base, err, "a head's width is no multiple of 8");
     k->splits = cache_splits(k, k->a.tokens * blocks_of(k), BLOCKS_PER_SM, 64);
-    if (k->splits > 1)
-        base->workspace = counters_bytes(k) + (uint64_t)k->a.tokens * (uint64_t)k->a.heads *
-                                                  (uint64_t)k->splits * (uint64_t)(k->a.cv + 2) * 4;
+    base->workspace = parts_bytes(k);
     base->run = decode_run;
     return MR_OK;
 }

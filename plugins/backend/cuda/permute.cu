@@ -4,7 +4,7 @@
 // go token by token, so that a token's row and each of its K rows move once: permute reads a token
 // and writes its rows where `slots` says; unpermute reads the rows of a token and writes it;
 // dprobs first makes the slots from the rows. `slots` is a permutation: no two tokens write one
-// row. Bytes: (R + T) D; floor: bytes / the copy bandwidth (16384 tokens, 8 rows each, 2048 wide
+// row. With one row a token both ways are a gather. Bytes: (R + T) D; floor: bytes / the copy bandwidth (16384 tokens, 8 rows each, 2048 wide
 // in bf16: 604 MB, 141 us at 4.27 TB/s). A row whose index is out of range becomes NaN: the run's
 // checks find it.
 
@@ -43,89 +43,113 @@ template <typename F, int V> DEV pack<F, V> times(const pack<F, V> &a, float p)
     return b;
 }
 
-// ---- permute ------------------------------------------------------------------------------
-// A thread has pack `col` of U tokens and writes it to ROWS of their rows at once. The row that
-// stands at tK + k in order is looked at too: if its own index is no row's, no token writes it.
-template <typename F, int V, int U, int ROWS>
-KERNEL permute(const F *x, const int32_t *rows, const int32_t *slots, arr probs, F *y,
-               const permute_args a)
+template <typename F, int V> DEV pack<F, V> nan_pack()
+{
+    float v[V];
+    pack<F, V> p;
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        v[j] = nanf("");
+    p.narrow(v);
+    return p;
+}
+
+// ---- one row a token ------------------------------------------------------------------------
+// to[r] = from[index[r]] times the probability of its token: that row if `by_index`, else r
+template <typename F, int V, int U>
+KERNEL gather(const F *from, const int32_t *index, arr probs, bool by_index, F *to,
+              const permute_args a)
 {
     row_packs<U> mine(a.packs);
     pack<F, V> p[U];
-    for (int j0 = 0; j0 < a.per_token; j0 += ROWS) {
-        int r[U][ROWS], back[U][ROWS];
-        float by[U][ROWS];
+    float by[U];
 #pragma unroll
-        for (int u = 0; u < U; u++)
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows) {
+            int64_t i = index[s.row];
+            bool known = i >= 0 && i < a.rows;
+            if (known)
+                p[u].load(from, i * a.width + s.col * V);
+            else
+                p[u] = nan_pack<F, V>();
+            by[u] = probs.p && known ? get(probs, by_index ? i : s.row) : 1;
+        }
 #pragma unroll
-            for (int j = 0; j < ROWS; j++) {
-                spot s = mine.at(u);
-                int64_t i = s.row * a.per_token + j0 + j;
-                bool in = s.row < a.tokens && j0 + j < a.per_token;
-                r[u][j] = in ? slots[i] : -1;
-                back[u][j] = in ? rows[i] : 0;
-                by[u][j] = in && probs.p ? get(probs, i) : 1;
-            }
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows)
+            (probs.p ? times<F, V>(p[u], by[u]) : p[u]).store(to, s.row * a.width + s.col * V);
+}
+
+// ---- permute ------------------------------------------------------------------------------
+enum { AT_ONCE = 4 }; // rows of a token
+
+// A thread has a pack of a token and writes it to the token's rows. The row that stands at tK + k
+// in order is looked at too: if its own index is no row's, no token writes it.
+template <typename F, int V>
+KERNEL permute(const F *x, const int32_t *rows, const int32_t *slots, arr probs, F *y,
+               const permute_args a)
+{
+    spot s = row_packs<1>(a.packs).at(0);
+    if (s.row >= a.tokens)
+        return;
+    pack<F, V> p;
+    p.load(x, s.row * a.width + s.col * V);
+    for (int j0 = 0; j0 < a.per_token; j0 += AT_ONCE) {
+        int r[AT_ONCE], back[AT_ONCE];
+        float by[AT_ONCE];
+        int64_t i0 = s.row * a.per_token + j0;
 #pragma unroll
-        for (int u = 0; u < U; u++)
-            if (spot s = mine.at(u); j0 == 0 && s.row < a.tokens)
-                p[u].load(x, s.row * a.width + s.col * V);
+        for (int j = 0; j < AT_ONCE; j++) {
+            bool in = j0 + j < a.per_token;
+            r[j] = in ? slots[i0 + j] : -1;
+            back[j] = in ? rows[i0 + j] : 0;
+            by[j] = in && probs.p ? get(probs, i0 + j) : 1;
+        }
 #pragma unroll
-        for (int u = 0; u < U; u++)
-#pragma unroll
-            for (int j = 0; j < ROWS; j++) {
-                spot s = mine.at(u);
-                if (r[u][j] >= 0 && r[u][j] < a.rows)
-                    times<F, V>(p[u], by[u][j]).store(y, r[u][j] * a.width + s.col * V);
-                if (back[u][j] < 0 || back[u][j] >= a.rows)
-                    times<F, V>(p[u], nanf(""))
-                        .store(y, (s.row * a.per_token + j0 + j) * a.width + s.col * V);
-            }
+        for (int j = 0; j < AT_ONCE; j++) {
+            if (r[j] >= 0 && r[j] < a.rows)
+                (probs.p ? times<F, V>(p, by[j]) : p).store(y, r[j] * a.width + s.col * V);
+            if (back[j] < 0 || back[j] >= a.rows)
+                nan_pack<F, V>().store(y, (i0 + j) * a.width + s.col * V);
+        }
     }
 }
 
 // ---- unpermute ----------------------------------------------------------------------------
-// A thread has pack `col` of U tokens and reads ROWS of the rows of each at once.
-template <typename F, int V, int U, int ROWS>
+// A thread has a pack of a token and reads ROWS of the token's rows at once.
+template <typename F, int V, int ROWS>
 KERNEL unpermute(const F *y, const int32_t *slots, arr probs, F *x, const permute_args a)
 {
-    row_packs<U> mine(a.packs);
-    float sum[U][V] = {};
+    spot s = row_packs<1>(a.packs).at(0);
+    float sum[V] = {};
+    if (s.row >= a.tokens)
+        return;
     for (int j0 = 0; j0 < a.per_token; j0 += ROWS) {
-        pack<F, V> p[U][ROWS];
-        float by[U][ROWS];
+        pack<F, V> p[ROWS];
+        float by[ROWS];
 #pragma unroll
-        for (int u = 0; u < U; u++)
-#pragma unroll
-            for (int j = 0; j < ROWS; j++) {
-                spot s = mine.at(u);
-                if (s.row >= a.tokens || j0 + j >= a.per_token)
-                    continue;
-                int64_t i = s.row * a.per_token + j0 + j, r = slots[i];
-                bool known = r >= 0 && r < a.rows;
-                by[u][j] = !known ? nanf("") : probs.p ? get(probs, i) : 1;
-                p[u][j].load(y, (known ? r : 0) * a.width + s.col * V);
-            }
-#pragma unroll
-        for (int u = 0; u < U; u++)
-#pragma unroll
-            for (int j = 0; j < ROWS; j++) {
-                if (mine.at(u).row >= a.tokens || j0 + j >= a.per_token)
-                    continue;
-                float v[V];
-                p[u][j].widen(v);
-#pragma unroll
-                for (int e = 0; e < V; e++)
-                    sum[u][e] += v[e] * by[u][j];
-            }
-    }
-#pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < a.tokens) {
-            pack<F, V> p;
-            p.narrow(sum[u]);
-            p.store(x, s.row * a.width + s.col * V);
+        for (int j = 0; j < ROWS; j++) {
+            if (j0 + j >= a.per_token)
+                continue;
+            int64_t i = s.row * a.per_token + j0 + j, r = slots[i];
+            bool known = r >= 0 && r < a.rows;
+            by[j] = !known ? nanf("") : probs.p ? get(probs, i) : 1;
+            p[j].load(y, (known ? r : 0) * a.width + s.col * V);
         }
+#pragma unroll
+        for (int j = 0; j < ROWS; j++) {
+            if (j0 + j >= a.per_token)
+                continue;
+            float v[V];
+            p[j].widen(v);
+#pragma unroll
+            for (int e = 0; e < V; e++)
+                sum[e] += v[e] * by[j];
+        }
+    }
+    pack<F, V> to;
+    to.narrow(sum);
+    to.store(x, s.row * a.width + s.col * V);
 }
 
 // ---- permute.dprobs -----------------------------------------------------------------------
@@ -185,34 +209,37 @@ KERNEL dprobs(const F *x, const F *b, const int32_t *rows, const int32_t *slots,
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
-template <typename F, int V, int U, int ROWS>
-static void permute_launch(const struct permute *k, const mr_buf *in, const mr_buf *out,
-                           cudaStream_t stream)
+template <typename F, int V>
+static void gather_launch(const struct permute *k, const mr_buf *in, const mr_buf *out,
+                          uint32_t index, cudaStream_t stream)
 {
-    permute<F, V, U, ROWS><<<pack_grid<U>(k->tokens * (k->width / V)), THREADS, 0, stream>>>(
-        (const F *)in[0].data, (const int32_t *)in[1].data, (const int32_t *)in[2].data,
-        in_arr(&k->base, in, 3), (F *)out[0].data, args_of<V>(k));
+    gather<F, V, 4><<<pack_grid<4>(k->rows * (k->width / V)), THREADS, 0, stream>>>(
+        (const F *)in[0].data, (const int32_t *)in[index].data, in_arr(&k->base, in, 3), index == 1,
+        (F *)out[0].data, args_of<V>(k));
 }
 
 static mr_status permute_run(RUN_ARGS)
 {
     SELF;
+    const int32_t *rows = (const int32_t *)in[1].data, *slots = (const int32_t *)in[2].data;
     (void)ws;
     if (k->rows && k->width)
         WITH_PACK(base->in_kind[0], k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data), {
             if (k->per_token == 1)
-                permute_launch<F, V, 2, 1>(k, in, out, stream);
+                gather_launch<F, V>(k, in, out, 1, stream);
             else
-                permute_launch<F, V, 1, 4>(k, in, out, stream);
+                permute<F, V><<<pack_grid<1>(k->tokens * (k->width / V)), THREADS, 0, stream>>>(
+                    (const F *)in[0].data, rows, slots, in_arr(base, in, 3), (F *)out[0].data,
+                    args_of<V>(k));
         });
     return cuda_launched(base, err);
 }
 
-template <typename F, int V, int U, int ROWS>
+template <typename F, int V, int ROWS>
 static void unpermute_launch(const struct permute *k, const mr_buf *in, const mr_buf *out,
                              cudaStream_t stream)
 {
-    unpermute<F, V, U, ROWS><<<pack_grid<U>(k->tokens * (k->width / V)), THREADS, 0, stream>>>(
+    unpermute<F, V, ROWS><<<pack_grid<1>(k->tokens * (k->width / V)), THREADS, 0, stream>>>(
         (const F *)in[0].data, (const int32_t *)in[2].data, in_arr(&k->base, in, 3),
         (F *)out[0].data, args_of<V>(k));
 }
@@ -224,11 +251,11 @@ static mr_status unpermute_run(RUN_ARGS)
     if (k->tokens && k->width)
         WITH_PACK(base->in_kind[0], k->width % WIDE_V == 0 && aligned16(in[0].data, out[0].data), {
             if (k->per_token == 1)
-                unpermute_launch<F, V, 2, 1>(k, in, out, stream);
+                gather_launch<F, V>(k, in, out, 2, stream);
             else if (k->per_token == 2)
-                unpermute_launch<F, V, 1, 2>(k, in, out, stream);
+                unpermute_launch<F, V, 2>(k, in, out, stream);
             else
-                unpermute_launch<F, V, 1, 4>(k, in, out, stream);
+                unpermute_launch<F, V, 4>(k, in, out, stream);
         });
     return cuda_launched(base, err);
 }

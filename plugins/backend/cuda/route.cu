@@ -83,7 +83,7 @@ KERNEL route_topk(arr logits, arr bias, float *probs, int32_t *index, const rout
 {
     extern __shared__ float room[];
     int warp = threadIdx.x / 32, t = (int)blockIdx.x * ROUTE_WARPS + warp;
-    float x[N], lse = 0, *own = room + warp * (ROUTE_ROOM + 2 * a.experts);
+    float x[N], b[N], lse = 0, *own = room + warp * (ROUTE_ROOM + 2 * a.experts);
     uint32_t key[N] = {};
     bool slowly = a.groups != 0;
     if (t >= a.tokens)
@@ -91,8 +91,10 @@ KERNEL route_topk(arr logits, arr bias, float *probs, int32_t *index, const rout
     load_row<N>(logits, t, a.experts, x);
     if (!a.is_sigmoid && a.pre)
         lse = row_lse<N>(x, a.experts);
+    if (bias.p)
+        load_row<N>(bias, 0, a.experts, b);
     EACH_EXPERT(e, a.experts) {
-        float by = bias.p ? sigmoid(x[i]) + get(bias, e) : x[i];
+        float by = bias.p ? sigmoid(x[i]) + b[i] : x[i];
         slowly |= isnan(by);
         key[i] = order_of(by);
     }

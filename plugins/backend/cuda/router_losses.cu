@@ -131,7 +131,7 @@ DEV void count_best(const float x[N], float norm, float *score, uint32_t *room, 
 }
 
 template <int N>
-__global__ void __launch_bounds__(32 * WARPS)
+__global__ void __launch_bounds__(32 * WARPS, N > 12 ? 1 : 2)
     aux_chunks(arr logits, const int32_t *seq_start, aux_room r, float *counts, const loss_args a)
 {
     extern __shared__ float shared[]; // scores [WARPS, E], counts [E], room [WARPS, ROUTE_ROOM]
