@@ -51,9 +51,12 @@ static void lower_first(mri_plan *plan, const mri_plan_options *opt, const mri_n
     c.n_in -= 1;
     c.n_out = 1;
     c.out = &call->in[c.n_in];
-    if (def && plan->backend && sole_gradient(plan->prog, n) &&
-        !plan->backend->query(plan->dev, id, &c, opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,
-                              &s->first, &s->first_info, &why)) {
+    bool wanted = def && plan->backend && sole_gradient(plan->prog, n);
+    if (wanted && plan->backend->query(plan->dev, id, &c,
+                                       opt->deterministic ? MR_QUERY_DETERMINISTIC : 0, &s->first,
+                                       &s->first_info, &why))
+        s->first = NULL; /* a refusal leaves there what it likes */
+    if (s->first) {
         def->cost(&c, &s->first_cost);
         if (s->first_info.workspace > s->info.workspace)
             s->info.workspace = s->first_info.workspace;

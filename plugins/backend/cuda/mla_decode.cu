@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// mla_decode.cu - new tokens attend over their slots' latents on the tensor cores: bf16 latents of
-// 512 values and 64 rotated ones, the sizes of DeepSeek-V3 and Kimi-K2. A block has one token, 64
-// heads and a split of the keys, and walks it 64 keys at a time with two tiles in flight: z = q k'
-// over 576 values, an online softmax, acc += p v over 512, v lying inside k. Tiles lie in shared
-// memory as they lie in the cache, 16-byte chunks exchanged by row so that no load meets a bank
-// twice. Bytes: the seen latents once a 64 heads; flops 2 (576 + 512) a key and head; floor of a
-// decoding step: bytes / 3.35 TB/s, and 64 heads' products take about as long on mma.sync.
+// mla_decode.cu - new tokens attend over their slots' latents on Hopper's tensor cores (wgmma):
+// bf16 latents of 512 values and 64 rotated ones, the sizes of DeepSeek-V3 and Kimi-K2. A block
+// has one token, 64 heads and a split of the keys, and walks it 64 keys at a time with two tiles
+// in flight. Each of its two warpgroups makes all scores z = q k' over 576 values and the online
+// softmax for itself, and gathers half of the 512 values, p v, with p from its registers: so they
+// share nothing but the tiles, and one computes exponentials while the other multiplies. v lies
+// inside k. Bytes: the seen latents once a 64 heads; a tile of 72 KiB takes an H200's share of
+// bandwidth 4000 cycles and the tensor cores 3300; floor of a decoding step: bytes / bandwidth.
 
 #include "mla_cached.cuh"
 #include "mma.cuh"
 
-enum { L = 512, D = 576, CHUNKS = D / 8, HEADS = 64, KEYS = 64, BLOCK = 256 };
+enum { L = 512, D = 576, CHUNKS = D / 8, HEADS = 64, KEYS = 64, BLOCK = 256, BOX_BYTES = 8192 };
 static constexpr float LOG2_E = 1.4426950408889634f;
 
-struct tiles {
-    uint16_t q[HEADS * D], k[2][KEYS * D], p[HEADS * KEYS];
-    float top[2][HEADS], keep[HEADS];
+struct tiles { // of 64 rows as 9 boxes: 64 lines of 128 bytes with the 128-byte swizzle
+    uint16_t q[HEADS * D], k[2][KEYS * D];
 };
 
-// the address of element (row, 8 chunk) of a tile with rows of `chunks` chunks
-DEV uint16_t *chunk_at(uint16_t *tile, int chunks, int row, int chunk)
+// the address of element (row, 8 chunk)
+DEV uint16_t *chunk_at(uint16_t *tile, int row, int chunk)
 {
-    return tile + (row * chunks + (chunk ^ (row & 7))) * 8;
+    return tile + chunk / 8 * (BOX_BYTES / 2) + row * 64 + ((chunk ^ row) & 7) * 8;
 }
 
 DEV void load_keys(uint16_t *tile, const uint16_t *latents, int64_t n) // n: keys that are there
@@ -31,66 +31,83 @@ DEV void load_keys(uint16_t *tile, const uint16_t *latents, int64_t n) // n: key
     for (int i = 0; i < KEYS * CHUNKS / BLOCK; i++) {
         int e = threadIdx.x + i * BLOCK, row = e / CHUNKS, c = e % CHUNKS;
         bool there = row < n;
-        copy16(chunk_at(tile, CHUNKS, row, c), there ? latents + (int64_t)row * D + c * 8 : latents,
-               there);
+        copy16(chunk_at(tile, row, c), there ? latents + (int64_t)row * D + c * 8 : latents, there);
     }
     copies_end();
 }
 
-// s: 16 heads from `row` by 32 keys from `col`
-DEV void scores(float s[4][4], tiles &t, const uint16_t *keys, int row, int col)
+// ---- wgmma ---------------------------------------------------------------------------------
+// Where boxes lie: address, from box to box (read if lines run along k), from 8 lines to the next.
+DEV uint64_t operand_at(const void *boxes)
 {
-    int l = threadIdx.x % 32;
-    uint16_t *k = (uint16_t *)keys;
-#pragma unroll 4
-    for (int c = 0; c < CHUNKS; c += 2) {
-        uint32_t a[4], b[2][4];
-        load_matrices(a, chunk_at(t.q, CHUNKS, row + l % 16, c + l / 16));
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            load_matrices(b[i], chunk_at(k, CHUNKS, col + 16 * i + l / 16 * 8 + l % 8,
-                                         c + l / 8 % 2));
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            mma(s[i], a, b[i / 2] + i % 2 * 2);
-    }
+    return (uint64_t)(shared_at(boxes) >> 4 & 0x3fff) | (uint64_t)(BOX_BYTES >> 4) << 16 |
+           (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
 }
 
-// acc, 64 heads by 64 values from chunk `c0`, times keep, plus p v
-DEV void gather(float acc[4][8][4], tiles &t, const uint16_t *keys, int c0)
+#define D8(i) \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+        "+f"(d[i + 6]), "+f"(d[i + 7])
+
+// d, 64 x 64, = a b' of boxes whose lines run along k, or += if `more`
+DEV void product_scores(float d[32], uint64_t a, uint64_t b, int more)
 {
-    int l = threadIdx.x % 32;
-    uint16_t *v = (uint16_t *)keys;
-#pragma unroll
-    for (int m = 0; m < 4; m++) {
-        float low = t.keep[16 * m + l / 4], high = t.keep[16 * m + l / 4 + 8];
-        if (__any_sync(~0u, low != 1 || high != 1))
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                acc[m][n][0] *= low, acc[m][n][1] *= low;
-                acc[m][n][2] *= high, acc[m][n][3] *= high;
-            }
-    }
-#pragma unroll
-    for (int k = 0; k < KEYS / 16; k++) {
-        uint32_t a[4][4];
-#pragma unroll
-        for (int m = 0; m < 4; m++)
-            load_matrices(a[m], chunk_at(t.p, KEYS / 8, 16 * m + l % 16, 2 * k + l / 16));
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-            uint32_t b[4];
-            load_matrices_turned(b, chunk_at(v, CHUNKS, 16 * k + l / 8 % 2 * 8 + l % 8,
-                                             c0 + 2 * n + l / 16));
-#pragma unroll
-            for (int m = 0; m < 4; m++) {
-                mma(acc[m][2 * n], a[m], b);
-                mma(acc[m][2 * n + 1], a[m], b + 2);
-            }
-        }
-    }
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("{\n.reg .pred more;\n"
+                 "setp.ne.b32 more, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, more, 1, 1, 0, 0;\n}"
+                 : D8(0), D8(8), D8(16), D8(24)
+                 : "l"(a), "l"(b), "r"(more));
+#endif
 }
 
+// d, 64 x 128, += a b of a fragment a and two boxes b whose lines are k
+DEV void product_values(float d[64], const uint32_t a[4], uint64_t b)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                 : D8(0), D8(8), D8(16), D8(24), D8(32), D8(40), D8(48), D8(56)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#endif
+}
+
+DEV void stores_visible(void) // what threads left in shared memory, to products started later
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+DEV void products_begin(void) // what registers hold now is what products read and add to
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+DEV void products_finish(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.commit_group.sync.aligned;\n"
+                 "wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#endif
+}
+
+template <int N> DEV void hold(float d[N]) // uses of d stay on their side of this point
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// ---- attention ------------------------------------------------------------------------------
 // the maximum, or the sum, of the four lanes that share a row
 template <bool MAX> DEV float quad(float x)
 {
@@ -102,6 +119,31 @@ template <bool MAX> DEV float quad(float x)
     return x;
 }
 
+// Scores s of 64 keys, of which n are there, to weights; a thread has two rows, value i of s in
+// row i / 2 % 2 and column i / 4 * 8 + lane % 4 * 2 + i % 2. keep: for what was summed before.
+DEV void soften(float s[32], int64_t n, float max[2], float sum[2], float keep[2])
+{
+    float top[2] = { max[0], max[1] };
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        if (i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2 >= n)
+            s[i] = -INFINITY;
+        top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) { // a tile's first key is there, so the maximum is finite
+        top[r] = quad<true>(top[r]);
+        keep[r] = exp2f(max[r] - top[r]);
+        max[r] = top[r];
+        sum[r] *= keep[r];
+    }
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        s[i] = exp2f(s[i] - top[i / 2 % 2]);
+        sum[i / 2 % 2] += s[i];
+    }
+}
+
 __global__ void __launch_bounds__(BLOCK, 1)
     decode(const float *absorbed, const uint16_t *latents, float *parts, cache at, float scale,
            int heads)
@@ -109,8 +151,7 @@ __global__ void __launch_bounds__(BLOCK, 1)
     extern __shared__ __align__(1024) char room[];
     tiles &t = *(tiles *)room;
     int64_t token = blockIdx.y, where = row_of(at, token), first, end;
-    int h0 = blockIdx.x * HEADS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int row = warp % 4 * 16, half = warp / 4, c0 = warp * 8; // of scores; of the sums, in chunks
+    int h0 = blockIdx.x * HEADS, group = threadIdx.x / 128, lane = threadIdx.x % 32;
     if (where < 0)
         return;
     int64_t p = where % at.room;
@@ -123,90 +164,78 @@ __global__ void __launch_bounds__(BLOCK, 1)
     for (int e = threadIdx.x; e < HEADS * D / 2; e += BLOCK) {
         int h = e / (D / 2), i = e % (D / 2) * 2;
         float2 q = h0 + h < heads ? *(const float2 *)(absorbed + (int64_t)h * D + i) : float2{};
-        uint16_t *to = chunk_at(t.q, CHUNKS, h, i / 8) + i % 8;
-        *(uint32_t *)to = pack(q.x * scale * LOG2_E, q.y * scale * LOG2_E);
+        *(uint32_t *)(chunk_at(t.q, h, i / 8) + i % 8) = pack(q.x * scale * LOG2_E,
+                                                              q.y * scale * LOG2_E);
     }
-    float acc[4][8][4] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
+    float acc[2][64] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
+    uint64_t q = operand_at(t.q);
     for (int64_t j = 0, i = 0; j < n; j += KEYS, i ^= 1) {
+        copies_wait<0>();
+        stores_visible();
+        __syncthreads(); // the tile is there for all, and all are done with the other
         if (j + KEYS < n)
             load_keys(t.k[i ^ 1], latents + (j + KEYS) * D, n - j - KEYS);
-        else
-            copies_end(); // an empty group, so that all but the last are always those awaited
-        copies_wait<1>();
-        __syncthreads();
+        uint64_t k = operand_at(t.k[i]);
 
-        float s[4][4] = {}, top[2] = { -INFINITY, -INFINITY };
-        scores(s, t, t.k[i], row, 32 * half);
+        float s[32], keep[2];
+        products_begin();
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                if (j + 32 * half + 8 * c + lane % 4 * 2 + e % 2 >= n)
-                    s[c][e] = -INFINITY;
-                top[e / 2] = fmaxf(top[e / 2], s[c][e]);
-            }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            top[r] = quad<true>(top[r]);
-            if (lane % 4 == 0)
-                t.top[half][row + lane / 4 + 8 * r] = top[r];
+        for (int c = 0; c < D / 16; c++) { // 32 bytes of a line on, or a box
+            uint64_t step = (c / 4 * BOX_BYTES + c % 4 * 32) >> 4;
+            product_scores(s, q + step, k + step, c > 0);
         }
-        __syncthreads();
+        products_finish();
+        hold<32>(s);
+        soften(s, n - j, max, sum, keep);
+        if (__any_sync(~0u, keep[0] != 1 || keep[1] != 1))
 #pragma unroll
-        for (int r = 0; r < 2; r++) { // a tile's first key is there, so the maximum is finite
-            int at_row = row + lane / 4 + 8 * r;
-            top[r] = fmaxf(max[r], fmaxf(t.top[0][at_row], t.top[1][at_row]));
-            float keep = exp2f(max[r] - top[r]);
-            max[r] = top[r];
-            sum[r] *= keep;
-            if (!half && lane % 4 == 0)
-                t.keep[at_row] = keep;
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                float x = exp2f(s[c][2 * r] - top[r]), y = exp2f(s[c][2 * r + 1] - top[r]);
-                sum[r] += x + y;
-                *(uint32_t *)(chunk_at(t.p, KEYS / 8, at_row, 4 * half + c) + lane % 4 * 2) =
-                    pack(x, y);
+            for (int e = 0; e < 64; e++) {
+                acc[0][e] *= keep[e / 2 % 2];
+                acc[1][e] *= keep[e / 2 % 2];
             }
-        }
-        __syncthreads();
-        gather(acc, t, t.k[i], c0);
-        __syncthreads();
+        uint32_t a[KEYS / 16][4];
+#pragma unroll
+        for (int c = 0; c < KEYS / 16; c++)
+            pack_a(a[c], s + 8 * c, s + 8 * c + 4);
+        hold<64>(acc[0]);
+        hold<64>(acc[1]);
+        products_begin();
+#pragma unroll
+        for (int c = 0; c < KEYS / 16; c++) // 16 lines on
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                product_values(acc[half], a[c],
+                               k + ((group * 4 + half * 2) * BOX_BYTES + c * 16 * 128 >> 4));
+        products_finish();
+        hold<64>(acc[0]);
+        hold<64>(acc[1]);
     }
-    parts += ((token * heads + h0) * gridDim.z + blockIdx.z) * (L + 2);
+    int row = threadIdx.x % 128 / 32 * 16 + lane / 4;
     int64_t step = gridDim.z * (int64_t)(L + 2); // from a head to the next
+    parts += (token * heads + h0) * step + blockIdx.z * (L + 2);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
+        int h = row + 8 * r;
+        float *to = parts + h * step;
         sum[r] = quad<false>(sum[r]);
-        if (half && lane % 4 == 0)
-            t.top[1][row + lane / 4 + 8 * r] = sum[r];
+        if (h0 + h >= heads)
+            continue;
+        if (!group && lane % 4 == 0)
+            to[0] = max[r] / LOG2_E, to[1] = sum[r];
+        to += 2 + group * 256 + lane % 4 * 2;
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int c = 0; c < 16; c++)
+                *(float2 *)(to + half * 128 + 8 * c) = float2{ acc[half][4 * c + 2 * r],
+                                                               acc[half][4 * c + 2 * r + 1] };
     }
-    __syncthreads();
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        int h = row + lane / 4 + 8 * r;
-        if (!half && lane % 4 == 0 && h0 + h < heads) {
-            parts[h * step] = max[r] / LOG2_E;
-            parts[h * step + 1] = sum[r] + t.top[1][h];
-        }
-    }
-#pragma unroll
-    for (int m = 0; m < 4; m++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            int h = 16 * m + lane / 4 + 8 * r;
-            float *to = parts + h * step + 2 + c0 * 8 + lane % 4 * 2;
-#pragma unroll
-            for (int c = 0; c < 8; c++)
-                if (h0 + h < heads)
-                    *(float2 *)(to + 8 * c) = float2{ acc[m][c][2 * r], acc[m][c][2 * r + 1] };
-        }
 }
 
 mr_status mla_decode_prepare(const struct kernel *k, int latent, int rope, int cache_kind,
                              mr_err *err)
 {
-    if (latent != L || latent + rope != D || cache_kind != CUDA_BF16 || k->dev->cc < 90)
+    if (latent != L || latent + rope != D || cache_kind != CUDA_BF16 || k->dev->cc != 90)
         return MR_E_UNSUPPORTED; // the fp32 units do it
     return want_shared(k, (const void *)decode, sizeof(tiles), err);
 }
