@@ -140,8 +140,8 @@ static mr_status rows_prepare(grouped_kernel *k, const mr_call *c, bool turned, 
         return bad;
     k->a = matrices{ 0, x->dim[1], x->dim[0], 1 };
     k->b = matrices{ 1, w->dim[2], w->dim[1], w->dim[0] };
-    return turned ? ready<plan<false, true, 2, 4, OUT_BF16>>(k, err)
-                  : ready<plan<false, false, 2, 4, OUT_BF16>>(k, err);
+    return turned ? ready<plan<false, true, 2, 4>>(k, err)
+                  : ready<plan<false, false, 2, 4>>(k, err);
 }
 
 static mr_status forward_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -165,7 +165,7 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
         return bad;
     k->a = matrices{ a, m, rows, 1 };
     k->b = matrices{ b, n, rows, 1 };
-    return ready<plan<true, true, 1, 4, OUT_ADD>>(k, err);
+    return ready<plan<true, true, 1, 4>>(k, err);
 }
 
 const struct op_row cuda_grouped_wgmma_rows[] = {

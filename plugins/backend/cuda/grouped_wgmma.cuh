@@ -4,51 +4,37 @@
 // and data gradient ("rows": an expert's rows of a and c) and for the weight gradient ("inner":
 // an expert's rows are the inner dim, c is one matrix an expert and is added to).
 //
-// Two blocks make a cluster and share a tile 256 columns wide: each multiplies 128 of them, each
-// fetches half of the rows' operand for both. A last tile of at most 128 columns is shared the
-// other way: each takes half of the rows and fetches half of the columns for both. One warp asks
+// Two blocks make a cluster. What both need of a unit each fetches half of, for both. One warp asks
 // the copy engine for boxes of 64 x 64 through a ring of stages; two warpgroups multiply, each up
 // to two pieces of 64 x 128. In a team of two both work on one tile of the block; alone (a team of
 // one) each has every other tile, so that one multiplies while the other adds to c.
 //
-// Units of work follow from the offsets, which stay on the device: every block counts the tiles of
-// each expert, then takes every n-th unit. Pieces of 64 rows without a row are neither fetched
-// nor multiplied. c is owned by one warp each element: equal bits every time.
+// Every block takes every n-th unit of the work (grouped_tiles.cuh). Pieces of 64 rows without a
+// row are neither fetched nor multiplied. One warp owns an element of c: equal bits every time.
 //
 // Flops 2 R I O; floor that over 989e12. Bytes at least: both operands and c once (weight
 // gradient: c twice, fp32), which bounds few rows an expert: 8 I O E / bandwidth.
 
 #ifndef MRUN_CUDA_GROUPED_WGMMA_CUH
 #define MRUN_CUDA_GROUPED_WGMMA_CUH
-#include "wgmma.cuh"
+#include "grouped_tiles.cuh"
 
 enum {
-    GROUP = 8,        // row tiles that are walked together through all columns, for the L2
-    BN = 128,         // columns of a block's tile
     B_BOXES = BN / BOX,
-    WARP_ROWS = 16,   // of a piece
-    MULTIPLIERS = 256, // threads
+    WARP_ROWS = 16,    // of a piece
+    MULTIPLIERS = 256, // threads of the two warpgroups
     BLOCK = 128 + MULTIPLIERS,
 };
 
-struct grouped_args {
-    const int32_t *offsets; // [experts + 1]
-    void *c;
-    int32_t rows, m, n, k, experts; // m: inner alone; k: rows alone
-    int32_t pairs, odd;             // of columns: tiles of two blocks, then one that is shared
-};
-
-// out: how a result leaves
-enum { OUT_BF16, OUT_BULK, OUT_RED, OUT_ADD };
-
-template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_, int OUT_> struct plan {
+// B_TURNED: b's lines run along the columns, not along k; so do both operands' in "inner".
+template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_> struct plan {
     static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_;
-    static constexpr int TEAM = TEAM_, STAGES = STAGES_, OUT = OUT_;
+    static constexpr int TEAM = TEAM_, STAGES = STAGES_;
     static constexpr int PIECES = 2 * TEAM, BM = PIECES * BOX;
     static constexpr int STAGE = (PIECES + B_BOXES) * BOX_BYTES;
     // where a warp turns 16 rows of its results into whole lines, rows apart by PITCH
-    static constexpr int PITCH = OUT == OUT_BF16 ? BN * 2 : BN / 2 * 4 + 32;
-    static constexpr int WARP_ROOM = WARP_ROWS * PITCH * (OUT == OUT_BF16 ? 1 : 2);
+    static constexpr int PITCH = INNER ? BN / 2 * 4 + 32 : BN * 2;
+    static constexpr int WARP_ROOM = WARP_ROWS * PITCH * (INNER ? 2 : 1);
     static constexpr int ROOM_AT = STAGES * STAGE;
     static constexpr int BARRIERS_AT = ROOM_AT + MULTIPLIERS / 32 * WARP_ROOM;
     static constexpr int TURNS_AT = BARRIERS_AT + 2 * STAGES * 8;
@@ -56,95 +42,6 @@ template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_, int OUT_> struct 
 };
 
 #ifdef HAS_WGMMA
-// ---- which work -----------------------------------------------------------------------------
-struct span {
-    int lo, hi;
-};
-
-// An expert's rows, clamped: rubbish in the offsets reads nothing outside.
-DEV span rows_of(const grouped_args &p, int e)
-{
-    int lo = min(max(p.offsets[e], 0), p.rows), hi = min(max(p.offsets[e + 1], 0), p.rows);
-    return span{ lo, max(lo, hi) };
-}
-
-// One warp: starts[e] = row tiles of the experts before e.
-template <class P> DEV void count_tiles(const grouped_args &p, int *starts)
-{
-    int lane = threadIdx.x % 32, total = 0;
-    for (int e0 = 0; e0 < p.experts; e0 += 32) {
-        int e = e0 + lane, n = 0;
-        if (e < p.experts) {
-            span s = rows_of(p, e);
-            n = P::INNER ? (s.hi > s.lo ? (p.m + P::BM - 1) / P::BM : 0)
-                         : (s.hi - s.lo + P::BM - 1) / P::BM;
-        }
-        for (int d = 1; d < 32; d *= 2) {
-            int before = __shfl_up_sync(~0u, n, d);
-            n += lane >= d ? before : 0;
-        }
-        if (e < p.experts)
-            starts[e + 1] = total + n;
-        total += __shfl_sync(~0u, n, 31);
-    }
-    if (!lane)
-        starts[0] = 0;
-}
-
-// What a block does of a unit: `pieces` of 64 rows from row0, columns from col0; `lo` is the
-// expert's first row. In a unit that is not split both blocks have the same pieces.
-struct work {
-    int expert, lo, inner, row0, end, col0, pieces;
-    bool split;
-};
-
-// Unit u, by a whole warp; e: the expert of an earlier unit. False: there are no more.
-template <class P>
-DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e, work &w)
-{
-    // whole pairs of columns first, the short ones of all experts behind them: even ends
-    int all = starts[p.experts], whole = all * p.pairs, lane = threadIdx.x % 32;
-    bool last = u >= whole;
-    if (last && (!p.odd || u - whole >= all))
-        return false;
-    int tile = last ? u - whole : u / p.pairs;
-    if (starts[e] > tile)
-        e = 0;
-    for (;;) {
-        unsigned beyond = __ballot_sync(~0u, starts[min(e + lane, p.experts - 1) + 1] > tile);
-        if (beyond) {
-            e += __ffs(beyond) - 1;
-            break;
-        }
-        e += 32;
-    }
-    int pair = p.pairs, row_tile = tile - starts[e];
-    if (!last) {
-        int at = u - starts[e] * p.pairs, first = at / (GROUP * p.pairs) * GROUP;
-        int high = min(starts[e + 1] - starts[e] - first, (int)GROUP);
-        at -= first * p.pairs;
-        pair = at / high;
-        row_tile = first + at % high;
-    }
-    span s = rows_of(p, e);
-    w.expert = e;
-    w.lo = s.lo;
-    w.inner = P::INNER ? s.hi - s.lo : p.k;
-    w.end = P::INNER ? p.m : s.hi;
-    w.row0 = (P::INNER ? 0 : s.lo) + row_tile * P::BM;
-    w.pieces = (min(w.end - w.row0, (int)P::BM) + BOX - 1) / BOX;
-    w.col0 = pair * 2 * BN;
-    w.split = last;
-    if (w.split) {
-        int half = (w.pieces + 1) / 2;
-        w.row0 += rank * half * BOX;
-        w.pieces = rank ? w.pieces - half : half;
-    } else {
-        w.col0 += rank * BN;
-    }
-    return true;
-}
-
 // ---- the ring of stages -----------------------------------------------------------------------
 template <class P> struct ring {
     char *shared;
@@ -294,61 +191,35 @@ DEV void put_rows(const float acc[64], char *room, uint16_t *c, int n, int left,
     __syncwarp();
 }
 
-DEV void red4(float *p, float4 v)
-{
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y),
-                 "f"(v.z), "f"(v.w) : "memory");
-}
-
-// The same, added to c in fp32, 64 columns at a time.
+// The same rows, added to c in fp32, 64 columns at a time.
 template <class P>
 DEV void add_rows(const float acc[64], char *room, float *c, int n, int left, int columns)
 {
-    int l = threadIdx.x % 32;
+    int l = threadIdx.x % 32, col = l % 16 * 4;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         char *buf = room + half * WARP_ROWS * P::PITCH;
-        if (P::OUT == OUT_BULK) {
-            bulk_wait_read<1>();
-            __syncwarp();
-        }
+        float *at = c + (int64_t)(l / 16) * n + half * 64 + col; // every second row
+        bool inside = half * 64 + col < columns;
+        float4 old[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (2 * i + l / 16 < left && inside)
+                old[i] = *(const float4 *)(at + (int64_t)2 * i * n);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             const float *v = acc + 4 * (half * 8 + j);
-            char *at = buf + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
-            *(float2 *)at = float2{ v[0], v[1] };
-            *(float2 *)(at + 8 * P::PITCH) = float2{ v[2], v[3] };
+            char *to = buf + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
+            *(float2 *)to = float2{ v[0], v[1] };
+            *(float2 *)(to + 8 * P::PITCH) = float2{ v[2], v[3] };
         }
-        int wide = min(columns - half * 64, 64);
-        if (P::OUT == OUT_BULK) {
-            shared_stores_visible();
-            __syncwarp();
-            if (l < 16 && l < left && wide > 0)
-                bulk_add_f32(c + (int64_t)l * n + half * 64, (const float *)(buf + l * P::PITCH),
-                             (uint32_t)wide * 4);
-            bulk_commit();
-        } else {
-            __syncwarp();
-            float4 old[8];
+        __syncwarp();
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                int row = 2 * i + l / 16, col = l % 16 * 4;
-                if (P::OUT == OUT_ADD && row < left && col < wide)
-                    old[i] = *(float4 *)(c + (int64_t)row * n + half * 64 + col);
-            }
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                int row = 2 * i + l / 16, col = l % 16 * 4;
-                float4 v = *(const float4 *)(buf + row * P::PITCH + col * 4);
-                float *at = c + (int64_t)row * n + half * 64 + col;
-                if (row >= left || col >= wide)
-                    continue;
-                if (P::OUT == OUT_RED)
-                    red4(at, v);
-                else
-                    *(float4 *)at = float4{ old[i].x + v.x, old[i].y + v.y, old[i].z + v.z,
-                                            old[i].w + v.w };
-            }
+        for (int i = 0; i < 8; i++) {
+            float4 v = *(const float4 *)(buf + (2 * i + l / 16) * P::PITCH + col * 4);
+            if (2 * i + l / 16 < left && inside)
+                *(float4 *)(at + (int64_t)2 * i * n) = float4{ old[i].x + v.x, old[i].y + v.y,
+                                                               old[i].z + v.z, old[i].w + v.w };
         }
     }
 }
@@ -402,15 +273,13 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
                 continue;
             int row = w.row0 + (s * P::TEAM + member) * BOX + warp % 4 * WARP_ROWS;
             int64_t at = (int64_t)row * p.n + w.col0;
-            if (P::OUT == OUT_BF16)
+            if (!P::INNER)
                 put_rows(acc[s], room, (uint16_t *)p.c + at, p.n, w.end - row, p.n - w.col0);
             else
                 add_rows<P>(acc[s], room, (float *)p.c + (int64_t)w.expert * p.m * p.n + at, p.n,
                             w.end - row, p.n - w.col0);
         }
     }
-    if (P::OUT == OUT_BULK)
-        bulk_wait();
     if (!P::INNER)
         clear_rest(p);
 }

@@ -2,7 +2,7 @@
  *
  * wgmma.cuh - Hopper's own instructions (sm_90a) behind small functions: barriers that count
  * bytes, the copy engine's tiles (to one block or to a whole cluster), products of a warpgroup,
- * registers moved from one warpgroup to another, and adding copies to global memory.
+ * and registers moved from one warpgroup to another.
  *
  * A bf16 operand lies in shared memory as boxes of 64 lines of 128 bytes with the 128-byte
  * swizzle, 8 KiB each, on 1 KiB borders: lines run along the inner dim, either k ("as is") or the
@@ -122,29 +122,6 @@ DEV void map_prefetch(const CUtensorMap *map)
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/* dst[i] += src[i], both on 16 bytes: done by the L2, which flushes subnormal numbers to 0 */
-DEV void bulk_add_f32(float *dst, const float *src, uint32_t bytes)
-{
-    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;"
-                 ::"l"(dst), "r"(shared_address(src)), "r"(bytes) : "memory");
-}
-
-DEV void bulk_commit(void)
-{
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-
-/* all but the last N groups of this thread have been read from shared memory */
-template <int N> DEV void bulk_wait_read(void)
-{
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
-}
-
-DEV void bulk_wait(void)
-{
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
-
 /* ---- products --------------------------------------------------------------------------- */
 template <int N> DEV void registers_give(void)
 {
@@ -157,8 +134,8 @@ template <int N> DEV void registers_take(void)
 }
 
 /* Where an operand's boxes lie, as wgmma reads it: address, from box to box (turned: LBO), from
- * 8 lines to the next 8 (SBO, 1 KiB), swizzle of 128 bytes. The address keeps its low 18 bits: above
- * them stands the block's rank in its cluster. */
+ * 8 lines to the next 8 (SBO, 1 KiB), swizzle of 128 bytes. The address keeps its low 18 bits:
+ * above them stands the block's rank in its cluster. */
 DEV uint64_t operand_at(const void *boxes)
 {
     return (uint64_t)(shared_address(boxes) >> 4 & 0x3fff) | (uint64_t)(BOX_BYTES >> 4) << 16 |
