@@ -24,6 +24,7 @@ struct grouped_kernel {
     size_t shared;
     unsigned grid;
     encode_fn encode;
+    size_t matrix; // bytes of one of c's, where c is written whole, else 0
     matrices a, b;
     grouped_args p;
 };
@@ -44,10 +45,13 @@ static mr_status grouped_run(RUN_ARGS)
     grouped_args p = k->p;
     CUtensorMap a, b;
     (void)ws;
-    if (!p.rows)
-        return MR_OK;
     p.offsets = (const int32_t *)in[2].data;
     p.c = base->n_out ? out[0].data : in[3].data;
+    if (!p.rows) {
+        cudaError_t e = k->matrix ? cudaMemsetAsync(p.c, 0, k->matrix * p.experts, stream)
+                                  : cudaSuccess;
+        return e ? cuda_fail(err, e, base->op) : MR_OK;
+    }
     CUresult bad = encode(k, &a, k->a, in[k->a.operand].data);
     bad = bad ? bad : encode(k, &b, k->b, in[k->b.operand].data);
     if (bad)
@@ -155,22 +159,36 @@ static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
 }
 
 // dW_e = x^T dy, or its transpose dy^T x where the weight is [O, I]
-static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+template <bool ADD>
+static mr_status inner_prepare(struct kernel *base, const mr_call *c, const mr_type *dw, mr_err *err)
 {
     grouped_kernel *k = (grouped_kernel *)base;
     uint32_t a = is_io(c) ? 0 : 1, b = 1 - a;
     int64_t rows = c->in[0]->dim[0], m = c->in[a]->dim[1], n = c->in[b]->dim[1];
-    mr_status bad = sizes(k, rows, m, n, 8, c->in[3]->dim[0], err);
+    mr_status bad = sizes(k, rows, m, n, 8, dw->dim[0], err);
     if (bad)
         return bad;
+    base->est_us = 2e6 * (double)rows * (double)n * (double)m / 700e12;
     k->a = matrices{ a, m, rows, 1 };
     k->b = matrices{ b, n, rows, 1 };
-    return ready<plan<true, true, 1, 4>>(k, err);
+    k->matrix = ADD ? 0 : (size_t)(m * n) * sizeof(float);
+    return ready<plan<true, true, 1, 4, ADD>>(k, err);
+}
+
+static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    return inner_prepare<true>(base, c, c->in[3], err);
+}
+
+static mr_status wgrad_first_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    return inner_prepare<false>(base, c, c->out[0], err);
 }
 
 const struct op_row cuda_grouped_wgmma_rows[] = {
     { "grouped_linear", "xxi>x", sizeof(grouped_kernel), forward_prepare, 0, 0 },
     { "grouped_linear.dgrad", "xxi>x", sizeof(grouped_kernel), dgrad_prepare, 0, 0 },
     { "grouped_linear.wgrad", "xxif>", sizeof(grouped_kernel), wgrad_prepare, 0, 0 },
+    { "grouped_linear.wgrad.first", "xxi>f", sizeof(grouped_kernel), wgrad_first_prepare, 0, 0 },
     {},
 };

@@ -27,8 +27,9 @@ enum {
 };
 
 // B_TURNED: b's lines run along the columns, not along k; so do both operands' in "inner".
-template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_> struct plan {
-    static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_;
+// ADD: "inner" adds to c; else it writes c, and zeros for experts without rows.
+template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_, bool ADD_ = true> struct plan {
+    static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_, ADD = ADD_;
     static constexpr int TEAM = TEAM_, STAGES = STAGES_;
     static constexpr int PIECES = 2 * TEAM, BM = PIECES * BOX;
     static constexpr int STAGE = (PIECES + B_BOXES) * BOX_BYTES;
@@ -204,8 +205,10 @@ DEV void add_rows(const float acc[64], char *room, float *c, int n, int left, in
         float4 old[8];
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            if (2 * i + l / 16 < left && inside)
+            if (P::ADD && 2 * i + l / 16 < left && inside)
                 old[i] = *(const float4 *)(at + (int64_t)2 * i * n);
+            else
+                old[i] = float4{ 0, 0, 0, 0 };
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             const float *v = acc + 4 * (half * 8 + j);
@@ -232,6 +235,21 @@ DEV void clear_rest(const grouped_args &p)
     int64_t at = (int64_t)blockIdx.x * MULTIPLIERS + threadIdx.x - 128;
     for (int64_t i = at; i < n * wide; i += (int64_t)gridDim.x * MULTIPLIERS)
         ((uint4 *)p.c)[i < head * wide ? i : i + (tail - head) * wide] = uint4{ 0, 0, 0, 0 };
+}
+
+// The matrices of experts without rows become 0; all multiplying threads of the grid.
+DEV void clear_empty(const grouped_args &p)
+{
+    int64_t n = (int64_t)p.m * p.n / 4;
+    for (int e = 0; e < p.experts; e++) {
+        span r = rows_of(p, e);
+        if (r.hi > r.lo)
+            continue;
+        float4 *c = (float4 *)p.c + e * n;
+        for (int64_t i = (int64_t)blockIdx.x * MULTIPLIERS + threadIdx.x - 128; i < n;
+             i += (int64_t)gridDim.x * MULTIPLIERS)
+            c[i] = float4{ 0, 0, 0, 0 };
+    }
 }
 
 template <class P> DEV void compute(const grouped_args &p, char *shared)
@@ -282,6 +300,8 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
     }
     if (!P::INNER)
         clear_rest(p);
+    else if (!P::ADD)
+        clear_empty(p);
 }
 #endif
 

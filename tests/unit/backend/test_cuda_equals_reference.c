@@ -92,6 +92,11 @@ static const struct {
     { "add_layernorm.bwd", "dh=F[300,768] dy=F[300,768] x=F[300,768] w=F[768] mean=S[300] "
                            "rstd=S[300]pos dw=S[768] dbias=S[768]" },
     { "linear.wgrad", "dy=f32[3000,16] x=F[3000,200] dw=S[16,200]" },
+    { "linear.wgrad.first", "dy=F[300,136] x=F[300,264]" },
+    { "grouped_linear.wgrad.first", "x=F[300,136] dy=F[300,264] offsets=i32[6]{0,0,97,97,250,300}" },
+    { "grouped_linear.wgrad.first",
+      "x=F[300,136] dy=F[300,264] offsets=i32[6]{0,0,97,97,250,280} @layout=oi" },
+    { "grouped_linear.wgrad.first", "x=F[64,64] dy=F[64,128] offsets=i32[4]{0,0,0,0}" },
     { "linear.wgrad", "dy=f32[70,37] x=F[70,1032] dw=S[37,1032]" },
     { "linear.dgrad", "dy=f32[130,50] w=F[50,2064] @out_dtype=bf16" },
     { "rope", "x=F[77,192] positions=i32[77]<200000 @head_dim=64 @inv_freq=" FREQ32 },
