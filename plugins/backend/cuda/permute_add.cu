@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(THREADS)
                 constexpr int L = 32, K = 2; \
                 __VA_ARGS__; \
             } else if ((n) <= 2048) { \
-                constexpr int L = grad ? 128 : 256, K = grad ? 2 : 1; \
+                constexpr int L = grad ? 64 : 256, K = grad ? 4 : 1; \
                 __VA_ARGS__; \
             } else { \
                 constexpr int L = 256, K = 4; \
