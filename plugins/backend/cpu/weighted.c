@@ -9,7 +9,7 @@ enum { GRAIN = 4096 }; /* elements that are worth a thread */
 
 struct weighted {
     struct kernel base;
-    int64_t rows, width, stride, up_at; /* width: F; up lies `up_at` after gate in rows of `stride` */
+    int64_t rows, width, stride, up_at; /* width: F; up lies up_at behind gate, rows at stride */
     int fused;
 };
 

@@ -52,7 +52,7 @@ static inline void cache_write_launch(const struct attn *k, const mr_buf *in, cu
 }
 
 // ---- behind: the parts of a row -----------------------------------------------------------------
-enum { MAX_SPLITS = 256, JOIN_THREADS = 128 };
+enum { MAX_SPLITS = 256, JOIN_THREADS = 512, AT_ONCE = 8 };
 
 // In the workspace: of each token, head and split the maximum and the sum of exponentials, and the
 // weighted values, not yet divided. A split without keys has a maximum of -inf and sums of 0.
@@ -114,9 +114,19 @@ static __global__ void __launch_bounds__(JOIN_THREADS)
         int c = c0 + lane;
         float v = 0;
         if (c < a.cv && group < side_by_side)
-#pragma unroll 16
-            for (int s = group; s < splits; s += side_by_side)
-                v += p.values[(row * splits + s) * a.cv + c] * weight[s];
+            for (int s0 = group; s0 < splits; s0 += side_by_side * AT_ONCE) {
+                float x[AT_ONCE];
+#pragma unroll
+                for (int u = 0; u < AT_ONCE; u++) {
+                    int s = s0 + u * side_by_side;
+                    x[u] = s < splits ? p.values[(row * splits + s) * a.cv + c] : 0;
+                }
+#pragma unroll
+                for (int u = 0; u < AT_ONCE; u++) {
+                    int s = s0 + u * side_by_side;
+                    v += s < splits ? x[u] * weight[s] : 0;
+                }
+            }
         side[threadIdx.x] = v;
         __syncthreads();
         if (c < a.cv && group == 0) {
@@ -161,7 +171,7 @@ static inline int cache_splits(const struct attn *k, int64_t rows, int blocks, i
 {
     int64_t seen = k->a.chunk && k->a.chunk < k->positions ? k->a.chunk : k->positions;
     int64_t most = cuda_ceil(seen, tile);
-    int64_t want = rows ? cuda_ceil((int64_t)blocks * k->base.dev->sms, rows) : 1;
+    int64_t want = rows ? (int64_t)blocks * k->base.dev->sms / rows : 1;
     want = want < most ? want : most;
     return want < 1 ? 1 : want > MAX_SPLITS ? MAX_SPLITS : (int)want;
 }

@@ -12,7 +12,7 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-enum { KEYS = 128, BLOCK = 128, AT_ONCE = 8 };
+enum { KEYS = 128, BLOCK = 128, KEYS_AT_ONCE = 8 };
 
 template <typename C>
 __global__ void __launch_bounds__(BLOCK)
@@ -38,14 +38,14 @@ __global__ void __launch_bounds__(BLOCK)
     for (; j0 < end; j0 += KEYS) {
         int n = end - j0 < KEYS ? (int)(end - j0) : KEYS;
         __syncthreads();
-        for (int j = warp * AT_ONCE; j < n; j += BLOCK / 32 * AT_ONCE) {
-            float s[AT_ONCE] = {};
+        for (int j = warp * KEYS_AT_ONCE; j < n; j += BLOCK / 32 * KEYS_AT_ONCE) {
+            float s[KEYS_AT_ONCE] = {};
             for (int i = lane; i < a.c; i += 32)
 #pragma unroll
-                for (int b = 0; b < AT_ONCE; b++) // keys past the end: the last one again
+                for (int b = 0; b < KEYS_AT_ONCE; b++) // keys past the end: the last one again
                     s[b] += qs[i] * ld(kc, ((row0 + j0 + min(j + b, n - 1)) * a.kv + g) * a.c + i);
 #pragma unroll
-            for (int b = 0; b < AT_ONCE; b++) {
+            for (int b = 0; b < KEYS_AT_ONCE; b++) {
                 float dot = warp_sum(s[b]);
                 if (!lane && j + b < n)
                     z[j + b] = dot * a.scale;

@@ -242,7 +242,7 @@ static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *e
     if (!(k->a.c == k->a.cv && (k->a.c == 64 || k->a.c == 128 || k->a.c == 256)) &&
         !(k->a.c == 192 && k->a.cv == 128))
         return cuda_refuse(base, err, "heads are not 64, 128, 256 or 192/128 wide");
-    k->splits = cache_splits(k, k->a.tokens * blocks_of(k), 2 * BLOCKS_PER_SM, TURN);
+    k->splits = cache_splits(k, k->a.tokens * blocks_of(k), BLOCKS_PER_SM, TURN);
     base->workspace = parts_bytes(k);
     base->run = decode_run;
     return MR_OK;

@@ -167,16 +167,18 @@ static inline int64_t part_rows(int64_t tokens)
     return 2 * cuda_ceil(tokens, PIECE);
 }
 
-// A block adds up the pieces that begin in its stretch; a thread has one pack of columns.
+// A block adds up the pieces that begin in its stretch; a thread has one pack of columns. Four
+// blocks a multiprocessor: at 16384 tokens all run at once.
 template <typename F, int V>
-KERNEL embed_sum(const F *dy, const place *order, float *dtable, float *parts, int tokens,
-                 int64_t width)
+__global__ void __launch_bounds__(THREADS, 4)
+    embed_sum(const F *dy, const place *order, float *dtable, float *parts, int tokens,
+              int64_t width)
 {
-    enum { AHEAD = 4 }; // rows under way
+    enum { AHEAD = 2 }; // rows under way
     __shared__ place near[2 * PIECE];
     __shared__ int from, to;
     int p0 = (int)blockIdx.x * PIECE, tid = threadIdx.x;
-    int64_t col = (blockIdx.y * (int64_t)THREADS + tid) * V;
+    int64_t col = (blockIdx.y * (int64_t)blockDim.x + tid) * V;
     if (tid < 2 * PIECE)
         near[tid] = p0 + tid < tokens ? order[p0 + tid] : place{ -1, -1, -1, -1 };
     __syncthreads();
@@ -234,9 +236,10 @@ KERNEL embed_sum(const F *dy, const place *order, float *dtable, float *parts, i
     }
 }
 
-// The large groups that begin in a block's stretch of the order: their pieces added up, some side by
-// side in ROWS rows of threads, those then one after the other.
+// The large groups that begin in a block's stretch of the order: their pieces added up, some side
+// by side in ROWS rows of threads, those then one after the other.
 enum { STRETCH = 4 * THREADS, LANES = 16, ROWS = THREADS / LANES };
+enum { AT_ONCE = 8, TURN_PLACES = ROWS * PIECE * AT_ONCE }; // pieces under way a thread
 
 template <int V>
 KERNEL embed_join(const place *order, const float *parts, float *dtable, int tokens, int64_t width)
@@ -260,17 +263,22 @@ KERNEL embed_join(const place *order, const float *parts, float *dtable, int tok
     for (int g = 0; g < n; g++) {
         place at = large[g];
         float sum[V] = {};
-#pragma unroll 4
-        for (int p = at.first + row * PIECE; p < at.end; p += ROWS * PIECE)
-            if (col < width) {
-                pack<float, V> q;
-                float x[V];
-                q.load(parts, part_row(p, at.first) * width + col);
-                q.widen(x);
+        for (int p0 = at.first + row * PIECE; p0 < at.end && col < width; p0 += TURN_PLACES) {
+            pack<float, V> q[AT_ONCE];
 #pragma unroll
-                for (int j = 0; j < V; j++)
-                    sum[j] += x[j];
-            }
+            for (int u = 0; u < AT_ONCE; u++)
+                if (int p = p0 + u * ROWS * PIECE; p < at.end)
+                    q[u].load(parts, part_row(p, at.first) * width + col);
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++)
+                if (p0 + u * ROWS * PIECE < at.end) {
+                    float x[V];
+                    q[u].widen(x);
+#pragma unroll
+                    for (int j = 0; j < V; j++)
+                        sum[j] += x[j];
+                }
+        }
 #pragma unroll
         for (int j = 0; j < V; j++)
             side[row][lane][j] = sum[j];
@@ -313,10 +321,12 @@ static mr_status embedding_bwd_run(RUN_ARGS)
     embed_order<<<k->buckets, ORDER_THREADS, shared_of(k), stream>>>(
         ids, order, tokens, (int)k->vocab, local_ids(k));
     bool whole = k->width % WIDE_V == 0 && aligned16(in[0].data, in[2].data);
-    WITH_PACK(base->in_kind[0], whole, (
-        embed_sum<F, V><<<dim3(pieces, (unsigned)cuda_ceil(k->width, THREADS * V)), THREADS, 0,
-                          stream>>>((const F *)in[0].data, order, dtable, parts, tokens,
-                                    k->width)));
+    WITH_PACK(base->in_kind[0], whole, {
+        int64_t columns = cuda_ceil(k->width, 32 * V) * 32; // narrow rows: smaller blocks
+        unsigned threads = columns < 64 ? 64 : columns < THREADS ? (unsigned)columns : THREADS;
+        embed_sum<F, V><<<dim3(pieces, (unsigned)cuda_ceil(k->width, threads * V)), threads, 0,
+                          stream>>>((const F *)in[0].data, order, dtable, parts, tokens, k->width);
+    });
     WITH_PACK(CUDA_F32, whole, (
         embed_join<V><<<dim3(stretches, (unsigned)cuda_ceil(k->width, LANES * V)), THREADS, 0,
                         stream>>>(order, parts, dtable, tokens, k->width), (void)sizeof(F)));

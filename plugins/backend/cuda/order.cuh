@@ -51,13 +51,17 @@ DEV int take_place(int e, int *next, uint16_t *seen, int keys)
     if (e >= 0 && !rank)
         seen[warp * keys + e] = (uint16_t)__popc(peers);
     __syncthreads();
-    if (k < keys)
-#pragma unroll 8
-        for (int w = 0; w < ORDER_WARPS; w++) {
-            int n = seen[w * keys + k];
-            seen[w * keys + k] = (uint16_t)sum;
-            sum += n;
+    for (int w0 = 0; w0 < ORDER_WARPS && k < keys; w0 += 8) {
+        int n[8]; // read before any is written
+#pragma unroll
+        for (int w = 0; w < 8; w++)
+            n[w] = seen[(w0 + w) * keys + k];
+#pragma unroll
+        for (int w = 0; w < 8; w++) {
+            seen[(w0 + w) * keys + k] = (uint16_t)sum;
+            sum += n[w];
         }
+    }
     __syncthreads();
     int at = e >= 0 ? next[e] + seen[warp * keys + e] + rank : -1;
     __syncthreads();

@@ -99,8 +99,13 @@ template <int U> DEV int64_t flat_pack(int u)
     return blockIdx.x * (int64_t)(U * THREADS) + u * THREADS + threadIdx.x;
 }
 
-// of an operand of rows: pack u lies in row `row`, `col` packs from its start. 32-bit divisions where
-// they do: a 64-bit one takes as long as a load.
+// for each pack u of this thread, number c of n
+#define EACH_PACK(c, n) \
+    _Pragma("unroll") for (int u = 0; u < U; u++) \
+        if (int64_t c = flat_pack<U>(u); c < (n))
+
+// of an operand of rows: pack u lies in row `row`, `col` packs from its start. 32-bit divisions
+// where they do: a 64-bit one takes as long as a load.
 struct spot {
     int64_t row;
     uint32_t col;
@@ -126,6 +131,20 @@ template <int U> struct row_packs {
 template <int U> static inline unsigned pack_grid(int64_t n)
 {
     return (unsigned)cuda_ceil(n, U * THREADS);
+}
+
+// A kernel reads several operands as one type: the inputs whose bit is set, if they are there.
+static inline mr_status same_kinds(const struct kernel *k, uint32_t inputs, mr_err *err)
+{
+    int kind = -1;
+    for (uint32_t i = 0; i < k->n_in; i++) {
+        if (!(k->present & inputs & 1u << i))
+            continue;
+        if (kind >= 0 && k->in_kind[i] != kind)
+            return cuda_refuse(k, err, "its operands are of two dtypes");
+        kind = k->in_kind[i];
+    }
+    return MR_OK;
 }
 
 // Rows of more packs than 31 bits count, and grids beyond them, are refused: nobody has them.

@@ -4,9 +4,9 @@
 // go token by token, so that a token's row and each of its K rows move once: permute reads a token
 // and writes its rows where `slots` says; unpermute reads the rows of a token and writes it;
 // dprobs first makes the slots from the rows. `slots` is a permutation: no two tokens write one
-// row. With one row a token both ways are a gather. Bytes: (R + T) D; floor: bytes / the copy bandwidth (16384 tokens, 8 rows each, 2048 wide
-// in bf16: 604 MB, 141 us at 4.27 TB/s). A row whose index is out of range becomes NaN: the run's
-// checks find it.
+// row. With one row a token both ways are a gather. Bytes: (R + T) D; floor: bytes / the copy
+// bandwidth (16384 tokens, 8 rows each, 2048 wide in bf16: 604 MB, 141 us at 4.27 TB/s). A row
+// whose index is out of range becomes NaN: the run's checks find it.
 
 #include "pack.cuh"
 
@@ -317,10 +317,10 @@ static mr_status dprobs_prepare(struct kernel *base, const mr_call *c, mr_err *e
 {
     base->run = dprobs_run;
     base->workspace = (uint64_t)c->in[0]->dim[0] * sizeof(int32_t);
-    if (base->in_kind[0] != base->in_kind[1])
-        return cuda_refuse(base, err, "its operands are of two dtypes");
-    return shape((struct permute *)base, c->in[0]->dim[0], c->in[1]->dim[0], c->in[0]->dim[1],
-                 err);
+    mr_status bad = same_kinds(base, 3, err);
+    return bad ? bad
+               : shape((struct permute *)base, c->in[0]->dim[0], c->in[1]->dim[0],
+                       c->in[0]->dim[1], err);
 }
 
 const struct op_row cuda_permute_rows[] = {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// pointwise.cu - add, cast, store, accumulate, swiglu, gelu and their gradients: a thread has a few
-// packs of 16 bytes an operand, all loaded before the first is used, or single elements where
-// sizes do not allow. Bytes: operands once; floor: bytes / the copy bandwidth (swiglu of 16384 x
+// pointwise.cu - add, cast, store, accumulate, swiglu and its gradient: a thread has a few packs of
+// 16 bytes an operand, all loaded before the first is used, or single elements where sizes do not
+// allow. Bytes: operands once; floor: bytes / the copy bandwidth (swiglu of 16384 x
 // 4096 bf16 moves 403 MB, its gradient 671: 94 and 157 us at 4.27 TB/s).
 
 #include "pack.cuh"
@@ -10,7 +10,7 @@
 struct pointwise {
     struct kernel base;
     int64_t n, width, stride, up_at; // swiglu: F, distance of gate's rows, where up starts
-    int fused, approx, wide;         // wide: integers take part, so values go through double
+    int fused, wide;                 // wide: integers take part, so values go through double
 };
 
 #define SELF const struct pointwise *k = (const struct pointwise *)base
@@ -21,11 +21,6 @@ struct pointwise {
 // Runs STATEMENT with F and V: 16 bytes at a time if sizes and `addresses` (in parentheses) allow.
 #define WITH_F_V(kind, addresses, ...) \
     WITH_PACK(kind, k->n % WIDE_V == 0 && aligned16 addresses, __VA_ARGS__)
-
-// for each pack u of this thread, number c of n
-#define EACH_PACK(c, n) \
-    _Pragma("unroll") for (int u = 0; u < U; u++) \
-        if (int64_t c = flat_pack<U>(u); c < (n))
 
 // ---- add, accumulate ----------------------------------------------------------------------
 template <typename F, int V, int U> KERNEL add(const F *a, const F *b, F *y, int64_t packs)
@@ -255,101 +250,6 @@ static mr_status swiglu_bwd_run(RUN_ARGS)
     return cuda_launched(base, err);
 }
 
-// ---- gelu ---------------------------------------------------------------------------------
-static constexpr float ROOT_2_OVER_PI = 0.79788456080286535588f, CUBIC = 0.044715f;
-static constexpr float ROOT_HALF = 0.70710678118654752440f;
-
-// The integral of the normal distribution, and e^(-z²/2), which its density needs. For bf16 by
-// Abramowitz & Stegun 7.1.26, whose error, 1.5e-7 of 1, is that of 1 + erf in f32: with the
-// library's erfc a thread would compute longer than memory takes.
-template <typename F> DEV float normal_below(float z, float *gauss)
-{
-    *gauss = exp_for<F>(-0.5f * z * z);
-    if (sizeof(F) != 2)
-        return 0.5f * erfcf(-z * ROOT_HALF);
-    float t = __fdividef(1.0f, fmaf(fabsf(z), 0.3275911f * ROOT_HALF, 1.0f));
-    float p = fmaf(fmaf(fmaf(fmaf(1.061405429f, t, -1.453152027f), t, 1.421413741f), t,
-                        -0.284496736f), t, 0.254829592f);
-    float tail = 0.5f * p * t * *gauss;
-    return z < 0 ? tail : 1 - tail;
-}
-
-// (1 + tanh u) / 2 = sigmoid(2 u)
-template <typename F> DEV float gelu_of(float z, int approx)
-{
-    float gauss;
-    return z * (approx ? sigmoid_for<F>(2 * ROOT_2_OVER_PI * (z + CUBIC * z * z * z))
-                       : normal_below<F>(z, &gauss));
-}
-
-template <typename F> DEV float gelu_slope(float z, int approx)
-{
-    if (approx) {
-        float s = sigmoid_for<F>(2 * ROOT_2_OVER_PI * (z + CUBIC * z * z * z));
-        return s + z * s * (1 - s) * 2 * ROOT_2_OVER_PI * (1 + 3 * CUBIC * z * z);
-    }
-    float gauss, below = normal_below<F>(z, &gauss);
-    return below + z * gauss * 0.5f * ROOT_2_OVER_PI;
-}
-
-template <typename F, int V, int U> KERNEL gelu(const F *x, F *y, int64_t packs, int approx)
-{
-    pack<F, V> p[U];
-    EACH_PACK(c, packs)
-        p[u].load(x, c * V);
-    EACH_PACK(c, packs) {
-        float z[V];
-        p[u].widen(z);
-#pragma unroll
-        for (int j = 0; j < V; j++)
-            z[j] = gelu_of<F>(z[j], approx);
-        p[u].narrow(z);
-        p[u].store(y, c * V);
-    }
-}
-
-template <typename F, int V, int U>
-KERNEL gelu_bwd(const F *dy, const F *x, F *dx, int64_t packs, int approx)
-{
-    pack<F, V> p[U], q[U];
-    EACH_PACK(c, packs) {
-        p[u].load(dy, c * V);
-        q[u].load(x, c * V);
-    }
-    EACH_PACK(c, packs) {
-        float d[V], z[V];
-        p[u].widen(d);
-        q[u].widen(z);
-#pragma unroll
-        for (int j = 0; j < V; j++)
-            d[j] *= gelu_slope<F>(z[j], approx);
-        p[u].narrow(d);
-        p[u].store(dx, c * V);
-    }
-}
-
-static mr_status gelu_run(RUN_ARGS)
-{
-    SELF;
-    (void)ws;
-    if (k->n)
-        WITH_F_V(base->in_kind[0], (in[0].data, out[0].data),
-                 LAUNCH((gelu<F, V, 2>), 2, (const F *)in[0].data, (F *)out[0].data, k->n / V,
-                        k->approx));
-    return cuda_launched(base, err);
-}
-
-static mr_status gelu_bwd_run(RUN_ARGS)
-{
-    SELF;
-    (void)ws;
-    if (k->n)
-        WITH_F_V(base->in_kind[0], (in[0].data, in[1].data, out[0].data),
-                 LAUNCH((gelu_bwd<F, V, 2>), 2, (const F *)in[0].data, (const F *)in[1].data,
-                        (F *)out[0].data, k->n / V, k->approx));
-    return cuda_launched(base, err);
-}
-
 // ---- from types to kernels ------------------------------------------------------------------
 #define PREPARE(name, body) \
     static mr_status name##_prepare(struct kernel *base, const mr_call *c, mr_err *err) \
@@ -361,31 +261,19 @@ static mr_status gelu_bwd_run(RUN_ARGS)
         return packs_fit(base, k->n, k->width, err); \
     }
 
-// template kernels read a and b, gate and up as one type
-static mr_status same_kinds(const struct kernel *k, uint32_t n, mr_err *err)
-{
-    for (uint32_t i = 1; i < n; i++)
-        if (k->in_kind[i] != k->in_kind[0])
-            return cuda_refuse(k, err, "its operands are of two dtypes");
-    return MR_OK;
-}
-
 static bool is_wide(int a, int b)
 {
     return a == CUDA_I32 || b == CUDA_I32;
 }
 
-#define SAME_KINDS(n) \
-    if (same_kinds(base, n, err)) \
+#define SAME_KINDS(inputs) \
+    if (same_kinds(base, inputs, err)) \
         return MR_E_UNSUPPORTED
 
-PREPARE(add, SAME_KINDS(2))
+PREPARE(add, SAME_KINDS(3))
 PREPARE(accumulate, )
 PREPARE(cast, k->wide = is_wide(base->in_kind[0], base->out_kind[0]))
 PREPARE(store, k->wide = is_wide(base->in_kind[0], base->in_kind[1]))
-PREPARE(gelu, k->approx = !strcmp(mr_attr_s(c, "approx", "none"), "tanh"))
-PREPARE(gelu_bwd, k->approx = !strcmp(mr_attr_s(c, "approx", "none"), "tanh");
-        SAME_KINDS(2))
 
 static void halves(struct pointwise *k, const mr_call *c, uint32_t gate)
 {
@@ -395,9 +283,8 @@ static void halves(struct pointwise *k, const mr_call *c, uint32_t gate)
     k->up_at = k->width;
 }
 
-PREPARE(swiglu, halves(k, c, 0); k->n = mr_numel(c->out[0]);
-        SAME_KINDS(k->fused ? 1 : 2))
-PREPARE(swiglu_bwd, halves(k, c, 1); SAME_KINDS(k->fused ? 2 : 3))
+PREPARE(swiglu, halves(k, c, 0); k->n = mr_numel(c->out[0]); SAME_KINDS(3))
+PREPARE(swiglu_bwd, halves(k, c, 1); SAME_KINDS(7))
 
 #define ROW(id, sig, name, flags) \
     { id, sig, sizeof(struct pointwise), name##_prepare, flags, 0 }
@@ -409,7 +296,5 @@ const struct op_row cuda_pointwise_rows[] = {
     ROW("store", "nnF>", store, 0),
     ROW("swiglu", "xX>x", swiglu, 0),
     ROW("swiglu.bwd", "xxX>xX", swiglu_bwd, 0),
-    ROW("gelu", "x>x", gelu, MR_K_INPLACE0),
-    ROW("gelu.bwd", "xx>x", gelu_bwd, MR_K_INPLACE0),
     {},
 };

@@ -68,6 +68,20 @@ template <int N> DEV float row_lse(const float x[N], int experts)
     return m + logf(warp_sum(sum));
 }
 
+// by * the sum of n terms, in a fixed order; one block
+static __global__ void __launch_bounds__(1024)
+    sum_terms(const double *term, float *loss, int n, double by)
+{
+    __shared__ double room[32];
+    double sum = 0;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < n; i += 1024)
+        sum += term[i];
+    sum = block_sum_double(sum, room);
+    if (threadIdx.x == 0)
+        *loss = (float)(by * sum);
+}
+
 // ---- the K best ---------------------------------------------------------------------------
 // A number as an unsigned one in the same order; -0 is 0, and 0 stands for none. Not for NaN.
 DEV uint32_t order_of(float x)
@@ -95,8 +109,8 @@ template <int N> DEV choice best_one(const uint32_t key[N])
     return choice{ (int)__reduce_min_sync(~0u, (unsigned)index), (int)(threadIdx.x % 32) };
 }
 
-// The K best of the row, ties to the lower expert. `room`: ROUTE_ROOM words of this warp. False: too
-// many candidates, as equal scores make them.
+// The K best of the row, ties to the lower expert. `room`: ROUTE_ROOM words of this warp. False:
+// too many candidates, as equal scores make them.
 template <int N> DEV bool best_k(const uint32_t key[N], int k, uint32_t *room, choice *c)
 {
     int lane = threadIdx.x % 32, n = 0;
@@ -146,7 +160,8 @@ DEV int warp_min_int(int x)
 }
 
 // The largest score not taken, ties to the lower index; bit i of `taken` is this lane's element
-// 32 i + lane. As the definition's loop does it: NaN is never larger, but is kept if it comes first.
+// 32 i + lane. As the definition's loop does it: NaN is never larger, but is kept if it comes
+// first.
 DEV int best_of(const float *score, int n, uint32_t taken)
 {
     int lane = threadIdx.x % 32, first = n, best = n;

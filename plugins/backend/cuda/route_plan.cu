@@ -40,7 +40,8 @@ __global__ void __launch_bounds__(ORDER_THREADS)
 }
 
 // Into shared memory: `total[e]` rows of expert e in all chunks, `before[e]` in those before
-// `chunk`. `width` experts side by side, a power of two; the chunks in as many rows as threads allow.
+// `chunk`. `width` experts side by side, a power of two; the chunks in as many rows as threads
+// allow.
 DEV void add_counts(const int32_t *counts, int chunk, int chunks, int experts, int width,
                     int32_t *total, int32_t *before)
 {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// router_losses.cu - the load-balancing loss and the z loss of the router. A segment is a sequence,
-// or all tokens. Forward a block has a CHUNK of tokens, a warp scores a token and finds its K best;
-// what a segment has in a chunk is summed in the order of the tokens' warps: one that lies in one
-// chunk is finished there, the parts of others are added up by `aux_join`, experts side by side.
-// All sums are cut by sizes and segment borders alone. Bytes: the logits and the counts once;
-// floor: bytes / the copy bandwidth (16384 x 384 f32 at 4.27 TB/s: 12 us each way).
+// router_losses.cu - the load-balancing loss of the router, over segments. Forward a block has a
+// CHUNK of tokens, a warp scores a token and finds its K best; what a segment has in a chunk is
+// summed in the order of the tokens' warps: one that lies in one chunk is finished there, the parts
+// of others are added up by `aux_join`, experts side by side. All sums are cut by sizes and segment
+// borders alone. Bytes: the logits and the counts once; floor: bytes / the copy bandwidth (16384 x
+// 384 f32 at 4.27 TB/s: 12 us each way).
 
-#include "route.cuh"
+#include "segments.cuh"
 
-enum { CHUNK = 64, WARPS = 16, SLICE = 32, JOIN_THREADS = 1024, JOIN_CHUNKS = 32 };
+enum { WARPS = 16, SLICE = 32, JOIN_THREADS = 1024, JOIN_CHUNKS = 8 };
 
 struct loss_args { // what a launch carries
     int tokens, experts, k, by_sequence, is_sigmoid, chunks, slices;
@@ -44,36 +44,16 @@ static aux_room room_in(void *ws, const loss_args &a)
     return r;
 }
 
+static segments segments_of(const struct router_loss *k, const mr_buf &seq_start)
+{
+    return segments{ (const int32_t *)seq_start.data, k->a.tokens, k->a.chunks, k->a.by_sequence };
+}
+
 static uint64_t aux_bytes(const loss_args &a)
 {
     uint64_t chunks = (uint64_t)a.chunks, sides = chunks * 2 * (uint64_t)a.experts;
     return chunks * (1 + (uint64_t)a.slices) * sizeof(double) + chunks * sizeof(int2) +
            sides * (sizeof(float) + sizeof(int32_t));
-}
-
-DEV bool opens_segment(const int32_t *seq_start, int t, int by_sequence)
-{
-    return t == 0 || (by_sequence && seq_start[t] != seq_start[t - 1]);
-}
-
-// a warp: bit i is set if token i of chunk c opens a segment
-DEV uint64_t open_tokens(const int32_t *seq_start, int c, const loss_args &a)
-{
-    uint64_t open = 0;
-#pragma unroll
-    for (int w = 0; w < CHUNK / 32; w++) {
-        int t = c * CHUNK + w * 32 + (int)(threadIdx.x % 32);
-        bool opens = t < a.tokens && opens_segment(seq_start, t, a.by_sequence);
-        open |= (uint64_t)__ballot_sync(~0u, opens) << 32 * w;
-    }
-    return open;
-}
-
-DEV int2 opener_ends(uint64_t open, int c) // the first and the last of them
-{
-    return open ? int2{ c * CHUNK + __ffsll((int64_t)open) - 1,
-                        c * CHUNK + 63 - __clzll((int64_t)open) }
-                : int2{ -1, -1 };
 }
 
 // ---- moe_aux_loss -------------------------------------------------------------------------
@@ -97,8 +77,8 @@ template <int N> DEV float scores(float x[N], const loss_args &a)
     return norm;
 }
 
-// A warp counts the K best of a token. Scores rise with the logits; where they are NaN, all are, and
-// the first K are chosen.
+// A warp counts the K best of a token. Scores rise with the logits; where they are NaN, all are,
+// and the first K are chosen.
 template <int N>
 DEV void count_best(const float x[N], float norm, float *score, uint32_t *room, int *count,
                     const loss_args &a)
@@ -132,7 +112,7 @@ DEV void count_best(const float x[N], float norm, float *score, uint32_t *room, 
 
 template <int N>
 __global__ void __launch_bounds__(32 * WARPS, N > 12 ? 1 : 2)
-    aux_chunks(arr logits, const int32_t *seq_start, aux_room r, float *counts, const loss_args a)
+    aux_chunks(arr logits, const segments seg, aux_room r, float *counts, const loss_args a)
 {
     extern __shared__ float shared[]; // scores [WARPS, E], counts [E], room [WARPS, ROUTE_ROOM]
     __shared__ double terms[WARPS];
@@ -145,7 +125,7 @@ __global__ void __launch_bounds__(32 * WARPS, N > 12 ? 1 : 2)
     double loss = 0;
 
     if (warp == 0) {
-        uint64_t all = open_tokens(seq_start, c, a);
+        uint64_t all = open_tokens(seg, c);
         if (!lane)
             openers = all;
     }
@@ -182,7 +162,7 @@ __global__ void __launch_bounds__(32 * WARPS, N > 12 ? 1 : 2)
             own[e] = sum[i];
         __syncthreads();
         bool begins = open >> (from - t0) & 1;
-        bool ends = to < t1 || to == a.tokens || opens_segment(seq_start, to, a.by_sequence);
+        bool ends = to < t1 || to == a.tokens || opens_segment(seg, to);
         int64_t side = (2 * (int64_t)c + begins) * E;
         double load = 0;
         for (int e = tid; e < E; e += 32 * WARPS) {
@@ -214,12 +194,12 @@ __global__ void __launch_bounds__(JOIN_THREADS)
     __shared__ float score[ROWS][SLICE];
     __shared__ int count[ROWS][SLICE], last;
     int lane = threadIdx.x % SLICE, row = threadIdx.x / SLICE;
-    int e = (int)blockIdx.x * SLICE + lane;
-    for (int c = (int)blockIdx.y * JOIN_CHUNKS; c < min((int)(blockIdx.y + 1) * JOIN_CHUNKS, a.chunks);
-         c++) {
-        int first = r.openers[c].y, next = c + 1 < a.chunks ? r.openers[c + 1].x : a.tokens;
-        if (first < 0 || next == (c + 1) * CHUNK || c + 1 == a.chunks)
-            continue; // none, or it ends with its chunk
+    int e = (int)blockIdx.x * SLICE + lane, own = (int)blockIdx.y * JOIN_CHUNKS + lane;
+    bool goes_on = false;
+    if (lane < JOIN_CHUNKS && own + 1 < a.chunks) // not if none opens, or it ends with its chunk
+        goes_on = r.openers[own].y >= 0 && r.openers[own + 1].x != (own + 1) * CHUNK;
+    for (unsigned todo = __ballot_sync(~0u, goes_on); todo; todo &= todo - 1) {
+        int c = (int)blockIdx.y * JOIN_CHUNKS + __ffs(todo) - 1, first = r.openers[c].y;
         if (threadIdx.x == 0)
             last = a.chunks;
         __syncthreads();
@@ -266,18 +246,6 @@ __global__ void __launch_bounds__(JOIN_THREADS)
     }
 }
 
-__global__ void __launch_bounds__(1024) sum_terms(const double *term, float *loss, int n, double by)
-{
-    __shared__ double room[32];
-    double sum = 0;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < n; i += 1024)
-        sum += term[i];
-    sum = block_sum_double(sum, room);
-    if (threadIdx.x == 0)
-        *loss = (float)(by * sum);
-}
-
 static size_t chunk_room(const loss_args &a)
 {
     return ((WARPS + 1) * (size_t)a.experts + WARPS * ROUTE_ROOM) * sizeof(float);
@@ -291,7 +259,7 @@ static mr_status aux_run(RUN_ARGS)
     float *counts = (float *)out[1].data;
     if (a.tokens) {
         WITH_N(a.experts, (aux_chunks<N><<<a.chunks, 32 * WARPS, chunk_room(a), stream>>>(
-            in_arr(base, in, 0), (const int32_t *)in[1].data, r, counts, a)));
+            in_arr(base, in, 0), segments_of(k, in[1]), r, counts, a)));
         aux_join<<<dim3(a.slices, (unsigned)cuda_ceil(a.chunks, JOIN_CHUNKS)), JOIN_THREADS, 0,
                    stream>>>(r, counts, a);
     }
@@ -301,48 +269,14 @@ static mr_status aux_run(RUN_ARGS)
 }
 
 // ---- moe_aux_loss.bwd -----------------------------------------------------------------------
-// a warp a chunk: the first and the last token that opens a segment, or -1
-KERNEL find_openers(const int32_t *seq_start, int2 *openers, const loss_args a)
-{
-    int c = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
-    if (c >= a.chunks)
-        return;
-    uint64_t open = open_tokens(seq_start, c, a);
-    if (threadIdx.x % 32 == 0)
-        openers[c] = opener_ends(open, c);
-}
-
-// Token t's segment: its first token and its length. In the token's chunk, else in the nearest one
-// with an opener, 32 chunks at a time.
-DEV int2 segment_of(const int32_t *seq_start, const int2 *openers, int t, const loss_args &a)
-{
-    int c = t / CHUNK, at = t % CHUNK, lane = threadIdx.x % 32, begin = -1, end = -1;
-    uint64_t open = open_tokens(seq_start, c, a), upto = ~(uint64_t)0 >> (63 - at);
-    if (open & upto)
-        begin = c * CHUNK + 63 - __clzll((int64_t)(open & upto));
-    for (int d = c - 1; begin < 0; d -= 32) {
-        int y = d - lane >= 0 ? openers[d - lane].y : -1;
-        unsigned found = __ballot_sync(~0u, y >= 0); // chunk 0 has one
-        begin = found ? __shfl_sync(~0u, y, __ffs(found) - 1) : -1;
-    }
-    if (open & ~upto)
-        end = c * CHUNK + __ffsll((int64_t)(open & ~upto)) - 1;
-    for (int d = c + 1; end < 0; d += 32) {
-        int x = d + lane < a.chunks ? openers[d + lane].x : a.tokens;
-        unsigned found = __ballot_sync(~0u, x >= 0);
-        end = found ? __shfl_sync(~0u, x, __ffs(found) - 1) : -1;
-    }
-    return int2{ begin, end - begin };
-}
-
 template <int N>
-KERNEL aux_bwd(arr dloss, arr logits, const int32_t *seq_start, const float *counts,
+KERNEL aux_bwd(arr dloss, arr logits, const segments seg, const float *counts,
                const int2 *openers, arr dlogits, const loss_args a)
 {
     int t = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
     if (t >= a.tokens)
         return;
-    int2 whole = a.by_sequence ? segment_of(seq_start, openers, t, a) : int2{ 0, a.tokens };
+    int2 whole = a.by_sequence ? segment_of(seg, openers, t) : int2{ 0, a.tokens };
     float x[N], d[N], dot = 0;
     float unit = get(dloss, 0) * a.coeff * (float)a.experts / ((float)a.k * (float)whole.y);
     load_row<N>(logits, t, a.experts, x);
@@ -368,76 +302,16 @@ static mr_status aux_bwd_run(RUN_ARGS)
 {
     SELF;
     const loss_args &a = k->a;
-    const int32_t *seq_start = (const int32_t *)in[2].data;
+    segments seg = segments_of(k, in[2]);
     int2 *openers = (int2 *)ws;
     if (!a.tokens)
         return MR_OK;
     if (a.by_sequence)
         find_openers<<<(unsigned)cuda_ceil(a.chunks, ROUTE_WARPS), 32 * ROUTE_WARPS, 0, stream>>>(
-            seq_start, openers, a);
+            seg, openers);
     WITH_N(a.experts, (aux_bwd<N><<<token_grid(a), 32 * ROUTE_WARPS, 0, stream>>>(
-        in_arr(base, in, 0), in_arr(base, in, 1), seq_start, (const float *)in[3].data, openers,
+        in_arr(base, in, 0), in_arr(base, in, 1), seg, (const float *)in[3].data, openers,
         out_arr(base, out, 0), a)));
-    return cuda_launched(base, err);
-}
-
-// ---- router_z_loss ------------------------------------------------------------------------
-template <int N> KERNEL z_score(arr logits, float *lse, double *term, const loss_args a)
-{
-    __shared__ double part[ROUTE_WARPS];
-    int warp = threadIdx.x / 32, t = (int)blockIdx.x * ROUTE_WARPS + warp;
-    float x[N], l = 0;
-    if (t < a.tokens) {
-        load_row<N>(logits, t, a.experts, x);
-        l = row_lse<N>(x, a.experts);
-    }
-    if (threadIdx.x % 32 == 0) {
-        part[warp] = (double)l * l;
-        if (t < a.tokens)
-            lse[t] = l;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        double sum = 0;
-        for (int w = 0; w < ROUTE_WARPS; w++)
-            sum += part[w];
-        term[blockIdx.x] = sum;
-    }
-}
-
-static mr_status z_run(RUN_ARGS)
-{
-    SELF;
-    const loss_args &a = k->a;
-    if (a.tokens)
-        WITH_N(a.experts, (z_score<N><<<token_grid(a), 32 * ROUTE_WARPS, 0, stream>>>(
-            in_arr(base, in, 0), (float *)out[1].data, (double *)ws, a)));
-    sum_terms<<<1, 1024, 0, stream>>>((const double *)ws, (float *)out[0].data,
-                                      (int)token_grid(a), a.coeff);
-    return cuda_launched(base, err);
-}
-
-template <int N>
-KERNEL z_bwd(arr dloss, arr logits, const float *lse, arr dlogits, const loss_args a)
-{
-    int t = (int)blockIdx.x * ROUTE_WARPS + (int)threadIdx.x / 32;
-    if (t >= a.tokens)
-        return;
-    float x[N], l = lse[t], unit = 2 * a.coeff * get(dloss, 0) * l;
-    load_row<N>(logits, t, a.experts, x);
-    EACH_EXPERT(e, a.experts)
-        put(dlogits, (int64_t)t * a.experts + e, unit * expf(x[i] - l));
-}
-
-static mr_status z_bwd_run(RUN_ARGS)
-{
-    SELF;
-    const loss_args &a = k->a;
-    (void)ws;
-    if (a.tokens)
-        WITH_N(a.experts, (z_bwd<N><<<token_grid(a), 32 * ROUTE_WARPS, 0, stream>>>(
-            in_arr(base, in, 0), in_arr(base, in, 1), (const float *)in[2].data,
-            out_arr(base, out, 0), a)));
     return cuda_launched(base, err);
 }
 
@@ -484,25 +358,8 @@ static mr_status aux_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *
     return bad;
 }
 
-static mr_status z_prepare(struct kernel *base, const mr_call *c, mr_err *err)
-{
-    SELF;
-    mr_status bad = prepare(base, c, 0, err);
-    base->run = z_run;
-    base->workspace = bad ? 0 : (uint64_t)token_grid(k->a) * sizeof(double);
-    return bad;
-}
-
-static mr_status z_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
-{
-    base->run = z_bwd_run;
-    return prepare(base, c, 1, err);
-}
-
 const struct op_row cuda_router_loss_rows[] = {
     { "moe_aux_loss", "xi>ff", sizeof(struct router_loss), aux_prepare, 0, 0 },
     { "moe_aux_loss.bwd", "xxif>x", sizeof(struct router_loss), aux_bwd_prepare, 0, 0 },
-    { "router_z_loss", "x>ff", sizeof(struct router_loss), z_prepare, 0, 0 },
-    { "router_z_loss.bwd", "xxf>x", sizeof(struct router_loss), z_bwd_prepare, 0, 0 },
     {},
 };

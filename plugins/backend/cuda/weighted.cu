@@ -233,19 +233,10 @@ static mr_status shape(struct weighted *k, const mr_type *x, bool fused, mr_err 
     return packs_fit(&k->base, k->rows * k->width, k->width, err);
 }
 
-// template kernels read all of operands 0, a and b as one type; absent ones are of any
-static mr_status same_kinds(const struct kernel *k, uint32_t a, uint32_t b, mr_err *err)
-{
-    for (uint32_t i : { a, b })
-        if (k->present >> i & 1 && k->in_kind[i] != k->in_kind[0])
-            return cuda_refuse(k, err, "its operands are of two dtypes");
-    return MR_OK;
-}
-
 static mr_status swiglu_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     bool fused = !(base->present >> 2 & 1);
-    mr_status bad = same_kinds(base, 2, 2, err);
+    mr_status bad = same_kinds(base, 5, err);
     base->run = swiglu_run;
     return bad ? bad : shape((struct weighted *)base, c->in[0], fused, err);
 }
@@ -253,7 +244,7 @@ static mr_status swiglu_prepare(struct kernel *base, const mr_call *c, mr_err *e
 static mr_status swiglu_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     bool fused = !(base->present >> 3 & 1);
-    mr_status bad = same_kinds(base, 1, 3, err);
+    mr_status bad = same_kinds(base, 11, err);
     base->run = swiglu_bwd_run;
     return bad ? bad : shape((struct weighted *)base, c->in[1], fused, err);
 }
@@ -266,7 +257,7 @@ static mr_status srelu_prepare(struct kernel *base, const mr_call *c, mr_err *er
 
 static mr_status srelu_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    mr_status bad = same_kinds(base, 1, 1, err);
+    mr_status bad = same_kinds(base, 3, err);
     base->run = srelu_bwd_run;
     return bad ? bad : shape((struct weighted *)base, c->in[1], false, err);
 }
