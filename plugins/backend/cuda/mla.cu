@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // mla.cu - heads of latent attention, and rows cut in two: rope_tail, mla_kv, mla_kv.bwd, split,
-// concat. A block four tokens (the gradient one): what the heads share is made first, angles and
-// the turned key part, then all copy, 16 bytes an access and four in flight. Bytes, each once:
+// concat. A block a token (four were slower): one warp makes what the heads share, angles and the
+// turned key part, while the others copy, 16 bytes an access and four in flight. Bytes, each once:
 // rope_tail x and y (in place only the rotated part of both), mla_kv kv, kr, k and v, its gradient
 // the same, split and concat both sides; floor: bytes / the copy bandwidth. The sum over heads is
 // cut by sizes alone, so equal inputs give equal bits.
 
 #include "mla.cuh"
 
-enum { BLOCK = 128, TOKENS = 4 };
+enum { BLOCK = 128 };
 
 struct mla {
     struct kernel base;
@@ -21,32 +21,26 @@ struct mla {
 #define SELF const struct mla *k = (const struct mla *)base
 
 // ---- rope_tail ----------------------------------------------------------------------------
-// Heads are counted over the TOKENS tokens of a block, which lie end to end.
 template <typename F, int V>
 __global__ void __launch_bounds__(BLOCK)
-    rope_tail(const F *x, const int32_t *positions, F *y, int64_t tokens,
-              const __grid_constant__ mla_args a)
+    rope_tail(const F *x, const int32_t *positions, F *y, const __grid_constant__ mla_args a)
 {
-    __shared__ float2 turn[TOKENS * MLA_MAX_PAIRS];
+    __shared__ float2 turn[MLA_MAX_PAIRS];
     constexpr int R = V == 1 ? 2 : V; // values that a thread turns
-    int64_t t0 = blockIdx.x * (int64_t)TOKENS;
-    int n = tokens - t0 < TOKENS ? (int)(tokens - t0) : TOKENS, pairs = a.rope / 2;
     int C = a.nope + a.rope, per = a.nope / V, turns = a.rope / R;
-    x += t0 * a.heads * C;
-    y += t0 * a.heads * C;
-    for (int i = threadIdx.x; i < n * pairs; i += BLOCK)
-        turn[i] = turn_of(a, positions[t0 + i / pairs], i % pairs);
+    x += blockIdx.x * (int64_t)a.heads * C;
+    y += blockIdx.x * (int64_t)a.heads * C;
+    for (int i = threadIdx.x; i < a.rope / 2; i += BLOCK)
+        turn[i] = turn_of(a, positions[blockIdx.x], i);
     if (x != y)
-        copy_items<F, V, BLOCK>(threadIdx.x, n * a.heads * per, [&](int e, F *&to) {
+        copy_items<F, V, BLOCK>(threadIdx.x, a.heads * per, [&](int e, F *&to) {
             int at = e / per * C + e % per * V;
             to = y + at;
             return x + at;
         });
     __syncthreads();
-#pragma unroll 4
-    for (int e = threadIdx.x; e < n * a.heads * turns; e += BLOCK) {
-        int h = e / turns, i = e % turns * R, at = h * C + a.nope + i;
-        const float2 *cs = turn + h / a.heads * pairs + i / 2;
+    for (int e = threadIdx.x; e < a.heads * turns; e += BLOCK) {
+        int i = e % turns * R, at = e / turns * C + a.nope + i;
         float v[R], w[R];
         if (V == 1)
             v[0] = ld(x, at), v[1] = ld(x, at + 1);
@@ -54,8 +48,9 @@ __global__ void __launch_bounds__(BLOCK)
             ldv<V>(x, at, v);
 #pragma unroll
         for (int j = 0; j < R; j += 2) {
-            w[j] = v[j] * cs[j / 2].x - v[j + 1] * cs[j / 2].y;
-            w[j + 1] = v[j] * cs[j / 2].y + v[j + 1] * cs[j / 2].x;
+            float2 cs = turn[(i + j) / 2];
+            w[j] = v[j] * cs.x - v[j + 1] * cs.y;
+            w[j + 1] = v[j] * cs.y + v[j + 1] * cs.x;
         }
         if (V == 1)
             st(y, at, w[0]), st(y, at + 1, w[1]);
@@ -67,34 +62,30 @@ __global__ void __launch_bounds__(BLOCK)
 // ---- mla_kv -------------------------------------------------------------------------------
 template <typename F, int V>
 __global__ void __launch_bounds__(BLOCK)
-    mla_kv(const F *kv, const F *kr, const int32_t *positions, F *key, F *value, int64_t tokens,
+    mla_kv(const F *kv, const F *kr, const int32_t *positions, F *key, F *value,
            const __grid_constant__ mla_args a)
 {
-    __shared__ float turned[TOKENS * 2 * MLA_MAX_PAIRS];
-    int64_t t0 = blockIdx.x * (int64_t)TOKENS;
-    int n = tokens - t0 < TOKENS ? (int)(tokens - t0) : TOKENS, pairs = a.rope / 2;
+    __shared__ float turned[2 * MLA_MAX_PAIRS];
+    int64_t t = blockIdx.x;
     int C = a.nope + a.rope, D = a.nope + a.value, per = D / V;
-    kr += t0 * a.rope;
-    for (int i = threadIdx.x; i < n * pairs; i += BLOCK) {
-        float2 cs = turn_of(a, positions[t0 + i / pairs], i % pairs);
-        float p = ld(kr, 2 * i), q = ld(kr, 2 * i + 1);
+    for (int i = threadIdx.x; i < a.rope / 2; i += BLOCK) {
+        float2 cs = turn_of(a, positions[t], i);
+        float p = ld(kr, t * a.rope + 2 * i), q = ld(kr, t * a.rope + 2 * i + 1);
         turned[2 * i] = p * cs.x - q * cs.y;
         turned[2 * i + 1] = p * cs.y + q * cs.x;
     }
-    kv += t0 * a.heads * D;
-    key += t0 * a.heads * C;
-    value += t0 * a.heads * a.value;
-    copy_items<F, V, BLOCK>(threadIdx.x, n * a.heads * per, [&](int e, F *&to) {
+    kv += t * a.heads * D;
+    key += t * a.heads * C;
+    value += t * a.heads * a.value;
+    copy_items<F, V, BLOCK>(threadIdx.x, a.heads * per, [&](int e, F *&to) {
         int h = e / per, i = e % per * V;
         to = i < a.nope ? key + h * C + i : value + h * a.value + i - a.nope;
         return kv + h * D + i;
     });
     __syncthreads();
     int turns = a.rope / V;
-    for (int e = threadIdx.x; e < n * a.heads * turns; e += BLOCK) {
-        int h = e / turns, i = e % turns * V;
-        stv<V>(key, h * C + a.nope + i, turned + h / a.heads * a.rope + i);
-    }
+    for (int e = threadIdx.x; e < a.heads * turns; e += BLOCK)
+        stv<V>(key, e / turns * C + a.nope + e % turns * V, turned + e % turns * V);
 }
 
 // ---- mla_kv.bwd ---------------------------------------------------------------------------
@@ -167,20 +158,15 @@ static bool whole_vectors(const mla_args &a)
     return a.nope % WIDE_V == 0 && a.rope % WIDE_V == 0 && a.value % WIDE_V == 0;
 }
 
-static unsigned blocks_of(const struct mla *k)
-{
-    return (unsigned)cuda_ceil(k->tokens, TOKENS);
-}
-
 static mr_status tail_run(RUN_ARGS)
 {
     SELF;
     (void)ws;
     if (k->tokens)
         WITH_V(whole_vectors(k->a) && aligned16(in[0].data, out[0].data),
-               WITH_TYPE(base->in_kind[0], (rope_tail<F, V><<<blocks_of(k), BLOCK, 0, stream>>>(
-            (const F *)in[0].data, (const int32_t *)in[1].data, (F *)out[0].data, k->tokens,
-            k->a))));
+               WITH_TYPE(base->in_kind[0], (
+            rope_tail<F, V><<<(unsigned)k->tokens, BLOCK, 0, stream>>>(
+                (const F *)in[0].data, (const int32_t *)in[1].data, (F *)out[0].data, k->a))));
     return cuda_launched(base, err);
 }
 
@@ -190,9 +176,10 @@ static mr_status kv_run(RUN_ARGS)
     (void)ws;
     if (k->tokens)
         WITH_V(whole_vectors(k->a) && aligned16(in[0].data, out[0].data, out[1].data),
-               WITH_TYPE(base->in_kind[0], (mla_kv<F, V><<<blocks_of(k), BLOCK, 0, stream>>>(
-            (const F *)in[0].data, (const F *)in[1].data, (const int32_t *)in[2].data,
-            (F *)out[0].data, (F *)out[1].data, k->tokens, k->a))));
+               WITH_TYPE(base->in_kind[0], (
+            mla_kv<F, V><<<(unsigned)k->tokens, BLOCK, 0, stream>>>(
+                (const F *)in[0].data, (const F *)in[1].data, (const int32_t *)in[2].data,
+                (F *)out[0].data, (F *)out[1].data, k->a))));
     return cuda_launched(base, err);
 }
 
@@ -202,10 +189,10 @@ static mr_status kv_bwd_run(RUN_ARGS)
     (void)ws;
     if (k->tokens)
         WITH_V(whole_vectors(k->a) && aligned16(in[0].data, in[1].data, out[0].data),
-               WITH_TYPE(base->out_kind[0], (mla_kv_bwd<F, V><<<(unsigned)k->tokens, BLOCK, 0,
-                                                               stream>>>(
-            (const F *)in[0].data, (const F *)in[1].data, (const int32_t *)in[2].data,
-            (F *)out[0].data, (F *)out[1].data, k->a))));
+               WITH_TYPE(base->out_kind[0], (
+            mla_kv_bwd<F, V><<<(unsigned)k->tokens, BLOCK, 0, stream>>>(
+                (const F *)in[0].data, (const F *)in[1].data, (const int32_t *)in[2].data,
+                (F *)out[0].data, (F *)out[1].data, k->a))));
     return cuda_launched(base, err);
 }
 

@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(BLOCK)
     place(arr q, arr c, arr kr, arr latents, float *absorbed, cache at, int L,
           const __grid_constant__ mla_args a)
 {
+    __shared__ float2 turn[MLA_MAX_PAIRS];
     int64_t t = blockIdx.x, row = row_of(at, t);
     int D = L + a.rope, C = a.nope + a.rope;
     if (row < 0)
@@ -36,15 +37,20 @@ __global__ void __launch_bounds__(BLOCK)
     for (int i = threadIdx.x; i < L; i += BLOCK)
         put(latents, row * D + i, get(c, t * L + i));
     for (int i = threadIdx.x; i < a.rope / 2; i += BLOCK) {
-        float2 cs = turn_of(a, at.position[t], i);
+        float2 cs = turn[i] = turn_of(a, at.position[t], i);
         float p = get(kr, t * a.rope + 2 * i), r = get(kr, t * a.rope + 2 * i + 1);
         put(latents, row * D + L + 2 * i, p * cs.x - r * cs.y);
         put(latents, row * D + L + 2 * i + 1, p * cs.y + r * cs.x);
-        for (int64_t h = t * a.heads; h < (t + 1) * a.heads; h++) {
-            p = get(q, h * C + a.nope + 2 * i), r = get(q, h * C + a.nope + 2 * i + 1);
-            absorbed[h * D + L + 2 * i] = p * cs.x - r * cs.y;
-            absorbed[h * D + L + 2 * i + 1] = p * cs.y + r * cs.x;
-        }
+    }
+    __syncthreads();
+    q = arr{ (char *)q.p + t * a.heads * C * (q.kind == CUDA_BF16 ? 2 : 4), q.kind };
+    absorbed += t * a.heads * D;
+    for (int e = threadIdx.x; e < a.heads * (a.rope / 2); e += BLOCK) {
+        int h = e / (a.rope / 2), i = e % (a.rope / 2);
+        float2 cs = turn[i];
+        float p = get(q, h * C + a.nope + 2 * i), r = get(q, h * C + a.nope + 2 * i + 1);
+        absorbed[h * D + L + 2 * i] = p * cs.x - r * cs.y;
+        absorbed[h * D + L + 2 * i + 1] = p * cs.y + r * cs.x;
     }
 }
 
@@ -172,39 +178,46 @@ __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-// o[t][h][v] = sum over l of w[h][nope + v][l] u[t][h][l], TOKENS tokens a block, a warp a v
+// o[t][h][v] = sum over l of w[h][nope + v][l] u[t][h][l], TOKENS tokens a block, a warp a v. What
+// an unused row has in u does not matter.
 template <typename W>
 __global__ void __launch_bounds__(BLOCK)
     expand(const float *u, const W *w, arr o, cache at, int64_t tokens, int L,
            const __grid_constant__ mla_args a)
 {
-    extern __shared__ float us[]; // [TOKENS][L]
+    extern __shared__ float4 us[]; // [L][TOKENS]
     int h = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int64_t t0 = blockIdx.y * (int64_t)TOKENS;
-    for (int e = threadIdx.x; e < TOKENS * L; e += BLOCK) {
-        int64_t t = t0 + e / L;
-        bool used = t < tokens && row_of(at, t) >= 0;
-        us[e] = used ? u[(t * a.heads + h) * L + e % L] : 0;
-    }
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++)
+        for (int l = threadIdx.x; l < L; l += BLOCK)
+            ((float *)us)[l * TOKENS + i] =
+                t0 + i < tokens ? u[((t0 + i) * a.heads + h) * L + l] : 0;
     __syncthreads();
     w += ((int64_t)h * (a.nope + a.value) + a.nope) * L;
     for (int v = blockIdx.z * WARPS + warp; v < a.value; v += gridDim.z * WARPS) {
         float y[TOKENS] = {};
-#pragma unroll 4
+#pragma unroll 8
         for (int l = lane; l < L; l += 32) {
             float x = ld(w, (int64_t)v * L + l);
 #pragma unroll
-            for (int i = 0; i < TOKENS; i++)
-                y[i] += x * us[i * L + l];
+            for (int i = 0; i < TOKENS; i += 4) {
+                float4 four = us[(l * TOKENS + i) / 4];
+                y[i] += x * four.x, y[i + 1] += x * four.y;
+                y[i + 2] += x * four.z, y[i + 3] += x * four.w;
+            }
         }
 #pragma unroll
-        for (int i = 0; i < TOKENS; i++) {
-            float sum = warp_sum(y[i]);
-            int64_t t = t0 + i;
-            if (!lane && t < tokens)
-                put(o, (t * a.heads + h) * a.value + v,
-                    row_of(at, t) >= 0 ? sum : at.slot[t] == -1 ? 0 : nanf(""));
-        }
+        for (int i = 0; i < TOKENS; i++)
+            y[i] = warp_sum(y[i]);
+        int64_t t = t0 + lane;
+        float mine = 0;
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++)
+            mine = lane == i ? y[i] : mine;
+        if (lane < TOKENS && t < tokens)
+            put(o, (t * a.heads + h) * a.value + v,
+                row_of(at, t) >= 0 ? mine : at.slot[t] == -1 ? 0 : nanf(""));
     }
 }
 
@@ -246,7 +259,8 @@ static mr_status cached_run(RUN_ARGS)
     });
     join<<<dim3(heads, (unsigned)k->tokens), BLOCK, 0, stream>>>(
         parts, absorbed, at, k->a.heads, L, k->splits * k->parts_each); // queries are done with
-    WITH_TYPE(w_kind, (expand<F><<<dim3(heads, tiles, 8), BLOCK, TOKENS * L * 4, stream>>>(
+    dim3 grid(heads, tiles, tiles < 4 ? 8 : 2);
+    WITH_TYPE(w_kind, (expand<F><<<grid, BLOCK, TOKENS * L * 4, stream>>>(
         absorbed, (const F *)in[WUKV].data, out_arr(base, out, 0), at, k->tokens, L, k->a)));
     return cuda_launched(base, err);
 }

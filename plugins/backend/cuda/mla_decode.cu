@@ -92,11 +92,17 @@ DEV void products_begin(void) // what registers hold now is what products read a
 #endif
 }
 
-DEV void products_finish(void)
+DEV void products_end(void)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("wgmma.commit_group.sync.aligned;\n"
-                 "wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+DEV void products_wait(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #endif
 }
 
@@ -121,15 +127,17 @@ template <bool MAX> DEV float quad(float x)
 
 // Scores s of 64 keys, of which n are there, to weights; a thread has two rows, value i of s in
 // row i / 2 % 2 and column i / 4 * 8 + lane % 4 * 2 + i % 2. keep: for what was summed before.
-DEV void soften(float s[32], int64_t n, float max[2], float sum[2], float keep[2])
+DEV void soften(float s[32], int n, float max[2], float sum[2], float keep[2])
 {
     float top[2] = { max[0], max[1] };
+    int column = threadIdx.x % 4 * 2;
+    if (n < KEYS)
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
-        if (i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2 >= n)
-            s[i] = -INFINITY;
+        for (int i = 0; i < 32; i++)
+            s[i] = i / 4 * 8 + column + i % 2 < n ? s[i] : -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 32; i++)
         top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
-    }
 #pragma unroll
     for (int r = 0; r < 2; r++) { // a tile's first key is there, so the maximum is finite
         top[r] = quad<true>(top[r]);
@@ -173,8 +181,6 @@ __global__ void __launch_bounds__(BLOCK, 1)
         copies_wait<0>();
         stores_visible();
         __syncthreads(); // the tile is there for all, and all are done with the other
-        if (j + KEYS < n)
-            load_keys(t.k[i ^ 1], latents + (j + KEYS) * D, n - j - KEYS);
         uint64_t k = operand_at(t.k[i]);
 
         float s[32], keep[2];
@@ -184,9 +190,12 @@ __global__ void __launch_bounds__(BLOCK, 1)
             uint64_t step = (c / 4 * BOX_BYTES + c % 4 * 32) >> 4;
             product_scores(s, q + step, k + step, c > 0);
         }
-        products_finish();
+        products_end();
+        if (j + KEYS < n)
+            load_keys(t.k[i ^ 1], latents + (j + KEYS) * D, n - j - KEYS);
+        products_wait();
         hold<32>(s);
-        soften(s, n - j, max, sum, keep);
+        soften(s, n - j < KEYS ? (int)(n - j) : KEYS, max, sum, keep);
         if (__any_sync(~0u, keep[0] != 1 || keep[1] != 1))
 #pragma unroll
             for (int e = 0; e < 64; e++) {
@@ -206,7 +215,8 @@ __global__ void __launch_bounds__(BLOCK, 1)
             for (int half = 0; half < 2; half++)
                 product_values(acc[half], a[c],
                                k + ((group * 4 + half * 2) * BOX_BYTES + c * 16 * 128 >> 4));
-        products_finish();
+        products_end();
+        products_wait();
         hold<64>(acc[0]);
         hold<64>(acc[1]);
     }
