@@ -62,7 +62,8 @@ static mr_val expanded(const k2_model *m, const k2_block *b, mr_val c, const mr_
     MR_OPN(n, "attention", out, 2, MR_IN(q, kv[0], kv[1], k2_fed(b, "seq_start", "i32")),
            MR_AT(mr_ai("heads", m->heads), mr_ai("kv_heads", m->heads), mr_ai("head_dim", C),
                  mr_af("scale", m->scale),
-                 mr_ai("seq", MR_HAS(b->env, seq) ? b->env->seq : 0)));
+                 mr_ai("seq", MR_HAS(b->env, seq) ? b->env->seq : 0),
+                 mr_ai("packed", !(MR_HAS(b->env, whole) && b->env->whole))));
     k2_end(b);
     return out[0];
 }
