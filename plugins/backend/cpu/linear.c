@@ -111,8 +111,19 @@ static void linear_release(struct kernel *base)
     cpu_matmul_free(((struct linear *)base)->plan);
 }
 
+/* Some hundred rows of f32 on AVX2: sgemm is slowed by a weight that it reads transposed, and by
+ * one whose rows lie a multiple of 4 KiB apart, until more rows share that effort; we pack it.
+ * Where threads must share columns, each would pack all of it: then the library's is better. */
+static int faster_than_sgemm(const struct linear *k, const struct cpu_product *p)
+{
+    int shape = p->m >= 128 && p->m < 1024 && p->k >= 256 && p->n >= 256;
+    int slowed = p->b_rs == 1 || p->n % 1024 == 0;
+    return W == 8 && shape && slowed && !p->add && p->n >= (int64_t)k->base.threads * 4 * W;
+}
+
 /* Who computes product p, whose operands are f32 or bf16:
- *   our own kernel   a few rows (they are bound by reading w); bf16 without native bf16; mixtures
+ *   our own kernel   a few rows (they are bound by reading w); where it is faster than sgemm; bf16
+ *                    without native bf16; mixtures
  *   dnnl_sgemm       f32
  *   a oneDNN plan    bf16 with native bf16; everything it can, with matmul = onednn */
 static mr_status choose(struct linear *k, const struct cpu_product *p, int a_bf, int b_bf)
@@ -123,7 +134,9 @@ static mr_status choose(struct linear *k, const struct cpu_product *p, int a_bf,
     int depth = p->add && p->k > K_BLOCK ? K_BLOCK : (int)p->k;
     base->release = linear_release;
     k->by = OWN;
-    if (how != CPU_MATMUL_OWN && !thin && a_bf == b_bf && p->m && p->n && p->k) {
+    int ours = thin || how == CPU_MATMUL_OWN ||
+               (f32 && how == CPU_MATMUL_AUTO && faster_than_sgemm(k, p));
+    if (!ours && a_bf == b_bf && p->m && p->n && p->k) {
         if (how == CPU_MATMUL_ONEDNN || (a_bf && base->dev->bf16_dot))
             k->plan = cpu_matmul_make(base->dev->library, p, &base->workspace);
         k->by = k->plan ? PLAN : f32 ? SGEMM : OWN;
