@@ -115,9 +115,12 @@ static const char same_escapes[] = "dDsSnrtfveaAzbBxp";
 /* Behind a backslash. *bits: the categories, if it is a property made of them; else 0. */
 static mr_status read_escape(reader *r, writer *w, bool in_class, uint32_t *bits)
 {
-    char c = *r->p++, name[64];
+    char c = *r->p, name[64];
     bool negated = c == 'P';
     *bits = 0;
+    if (!c)
+        return refuse(r, "it ends in a backslash");
+    r->p++;
     if (c == 'p' || c == 'P') {
         if (read_property(r, &negated, name))
             return r->st;
@@ -150,8 +153,8 @@ static mr_status read_escape(reader *r, writer *w, bool in_class, uint32_t *bits
         r->p = digits + n + braces;
         return MR_OK;
     }
-    if (!c || (isalnum((unsigned char)c) && !strchr(same_escapes, c)))
-        return c ? refuse(r, "the escape \\%c", c) : refuse(r, "it ends in a backslash");
+    if (isalnum((unsigned char)c) && !strchr(same_escapes, c))
+        return refuse(r, "the escape \\%c", c);
     put(w, r->p - 2, 2);
     return MR_OK;
 }
