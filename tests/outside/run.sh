@@ -3,7 +3,7 @@
 # run.sh: a stranger's plugins. Installs the built mrun into a temporary root, builds copies of
 # examples/ against that installation alone (pkg-config is all they get), checks each plugin, and
 # trains a few steps with it; then a program that embeds libmrun, on a model trained just before.
-# Environment: MRUN_SOURCE, MRUN_BUILD.
+# Environment: MRUN_SOURCE, MRUN_BUILD; MRUN_SANITIZE, what the build has of -Db_sanitize.
 #   run.sh [NAME...]     default: every folder of examples/
 set -euo pipefail
 source_dir=${MRUN_SOURCE:?run through meson test} build_dir=${MRUN_BUILD:?run through meson test}
@@ -26,6 +26,11 @@ mrun=$(find "$work/root" -path '*/bin/mrun' -type f)
 
 # A clean environment: nothing of the checkout or of the test harness reaches the examples.
 clean=(env -i "PATH=$PATH" "HOME=$work" "LANG=C" "PKG_CONFIG_PATH=$(dirname "$pc")")
+embed_flags=(-Wall -Wextra -Werror)
+if [ -n "${MRUN_SANITIZE:-}" ]; then
+  for v in ASAN_OPTIONS UBSAN_OPTIONS LSAN_OPTIONS; do [ -z "${!v:-}" ] || clean+=("$v=${!v}"); done
+  embed_flags+=("-fsanitize=$MRUN_SANITIZE") # a sanitizer's runtime must be the first library loaded
+fi
 plugins=$("${clean[@]}" pkg-config --variable=plugindir mrun-1)
 [ -d "$plugins" ] || fail "plugindir of mrun-1.pc is $plugins, which does not exist"
 # a moved installation finds its plugins in ../lib; one with another libdir has to be told
@@ -66,7 +71,7 @@ embed() {
   local flags said
   cp "$source_dir/tests/outside/embed.c" "$work/embed.c"
   read -ra flags <<<"$(outside pkg-config --cflags --libs mrun-1)"
-  quiet outside cc -std=c17 -Wall -Wextra -Werror -o embed embed.c "${flags[@]}" -lm
+  quiet outside cc -std=c17 "${embed_flags[@]}" -o embed embed.c "${flags[@]}" -lm
   quiet outside env "LD_LIBRARY_PATH=$(outside pkg-config --variable=libdir mrun-1)" \
     "MRUN_PLUGIN_PATH=$plugins" ./embed "$1"
   said=$(tail -n 1 "$work/said")
