@@ -116,21 +116,22 @@ static void linear_release(struct kernel *base)
  * Where threads must share columns, each would pack all of it: then the library's is better. */
 static int faster_than_sgemm(const struct linear *k, const struct cpu_product *p)
 {
-    int shape = p->m >= 128 && p->m < 1024 && p->k >= 256 && p->n >= 256;
+    int shape = p->m >= 128 && p->m < 1024 && p->k >= 512 && p->n >= 512;
     int slowed = p->b_rs == 1 || p->n % 1024 == 0;
     return W == 8 && shape && slowed && !p->add && p->n >= (int64_t)k->base.threads * 4 * W;
 }
 
 /* Who computes product p, whose operands are f32 or bf16:
- *   our own kernel   a few rows (they are bound by reading w); where it is faster than sgemm; bf16
- *                    without native bf16; mixtures
+ *   our own kernel   a few rows (they are bound by reading w), but f32 gradients; where it is
+ *                    faster than sgemm; bf16 without native bf16; mixtures
  *   dnnl_sgemm       f32
  *   a oneDNN plan    bf16 with native bf16; everything it can, with matmul = onednn */
 static mr_status choose(struct linear *k, const struct cpu_product *p, int a_bf, int b_bf)
 {
     struct kernel *base = &k->base;
     int how = base->dev->matmul, f32 = !a_bf && !b_bf && !p->c_bf;
-    int thin = p->m <= THIN && !p->add && how != CPU_MATMUL_ONEDNN;
+    /* rows of f32 that are added up by a few factors are read faster by the library */
+    int thin = p->m <= THIN && (p->b_rs == 1 || !f32) && !p->add && how != CPU_MATMUL_ONEDNN;
     int depth = p->add && p->k > K_BLOCK ? K_BLOCK : (int)p->k;
     base->release = linear_release;
     k->by = OWN;

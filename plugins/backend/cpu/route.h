@@ -34,9 +34,9 @@ static inline float softmax_row(const float *x, int64_t n, float *y)
     return m + logf(sum);
 }
 
-/* top_k where a NaN may be among them: a best so far that is a NaN stays the best */
-static inline void top_k_of_nans(const float *score, int64_t n, int64_t k, uint8_t *taken,
-                                 int32_t *index)
+/* top_k in k passes, where a NaN may be: a best so far that is a NaN stays the best */
+static inline void top_k_by_passes(const float *score, int64_t n, int64_t k, uint8_t *taken,
+                                   int32_t *index)
 {
     for (int64_t j = 0; j < k; j++) {
         int64_t best = -1;
@@ -57,7 +57,7 @@ static inline void top_k(const float *score, int64_t n, int64_t k, uint8_t *take
     int64_t held = 0;
     int nan = 0;
     float least = 0; /* of those held */
-    for (int64_t from = 0; from < n; from += BLOCK) {
+    for (int64_t from = 0; k > 1 && from < n; from += BLOCK) {
         int64_t to = from + BLOCK < n ? from + BLOCK : n;
         if (held == k && to == from + BLOCK) {
             int some = 0;
@@ -78,8 +78,8 @@ static inline void top_k(const float *score, int64_t n, int64_t k, uint8_t *take
             least = score[index[held - 1]];
         }
     }
-    if (nan) {
-        top_k_of_nans(score, n, k, taken, index);
+    if (nan || k == 1) { /* one maximum needs no list */
+        top_k_by_passes(score, n, k, taken, index);
         return;
     }
     for (int64_t j = 0; j < k; j++)
