@@ -16,6 +16,7 @@ static const struct {
     { "linear", "x=F[20,24] w=F[600,24]" },
     { "linear", "x=F[1100,5] w=F[3,5]" },
     { "linear", "x=F[64,64] w=F[4,64]" },
+    { "linear", "x=F[130,513] w=F[530,513] bias=F[530]" }, /* ours where sgemm is slow */
     { "sum_rows", "x=F[300,130] acc=S[130]" },
     { "grouped_linear", "x=F[70,40] w=F[5,40,600] offsets=i32[6]{0,0,65,65,70,70}" },
     { "grouped_linear", "x=F[70,40] w=F[5,72,40] offsets=i32[6]{0,9,17,17,18,70} @layout=oi" },
