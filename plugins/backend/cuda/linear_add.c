@@ -58,7 +58,8 @@ static mr_status plan(struct kernel *b, const mr_call *c, int64_t m, int64_t n, 
         (k->has_bias && b->in_kind[3] != b->out_kind[0]))
         return MR_OK;
     struct cuda_lt_shape s = { m, n, inner, 0, tb, b->in_kind[1], b->out_kind[0], k->has_bias,
-                               b->dev->tf32, 1.0f };
+                               b->dev->tf32, 1.0f,
+                               (b->asked & MR_QUERY_DETERMINISTIC) != 0 };
     if (cuda_lt_plan(b->dev->lt, &s, &k->lt, NULL) == MR_OK) {
         k->with_lt = 1;
         b->workspace = k->lt.workspace;
