@@ -172,7 +172,9 @@ static mr_status inner_prepare(struct kernel *base, const mr_call *c, const mr_t
     k->a = matrices{ a, m, rows, 1 };
     k->b = matrices{ b, n, rows, 1 };
     k->matrix = ADD ? 0 : (size_t)(m * n) * sizeof(float);
-    return ready<plan<true, true, 1, 4, ADD>>(k, err);
+    // To add, one warpgroup multiplies while the other reads and writes c; only to write, both on
+    // one tile are 8 % faster (1149 us for 1246 at 16384 rows, 16 experts of 2048 x 8192).
+    return ready<plan<true, true, ADD ? 1 : 2, ADD ? 4 : 3, ADD>>(k, err);
 }
 
 static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)
