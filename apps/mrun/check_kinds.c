@@ -412,6 +412,8 @@ const check_row check_kind_rows[] = {
       "data", 120, data_samples },
     { "takes-every-event", "a whole run's events, known and unknown", CHECK_UNIT, "sink", 20,
       sink_events },
+    { "cuts-are-sound", "every item has its piece, equal numbers do equal work, obstacles stay out",
+      CHECK_UNIT, "graph", 20, check_graph_cuts },
     { "reference-loops-run", "the sample cases give numbers", CHECK_UNIT, "op", 60, op_reference },
     { NULL, NULL, 0, NULL, 0, NULL },
 };

@@ -19,6 +19,7 @@ static const struct {
     { "backend", "\nIn a profile:\n\n    [backend]\n    plugin = @\n\n" },
     { "data",
       "\nIn a profile:\n\n    [data]\n    plugin = @\n\n    [data.@]\n    period = 10\n\n" },
+    { "graph", "\nIn a profile:\n\n    [graph]\n    plugin = @\n\n" },
     { "model", "\nIn a profile:\n\n    [model]\n    plugin = @\n    hidden = 64\n\n" },
     { "op", "\nA model or optimizer of the same plugin uses it by its id, `@.scaled_add`.\n\n" },
     { "optimizer", "\nIn a profile:\n\n    [optimizer]\n    plugin = @\n    lr = 1e-2\n\n" },
