@@ -341,12 +341,6 @@ out:
     return st;
 }
 
-mr_status mri_update_zero_grads(mri_update *u, mr_err *err)
-{
-    return u->device->ops->fill(u->device->dev, u->device->stream, u->params->grads, 0,
-                                u->params->trainable * mr_dtype_bytes(u->params->acc_dtype), err);
-}
-
 char *mri_update_obstacle(const mri_update *u)
 {
     char *why = mri_plan_obstacle(u->norm, MRI_F);

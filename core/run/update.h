@@ -62,6 +62,5 @@ mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t 
                          mri_update_result *out, mr_err *err);
 /* What of the launch cannot be captured, as text (the caller frees), or NULL. */
 char *mri_update_obstacle(const mri_update *u);
-mr_status mri_update_zero_grads(mri_update *u, mr_err *err);
 
 #endif

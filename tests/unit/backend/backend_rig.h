@@ -265,6 +265,12 @@ static inline void rig_refuses(rig *r, const char *what, const char *id, const m
     cr_assert(err.what[0] && !kernel, "%s: a refusal without a reason, or with a kernel", what);
 }
 
+/* experts' operands that Hopper's tensor cores take: their kernels must not be refused there */
+static inline bool rig_is_wgmma(const mr_call *c)
+{
+    return mr_is(c->in[0], "bf16") && mr_last(c->in[0]) % 8 == 0 && mr_last(c->in[1]) % 8 == 0;
+}
+
 /* A backend may leave a fused op, or some uses of it, to the ops that it stands for. */
 static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr_call *c)
 {
@@ -273,7 +279,8 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
         "rope_norm.bwd", "linear_add",     "linear_add.dgrad", "unpermute_add", "permute.bwd",
         "linear_gelu", "linear_gelu.dgrad", "linear.wgrad.first", "grouped_linear.wgrad.first" };
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
-        if (!strcmp(id, fused[i]) && (r->no_fused || strstr(id, "gelu") || strstr(id, ".first"))) {
+        if (!strcmp(id, fused[i]) &&
+            (r->no_fused || strstr(id, "gelu") || !strcmp(id, "grouped_linear.wgrad.first"))) {
             mr_kernel_info info = { .size = sizeof info };
             mr_err err = MR_ERR_INIT;
             void *kernel = NULL;
@@ -281,6 +288,9 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
                 r->ops->release(r->dev, kernel);
                 return false;
             }
+            if (!r->no_fused && strstr(id, ".first") && rig_is_wgmma(c))
+                cr_assert(strstr(err.what, "Hopper") || strstr(err.what, "sm_90a"), "%s: %s", what,
+                          err.what);
             rig_refuses(r, what, id, c);
             return true;
         }
