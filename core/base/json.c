@@ -104,6 +104,11 @@ static int32_t get_is_null(const void *json, const char *path)
     return json_is_null(lookup(json, path));
 }
 
+static const void *get_at(const void *json, const char *path)
+{
+    return lookup(json, path);
+}
+
 const mr_json_service mri_json_service = {
-    sizeof(mr_json_service), 0, get_number, get_string, get_length, get_has, get_is_null,
+    sizeof(mr_json_service), 0, get_number, get_string, get_length, get_has, get_is_null, get_at,
 };

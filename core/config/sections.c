@@ -76,6 +76,7 @@ static const mr_opt train_opts[] = {
     MR_OPT(C, MR_T_STR, sample_prompt, "sample_prompt", NULL,
            "print a sample that goes on from this text at the end"),
     COUNT(sample_tokens, "200", 1, 1048576, "length of that sample (tokens)"),
+    COUNT(images, "0", 0, 65536, "tiles of pictures that a sequence has room for; 0: text alone"),
 };
 #undef COUNT
 #undef C

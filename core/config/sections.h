@@ -39,6 +39,7 @@ typedef struct mri_cfg_train {
     int32_t fuse; /* several ops as one where the backend has it */
     const char *sample_prompt; /* a sample is printed at the end from this prompt; NULL none */
     int64_t sample_tokens;
+    int64_t images; /* tiles that a sequence has room for */
 } mri_cfg_train;
 
 typedef struct mri_cfg_model {

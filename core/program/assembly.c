@@ -13,8 +13,9 @@ static const char *own(mri_assembly *a, const char *s)
 
 bool mri_is_batch_input(const char *name)
 {
-    static const char *const fields[] = { "tokens",  "positions",   "seq_start",
-                                          "targets", "loss_weight", "slot" };
+    static const char *const fields[] = { "tokens", "positions",  "seq_start", "targets",
+                                          "loss_weight", "slot", "image_rows", "pixels",
+                                          "features" };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!strcmp(name, fields[i]))
             return true;
@@ -70,8 +71,6 @@ static void a_bind(mr_asm *a, int32_t i, const char *name, const char *full_name
     mri_binding b = { own(a, name), own(a, full_name) };
     MRI_PUSH(&a->instances.v[i].bindings, b);
 }
-
-static const mr_assembler assembler = { sizeof assembler, 0, a_instance, a_edge, a_bind };
 
 /* ---- checks --------------------------------------------------------------------------- */
 
@@ -174,6 +173,7 @@ mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env 
 {
     mr_status st = 0;
     mri_assembly *a = mri_alloc(sizeof *a);
+    mr_assembler assembler = { sizeof assembler, 0, a_instance, a_edge, a_bind, env };
     a->err.size = sizeof a->err;
     MR_TRY(ops->assemble(model, &assembler, a, err));
     if (a->failed) {

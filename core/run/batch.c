@@ -4,6 +4,7 @@
  * batch, validation, scores, cached decoding.
  */
 #include "micro.h"
+#include "pictures.h"
 #include "step.h"
 #include <math.h>
 #include <stdlib.h>
@@ -53,7 +54,7 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
 {
     mr_data_set info = { .size = sizeof info };
     int64_t rows = s->eval->opt.tokens / s->config->train.seq;
-    mri_micro m = mri_micro_new(s->eval->opt.tokens);
+    mri_micro m = mri_micro_of(s->eval);
     double *x = mri_alloc((size_t)m.t * sizeof *x), *raw = mri_alloc((size_t)m.t * sizeof *raw);
     double sum = 0, weight = 0;
     mr_status st = 0;
@@ -92,7 +93,7 @@ mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float
                             mr_err *err)
 {
     int64_t room = s->whole ? s->config->train.seq : s->eval->opt.tokens;
-    mri_micro m = mri_micro_new(s->eval->opt.tokens);
+    mri_micro m = mri_micro_of(s->eval);
     float *x = NULL;
     void *raw = NULL;
     mr_status st = 0;
@@ -103,6 +104,7 @@ mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float
         goto out;
     }
     mri_micro_sequence(&m, ids, n, s->whole ? room : 1);
+    MR_TRY(mri_pictures_place(s, &m, n, err));
     mri_batch b = mri_micro_batch(&m, false);
     MR_TRY(mri_exec_upload(s->eval, &b, err));
     MR_TRY(mri_graphs_forward(&s->graphs, s->eval, err));
@@ -132,9 +134,11 @@ mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int6
 {
     mr_status st = 0;
     void *raw = NULL;
-    mri_micro m[2] = { mri_micro_new(1), { 0 } };
+    mri_micro m[2] = { mri_micro_of(s->decode), { 0 } };
     if (s->prefill)
-        m[1] = mri_micro_new(s->prefill->opt.tokens);
+        m[1] = mri_micro_of(s->prefill);
+    if (!pos)
+        s->pictures.next = 0;
     if (n < 1 || pos < 0 || pos + n > s->decode->opt.max_seq) {
         st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "positions %lld to %lld, the cache holds %lld",
                      (long long)pos, (long long)(pos + n), (long long)s->decode->opt.max_seq);
@@ -152,6 +156,7 @@ mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int6
             x->seq_start[i] = 0;
             x->slot[i] = 0;
         }
+        MR_TRY(mri_pictures_place_on(s, x, now, err));
         mri_batch b = mri_micro_batch(x, true);
         MR_TRY(mri_exec_upload(e, &b, err));
         MR_TRY(mri_graphs_forward(&s->graphs, e, err));

@@ -11,21 +11,33 @@
 
 /* as in mri_batch */
 static const char *const fields[MRI_BATCH_FIELDS] = { "tokens",  "positions",   "seq_start",
-                                                      "targets", "loss_weight", "slot" };
+                                                      "targets", "loss_weight", "slot",
+                                                      "image_rows", "pixels" };
 
 static uint64_t align(uint64_t n)
 {
     return (n + MRI_ALIGN - 1) / MRI_ALIGN * MRI_ALIGN;
 }
 
-static uint64_t field_bytes(const mri_exec *e)
+uint64_t mri_exec_field_bytes(const mri_exec_options *o, uint32_t k)
 {
-    return align((uint64_t)e->opt.tokens * 4);
+    if (k == MRI_FIELD_PIXELS)
+        return (uint64_t)(o->images * o->tile_values) * sizeof(float);
+    return k == MRI_FIELD_IMAGE_ROWS && !o->images ? 0 : (uint64_t)o->tokens * 4;
 }
 
+uint64_t mri_exec_fields_bytes(const mri_exec_options *o)
+{
+    uint64_t n = 0;
+    for (uint32_t k = 0; k < MRI_BATCH_FIELDS; k++)
+        n += align(mri_exec_field_bytes(o, k));
+    return n;
+}
+
+/* Pixels come last, so all others are as far apart. */
 char *mri_exec_field(const mri_exec *e, uint32_t k)
 {
-    return e->base + e->at_fields + k * field_bytes(e);
+    return e->base + e->at_fields + k * align(mri_exec_field_bytes(&e->opt, 0));
 }
 
 bool mri_is_loss(const mr_prog *p, const char *output)
@@ -89,7 +101,7 @@ void mri_exec_lay_out(mri_exec *e)
     uint64_t at = 0, widest = 0, grad = 0;
     uint32_t n = (uint32_t)e->assembly->instances.n;
     e->at_fields = at;
-    at += MRI_BATCH_FIELDS * field_bytes(e);
+    at += mri_exec_fields_bytes(&e->opt);
     e->at_losses = at;
     at += align((e->losses.n ? e->losses.n : 1) * sizeof(float) * MRI_SCALAR_STRIDE);
     e->at_saved = at;
@@ -253,6 +265,8 @@ static void *input_address(const mri_exec *e, uint32_t i, const char *name)
     for (uint32_t k = 0; k < MRI_BATCH_FIELDS; k++)
         if (!strcmp(fields[k], name))
             return mri_exec_field(e, k);
+    if (!strcmp(name, "features"))
+        return e->features;
     if (mri_is_grad_edge(name))
         return gradient_address(e, i, name + 2);
     MRI_ASSERT(mri_assembly_source(e->assembly, i, name, &edge));

@@ -6,10 +6,15 @@
 #define MRI_BIND_H
 #include "exec.h"
 
-enum { MRI_BATCH_FIELDS = 6 }; /* arrays of mri_batch, in its order */
+enum { /* arrays of mri_batch, in its order */
+    MRI_TEXT_FIELDS = 6, /* of T elements each */
+    MRI_FIELD_IMAGE_ROWS = MRI_TEXT_FIELDS, MRI_FIELD_PIXELS, /* where there are pictures */
+    MRI_BATCH_FIELDS
+};
 
 void mri_exec_lay_out(mri_exec *e);
 char *mri_exec_field(const mri_exec *e, uint32_t k); /* device address of the k-th field */
+uint64_t mri_exec_field_bytes(const mri_exec_options *o, uint32_t k); /* its contents; 0: none */
 const mri_plan *mri_exec_plan(const mri_exec *e, uint32_t instance);
 bool mri_is_loss(const mr_prog *p, const char *output);
 /* "d:x" outputs are gradient edges; everything else that is no loss is an edge of F. */

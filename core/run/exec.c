@@ -163,13 +163,18 @@ void mri_exec_free(mri_exec *e)
 mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
 {
     const void *host[MRI_BATCH_FIELDS] = { b->tokens,  b->positions,   b->seq_start,
-                                   b->targets, b->loss_weight, b->slot };
+                                   b->targets, b->loss_weight, b->slot, b->image_rows, b->pixels };
+    const mr_backend_ops *ops = e->device->ops;
     mr_status st = 0;
-    for (uint32_t k = 0; k < MRI_BATCH_FIELDS && !st; k++)
-        if (host[k])
-            st = e->device->ops->copy(e->device->dev, e->device->stream,
-                                      mri_exec_field(e, k), host[k],
-                                      (uint64_t)e->opt.tokens * 4, err);
+    for (uint32_t k = 0; k < MRI_BATCH_FIELDS && !st; k++) {
+        uint64_t n = mri_exec_field_bytes(&e->opt, k);
+        if (host[k] && n)
+            st = ops->copy(e->device->dev, e->device->stream, mri_exec_field(e, k), host[k], n,
+                           err);
+        else if (k >= MRI_TEXT_FIELDS && n) /* no token is a picture's; black tiles */
+            st = ops->fill(e->device->dev, e->device->stream, mri_exec_field(e, k),
+                           k == MRI_FIELD_IMAGE_ROWS ? 0xFF : 0, n, err);
+    }
     return st ? st : mri_device_sync(e->device, err);
 }
 

@@ -20,6 +20,8 @@
 typedef struct mri_batch { /* host arrays of T elements; slot only in mode decode */
     const int32_t *tokens, *positions, *seq_start, *targets, *slot;
     const float *loss_weight;
+    const int32_t *image_rows; /* NULL: no token is a picture's */
+    const float *pixels;       /* all tiles of the exec; NULL: zeros */
 } mri_batch;
 
 typedef struct mri_loss { /* one loss of one instance */
@@ -40,8 +42,9 @@ typedef struct mri_range { /* elements of the flat parameter space */
 } mri_range;
 
 typedef struct mri_exec_options {
-    const char *mode; /* train | infer | decode */
+    const char *mode; /* train | infer | decode | images */
     int64_t tokens, slots, max_seq;
+    int64_t images, tile_values; /* tiles; values of one that are fed as pixels: 0 in decode */
     mri_plan_options plan;
     const struct mri_exec *states_of; /* use that exec's states (prefill beside decode), or NULL */
 } mri_exec_options;
@@ -60,6 +63,7 @@ typedef struct mri_exec {
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
     MRI_VEC(mri_range) shared;   /* main gradients that several add to, or that none may write */
     char *base;                  /* where it is bound, or NULL */
+    void *features;              /* decode: where the pictures' features lie; set before binding */
     const mri_trace *trace;      /* NULL outside debugging */
 } mri_exec;
 
@@ -69,6 +73,7 @@ mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *para
                           mri_scalars *scalars, const mri_exec_options *opt, mri_exec **out,
                           mr_err *err);
 void mri_exec_free(mri_exec *e);
+uint64_t mri_exec_fields_bytes(const mri_exec_options *o); /* of its batch fields */
 /* Points every frame at the parameters and into `base` (bytes long, 64-byte aligned); the first
  * time also allocates the states. An exec whose states are borrowed binds after their owner. */
 mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);

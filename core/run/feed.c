@@ -20,7 +20,7 @@ void mri_feed_plan(mri_feed *f, mri_device *d, mri_scalars *s, const mri_exec *e
     f->scalars = s;
     f->exec = e;
     f->room = room;
-    f->micro_bytes = mri_micro_bytes(e->opt.tokens);
+    f->micro_bytes = mri_exec_fields_bytes(&e->opt);
     f->loss_bytes = (e->losses.n ? e->losses.n : 1) * MRI_SCALAR_STRIDE * sizeof(float);
     f->scalar_bytes = MRI_MAX_SCALARS * MRI_SCALAR_STRIDE * sizeof(float);
     f->in_bytes = room * block_bytes(f);

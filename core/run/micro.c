@@ -3,34 +3,41 @@
 #include "micro.h"
 #include "bind.h"
 #include <stdlib.h>
+#include <string.h>
 
-static uint64_t field_bytes(int64_t t)
-{
-    return ((uint64_t)t * 4 + MRI_ALIGN - 1) / MRI_ALIGN * MRI_ALIGN;
-}
-
-uint64_t mri_micro_bytes(int64_t t)
-{
-    return MRI_BATCH_FIELDS * field_bytes(t);
-}
-
-mri_micro mri_micro_at(void *block, int64_t t)
+mri_micro mri_micro_at(void *block, const mri_exec_options *o)
 {
     char *p = block;
-    uint64_t n = field_bytes(t);
-    return (mri_micro){ .tokens = (int32_t *)p, /* in the order of mri_batch */
-                        .positions = (int32_t *)(p + n),
-                        .seq_start = (int32_t *)(p + 2 * n),
-                        .targets = (int32_t *)(p + 3 * n),
-                        .weight = (float *)(p + 4 * n),
-                        .slot = (int32_t *)(p + 5 * n),
-                        .t = t,
-                        .block = block };
+    uint64_t n = (mri_exec_field_bytes(o, 0) + MRI_ALIGN - 1) / MRI_ALIGN * MRI_ALIGN;
+    mri_micro m = { .tokens = (int32_t *)p, /* in the order of mri_batch */
+                    .positions = (int32_t *)(p + n),
+                    .seq_start = (int32_t *)(p + 2 * n),
+                    .targets = (int32_t *)(p + 3 * n),
+                    .weight = (float *)(p + 4 * n),
+                    .slot = (int32_t *)(p + 5 * n),
+                    .t = o->tokens,
+                    .images = o->images,
+                    .tile_values = o->tile_values,
+                    .block = block };
+    if (mri_exec_field_bytes(o, MRI_FIELD_IMAGE_ROWS))
+        m.image_rows = (int32_t *)(p + MRI_FIELD_IMAGE_ROWS * n);
+    if (mri_exec_field_bytes(o, MRI_FIELD_PIXELS))
+        m.pixels = (float *)(p + MRI_FIELD_PIXELS * n);
+    return m;
+}
+
+mri_micro mri_micro_of(const mri_exec *e)
+{
+    mri_micro m = mri_micro_at(mri_alloc(mri_exec_fields_bytes(&e->opt)), &e->opt);
+    for (int64_t i = 0; m.image_rows && i < m.t; i++)
+        m.image_rows[i] = -1;
+    return m;
 }
 
 mri_micro mri_micro_new(int64_t t)
 {
-    return mri_micro_at(mri_alloc(mri_micro_bytes(t)), t);
+    mri_exec_options o = { .tokens = t };
+    return mri_micro_at(mri_alloc(mri_exec_fields_bytes(&o)), &o);
 }
 
 void mri_micro_free(mri_micro *m)
@@ -42,7 +49,7 @@ void mri_micro_free(mri_micro *m)
 mri_batch mri_micro_batch(const mri_micro *m, bool decode)
 {
     return (mri_batch){ m->tokens, m->positions, m->seq_start, m->targets,
-                        decode ? m->slot : NULL, m->weight };
+                        decode ? m->slot : NULL, m->weight, m->image_rows, m->pixels };
 }
 
 void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq)
@@ -53,7 +60,24 @@ void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq)
         m->seq_start[i] = (int32_t)(i - i % seq);
         m->weight[i] = 0;
         m->slot[i] = -1;
+        if (m->image_rows)
+            m->image_rows[i] = -1;
     }
+}
+
+mr_status mri_micro_place_images(mri_micro *m, int64_t from, int64_t n, int32_t id, int64_t *next,
+                                 int64_t room, mr_err *err)
+{
+    for (int64_t i = from; i < from + n; i++)
+        if (m->tokens[i] == id && m->image_rows && (*next)++ < room)
+            m->image_rows[i] = (int32_t)(*next - 1);
+    if (*next <= room || !m->image_rows)
+        return 0;
+    mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+            "the text has %lld placeholders (token %d) of pictures, the pictures give %lld rows",
+            (long long)*next, id, (long long)room);
+    mr_hint(err, "each tile takes the same number of placeholders; are all pictures given?");
+    return MR_E_ARG;
 }
 
 void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n, int64_t seq)
@@ -74,6 +98,10 @@ mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t fir
     int64_t seq = s->config->train.seq, rows = m->t / seq;
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = r * seq;
+        if (m->image_rows)
+            memset(m->image_rows + at, 0xFF, (size_t)seq * 4); /* -1 */
+        if (m->pixels && !r)
+            memset(m->pixels, 0, (size_t)(m->images * m->tile_values) * sizeof(float));
         if (limit >= 0 && first + r >= limit) {
             mri_micro_blank(m, at, s->whole ? seq : 1);
             return 0;

@@ -10,20 +10,27 @@
 typedef struct mri_micro { /* arrays of T in the block */
     int32_t *tokens, *positions, *seq_start, *targets, *slot;
     float *weight;
-    int64_t t;
+    int32_t *image_rows; /* NULL: no pictures */
+    float *pixels;       /* [tiles, tile_values]; NULL: none are fed */
+    int64_t t, images, tile_values;
     void *block;
 } mri_micro;
 
-uint64_t mri_micro_bytes(int64_t t); /* of the block; equals mri_exec_field_bytes() of T tokens */
-mri_micro mri_micro_at(void *block, int64_t t);
-mri_micro mri_micro_new(int64_t t); /* with a block of its own, zeroed */
+/* The block is as long as mri_exec_fields_bytes() of the exec that it is for. */
+mri_micro mri_micro_at(void *block, const mri_exec_options *o);
+mri_micro mri_micro_of(const mri_exec *e); /* with a block of its own, zeroed */
+mri_micro mri_micro_new(int64_t t);        /* the same of T tokens without pictures */
 void mri_micro_free(mri_micro *m);
 mri_batch mri_micro_batch(const mri_micro *m, bool decode);
 
-/* From row `from` on: sequences of `seq` zeros that count for nothing. */
+/* From row `from` on: sequences of `seq` zeros that count for nothing, and no picture's. */
 void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq);
 /* One sequence from the first row on, each token predicting the next; the rest are blanks. */
 void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n, int64_t seq);
+/* The tokens `id` of rows [from, from + n) take rows *next, *next + 1, ... of the features, which
+ * have `room` rows; *next moves on. */
+mr_status mri_micro_place_images(mri_micro *m, int64_t from, int64_t n, int32_t id, int64_t *next,
+                                 int64_t room, mr_err *err);
 /* Samples first, first+1, ... of a set, one a row; rows past `limit` (if >= 0) stay blank. Adds
  * the weights of what was read to *weight. */
 mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,

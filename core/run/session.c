@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * session.c - opening and closing; see session.h. */
-#include "session.h"
+#include "pictures.h"
 #include "core/base/json.h"
+#include "submodel.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -114,9 +115,10 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
 {
     bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
     mri_assembly *a = NULL;
+    int64_t size = s->info.image_size, images = mri_pictures_room(s, o, mode);
     mr_block_env env = { sizeof env, 0, mode, tokens, decode ? o->slots : 0,
                          decode ? o->max_seq : 0, decode ? 0 : s->config->train.seq,
-                         !decode && s->whole, 0 };
+                         !decode && s->whole, 0, images };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
@@ -133,6 +135,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         return st;
     }
     mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
+                            images, decode ? 0 : 3 * size * size,
                             { .train = train,
                               .split_w = train && s->config->train.split_weight_gradient,
                               .guard = o->guard,
@@ -213,15 +216,17 @@ static mr_status check_memory(const mri_session *s, mr_err *err)
 
 static mr_status make_arena(mri_session *s, mr_err *err)
 {
-    mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill };
+    mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill, s->encode };
     mr_status st = 0;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (all[i] && all[i]->bytes > s->arena_bytes)
             s->arena_bytes = all[i]->bytes;
     if (!s->arena_bytes)
         return 0;
     st = s->device.ops->alloc(s->device.dev, s->arena_bytes, MR_MEM_ARENA, (void **)&s->arena, err);
-    for (int i = 0; i < 4 && !st; i++)
+    if (!st && s->encode)
+        st = mri_pictures_alloc(s, err);
+    for (int i = 0; i < 5 && !st; i++)
         if (all[i])
             st = mri_exec_bind(all[i], s->arena, err);
     return st;
@@ -267,6 +272,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     s->registry = reg;
     s->config = config;
     s->model_dtype = mri_strdup(dtype_of(config->precision.recipe));
+    mri_registry_offer(reg, MR_EXT_MODEL, &mri_model_service);
     if ((o->needs & MRI_NEED_UPDATE) && !strcmp(s->model_dtype, "f64")) {
         st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
                      "[precision] recipe fp64 has gradients but no optimizer steps");
@@ -288,6 +294,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         MR_TRY(open_data(s, err));
     s->whole = whole_sequences(s, o);
     int64_t tokens = config->train.micro_batch * config->train.seq;
+    MR_TRY(mri_pictures_check(s, o, err));
     if (o->needs & MRI_NEED_TRAIN)
         MR_TRY(make_exec(s, o, "train", tokens, &s->train, err));
     if (o->needs & MRI_NEED_EVAL)
@@ -296,6 +303,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         MR_TRY(make_exec(s, o, "decode", 1, &s->decode, err));
     if ((o->needs & MRI_NEED_DECODE) && o->prefill_tokens > 1)
         MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
+    if ((o->needs & MRI_NEED_DECODE) && o->images)
+        MR_TRY(make_exec(s, o, "images", o->images * s->info.image_tokens, &s->encode, err));
     if (o->needs & MRI_NEED_UPDATE)
         MR_TRY(open_update(s, err));
     MR_TRY(open_steps(s, err));
@@ -335,6 +344,8 @@ void mri_session_close(mri_session *s)
     mri_exec_free(s->eval);
     mri_exec_free(s->prefill); /* borrows decode's states */
     mri_exec_free(s->decode);
+    mri_exec_free(s->encode);
+    mri_pictures_free(s);
     if (s->arena)
         s->device.ops->free(s->device.dev, s->arena, s->arena_bytes);
     mri_params_free(&s->params, &s->device);
@@ -355,14 +366,15 @@ void mri_session_close(mri_session *s)
 /* Without its optimizer (gradients alone) a session for training keeps no optimizer states. */
 void mri_session_memory(const mri_session *s, mri_memory *m)
 {
-    const mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill };
+    const mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill, s->encode };
     memset(m, 0, sizeof *m);
     m->device = s->device.info.memory_bytes;
     m->parameters = mri_params_bytes(&s->params, s->train != NULL);
     if (s->update)
         m->optimizer = s->update->state_bytes + s->update->scratch_bytes +
                        mri_feed_bytes(&s->feed);
-    for (int i = 0; i < 4; i++) {
+    m->states = mri_pictures_bytes(s);
+    for (int i = 0; i < 5; i++) {
         if (!all[i])
             continue;
         m->states += all[i]->state_bytes;

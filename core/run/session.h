@@ -48,6 +48,13 @@ typedef struct mri_pending { /* a step that was begun */
     uint32_t micros, slot;
 } mri_pending;
 
+typedef struct mri_pictures { /* that scored and decoded sequences refer to */
+    const float *pixels;      /* borrowed [tiles, 3, S, S], NULL: none */
+    int64_t tiles, next;      /* next: feature rows that the decoded sequence took so far */
+    void *features;           /* device, decode: [room tiles * image_tokens, hidden] */
+    uint64_t feature_bytes;
+} mri_pictures;
+
 typedef struct mri_session {
     const mri_config *config;
     mri_registry *registry;
@@ -62,6 +69,8 @@ typedef struct mri_session {
     void *optimizer;
     mri_update *update;
     mri_exec *train, *eval, *decode, *prefill; /* prefill: decode by chunks, same states */
+    mri_exec *encode;     /* pictures alone, for decode */
+    mri_pictures pictures;
     char *arena;
     uint64_t arena_bytes;
     mri_feed feed;
@@ -83,6 +92,8 @@ typedef struct mri_session {
 typedef struct mri_session_options {
     uint32_t needs;
     int64_t eval_tokens, prefill_tokens, slots, max_seq; /* prefill_tokens 0: no such exec */
+    int64_t images; /* tiles that decode and an eval of eval_tokens have room for; train, and eval
+                       by its batches, have [train] images a sequence */
     bool guard, stress; /* plans with guard bytes; without sharing of memory */
     bool dry; /* plan only: nothing is allocated (mrun plan) */
     bool whole; /* the caller's own batches are rows of whole sequences; batches of the data are
@@ -110,6 +121,11 @@ mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_
 mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, double *nll,
                                double *bits_per_byte, mr_err *err);
 uint32_t mri_session_find_set(mri_session *s, const char *name, mr_data_set *out); /* UINT32_MAX: none */
+
+/* The pictures of the sequences that are scored or decoded next: [tiles, 3, S, S] f32, normalised,
+ * borrowed until the next call; encoded at once for decoding. The k-th token info.image_token of a
+ * sequence takes the k-th row of the features. tiles 0: none. */
+mr_status mri_session_pictures(mri_session *s, const float *pixels, int64_t tiles, mr_err *err);
 
 /* nll of each position of one sequence: out[i] = -log p(ids[i+1] | ids[..i]), n - 1 values;
  * logits (may be NULL): [n, V] f32. Needs an eval exec of at least n tokens. */

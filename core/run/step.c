@@ -63,7 +63,7 @@ static mr_status read_batch(mri_session *s, mri_pending *p, double *weight, mr_e
     if (train == UINT32_MAX)
         return mr_fail(err, MR_E_DATA_SHORT, MR_BLAME_USER, "the data plugin has no set 'train'");
     for (uint32_t i = 0; i < p->micros && !st; i++) {
-        mri_micro m = mri_micro_at(mri_feed_fields(&s->feed, p->slot, i), s->train->opt.tokens);
+        mri_micro m = mri_micro_at(mri_feed_fields(&s->feed, p->slot, i), &s->train->opt);
         weight[i] = 0;
         st = mri_micro_read(s, &m, train, first + i * t->micro_batch, first + rows, &weight[i], err);
         p->result.weight += weight[i];

@@ -12,6 +12,14 @@
  *   seq_start i32 [T] (index in [0,T) of the first token that token t may attend to: its
  *   document's or sequence's first); targets i32 [T]; loss_weight f32 [T] (0: not counted).
  * In mode "decode" (generation with a cache) also: slot i32 [T] (row of the cache).
+ *
+ * Pictures come as square tiles, N a micro-batch, of S x S pixels: a tile is image_tokens rows
+ * of features, and each row replaces the embedding of one token image_token. Where N > 0 core
+ * also feeds, if a block asks:
+ *   pixels f32 [N,3,S,S] (normalised; unused tiles are zeros), not in mode "decode";
+ *   image_rows i32 [T] (-1, or the row of the features that takes token t's place);
+ *   features model [N*image_tokens, hidden] in mode "decode": what mode "images" computed,
+ *   once for all chunks of the prompt.
  * Any other input is the output of that name ("x" <- "y" by default) of an earlier block.
  */
 #ifndef MRUN_MODEL_H
@@ -38,6 +46,8 @@ typedef struct mr_json_service {
     int64_t (*length)(const void *json, const char *path); /* of an array; -1: none [any-thread] */
     int32_t (*has)(const void *json, const char *path);    /* present and not null [any-thread] */
     int32_t (*is_null)(const void *json, const char *path); /* present and null    [any-thread] */
+    /* the part at the path, as a document of its own that lives as long; NULL     [any-thread] */
+    const void *(*at)(const void *json, const char *path);
 } mr_json_service;
 #define MR_EXT_JSON "mrun.json/1"
 
@@ -50,17 +60,22 @@ typedef struct mr_model_env {
 typedef struct mr_model_info {
     uint32_t size, pad;
     int64_t vocab, layers, hidden, max_positions;
+    int64_t image_size;   /* S: side of a tile (pixels); 0: takes no pictures              */
+    int64_t image_tokens; /* rows of features that a tile gives                            */
+    int32_t image_token, pad2; /* the id whose embeddings are replaced                     */
 } mr_model_info;
 
 /* What one build of a block is for. */
 typedef struct mr_block_env {
     uint32_t size, pad;
-    const char *mode;     /* "train", "infer" (whole sequences, no gradients), "decode"    */
+    const char *mode;     /* "train", "infer" (whole sequences, no gradients), "decode", and
+                             "images": pixels alone to output features                     */
     int64_t tokens;       /* T                                                             */
     int64_t slots, max_seq; /* decode: rows of the cache, positions a row holds            */
     int64_t seq; /* no sequence of the T tokens is longer than this (0: T). A hint for costs */
     uint32_t whole, pad2; /* 1: every sequence has exactly seq tokens and starts at a multiple of
                              seq; say it on with attribute packed = 0 of op attention. 0: unknown */
+    int64_t images; /* N: tiles of the micro-batch; 0: none, then the assembly is of text alone */
 } mr_block_env;
 
 typedef struct mr_asm mr_asm; /* the host's assembly under construction */
@@ -72,6 +87,7 @@ typedef struct mr_assembler {
     void (*edge)(mr_asm *, int32_t from, const char *out, int32_t to, const char *in);
     /* the parameter that the instance calls `name` is the one with this full name        */
     void (*bind)(mr_asm *, int32_t instance, const char *name, const char *full_name);
+    const mr_block_env *env; /* what the blocks will be built for; NULL: the host is older    */
 } mr_assembler;
 
 typedef struct mr_model_ops {
@@ -86,6 +102,25 @@ typedef struct mr_model_ops {
     mr_status (*hf_config)(void *model, char *json, uint64_t cap, mr_err *); /* writes config.json;
                                                            may be NULL       [instance] */
 } mr_model_ops;
+
+/* Host service "mrun.model/1": another family's unit, for one that is composed of others. */
+typedef struct mr_model_part {
+    uint32_t size, pad;
+    const mr_model_ops *ops;
+    void *model;
+    void *own; /* the host's */
+} mr_model_part;
+
+typedef struct mr_model_service {
+    uint32_t size, pad;
+    /* Makes an instance of unit model/NAME. Of its options those in `set` ("key=value") are
+     * given, the others have their defaults. The env is the part's own: sizes, and a
+     * config.json or a part of one (mr_json_service.at), which may end when open() returns. */
+    mr_status (*open)(const mr_host *, const char *name, const mr_list *set, const mr_model_env *,
+                      mr_model_part *, mr_err *);                         /* [main] */
+    void (*close)(mr_model_part *);                                       /* [main] */
+} mr_model_service;
+#define MR_EXT_MODEL "mrun.model/1"
 
 #ifdef __cplusplus
 }

@@ -100,20 +100,22 @@
     S(mr_json_service) \
         F(mr_json_service, size) F(mr_json_service, pad) F(mr_json_service, number) \
         F(mr_json_service, string) F(mr_json_service, length) F(mr_json_service, has) \
-        F(mr_json_service, is_null) \
+        F(mr_json_service, is_null) F(mr_json_service, at) \
     S(mr_model_env) \
         F(mr_model_env, size) F(mr_model_env, pad) F(mr_model_env, sizes) \
         F(mr_model_env, hf_config) \
     S(mr_model_info) \
         F(mr_model_info, size) F(mr_model_info, pad) F(mr_model_info, vocab) \
         F(mr_model_info, layers) F(mr_model_info, hidden) F(mr_model_info, max_positions) \
+        F(mr_model_info, image_size) F(mr_model_info, image_tokens) \
+        F(mr_model_info, image_token) F(mr_model_info, pad2) \
     S(mr_block_env) \
         F(mr_block_env, size) F(mr_block_env, pad) F(mr_block_env, mode) F(mr_block_env, tokens) \
         F(mr_block_env, slots) F(mr_block_env, max_seq) F(mr_block_env, seq) \
-        F(mr_block_env, whole) F(mr_block_env, pad2) \
+        F(mr_block_env, whole) F(mr_block_env, pad2) F(mr_block_env, images) \
     S(mr_assembler) \
         F(mr_assembler, size) F(mr_assembler, pad) F(mr_assembler, instance) \
-        F(mr_assembler, edge) F(mr_assembler, bind) \
+        F(mr_assembler, edge) F(mr_assembler, bind) F(mr_assembler, env) \
     S(mr_model_ops) \
         F(mr_model_ops, size) F(mr_model_ops, flags) F(mr_model_ops, create) \
         F(mr_model_ops, destroy) F(mr_model_ops, info) F(mr_model_ops, assemble) \
@@ -166,6 +168,12 @@
         F(mr_work, size) F(mr_work, n_items) F(mr_work, mode) F(mr_work, item) \
     S(mr_graph_ops) \
         F(mr_graph_ops, size) F(mr_graph_ops, flags) F(mr_graph_ops, create) \
-        F(mr_graph_ops, destroy) F(mr_graph_ops, warmup) F(mr_graph_ops, cut)
+        F(mr_graph_ops, destroy) F(mr_graph_ops, warmup) F(mr_graph_ops, cut) \
+    S(mr_model_part) \
+        F(mr_model_part, size) F(mr_model_part, pad) F(mr_model_part, ops) \
+        F(mr_model_part, model) F(mr_model_part, own) \
+    S(mr_model_service) \
+        F(mr_model_service, size) F(mr_model_service, pad) F(mr_model_service, open) \
+        F(mr_model_service, close)
 
 #endif
