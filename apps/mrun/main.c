@@ -31,8 +31,9 @@ static const app_command commands[] = {
     { "fill-in", "FILE.in", "", cmd_fill_in }, /* no doc: not in the help */
     { "plugins", "[--scan]", "the plugins that are there, from their notes", cmd_plugins },
     { "report", "RUN_DIR [-o FILE]", "a run as one HTML page", cmd_report },
-    { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--logits OUT]",
-      "log-probabilities, one JSON line a sequence", cmd_score },
+    { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--no-special] "
+               "[--logits OUT] [--grad OUT]",
+      "log-probabilities, one JSON line a sequence; logits and gradients to files", cmd_score },
     { "tokenize", "PROFILE.ini|RUN_DIR|--hf DIR [--decode] [--no-special]",
       "lines of text to lines of ids, or back; stdin to stdout", cmd_tokenize },
     { NULL, NULL, NULL, NULL },

@@ -177,7 +177,13 @@ static const mr_opt generate_opts[] = {
 #define C mri_cfg_score
 static const mr_opt score_opts[] = {
     MR_OPT(C, MR_T_STR, text, "text", NULL, "one text to score"),
-    MR_OPT(C, MR_T_PATH, file, "file", NULL, "JSONL file of texts to score"),
+    MR_OPT(C, MR_T_PATH, file, "file", NULL,
+           "a file of JSON lines to score, each an object with \"text\" or \"ids\""),
+    MR_OPT(C, MR_T_BOOL, special, "special", "true",
+           "begin texts with the tokenizer's beginning-of-text id"),
+    MR_OPT(C, MR_T_PATH, logits, "logits", NULL, "safetensors file that the logits go into"),
+    MR_OPT(C, MR_T_PATH, grad, "grad", NULL,
+           "safetensors file that the gradients of the mean loss go into"),
 };
 #undef C
 

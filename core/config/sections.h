@@ -79,7 +79,8 @@ typedef struct mri_cfg_generate {
 } mri_cfg_generate;
 
 typedef struct mri_cfg_score {
-    const char *text, *file;
+    const char *text, *file, *logits, *grad;
+    int32_t special;
 } mri_cfg_score;
 
 typedef struct mri_cfg_preprocess {

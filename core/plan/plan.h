@@ -98,6 +98,7 @@ typedef struct mri_plan_options {
     const char *stop_after; /* name of a pass: stop there, for printing; NULL: all        */
     bool fuse;             /* one op for several where the backend answers for it */
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
+    const char *loss;   /* train: the one loss that is differentiated; NULL: all of them   */
 } mri_plan_options;
 
 enum { MRI_ALIGN = 64, MRI_GUARD = 64 };
@@ -111,7 +112,7 @@ void mri_plan_print(const mri_plan *p, mri_str *out); /* steps with addresses, m
 int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); /* -1: none */
 
 /* ---- the passes (each in its own file) ---- */
-mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, mr_err *err);
+mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const char *loss, mr_err *err);
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);

@@ -4,9 +4,9 @@
  * vjp to emit its backward ops, and sums where a value was used more than once.
  *
  * Borders: the gradient of output y is the input "d:y" where a later block reads y, that of
- * an input x the output "d:x". Each loss is seeded with the scalar "loss_seed". A parameter's gradient goes
- * straight into its main gradient (GRAD value), which B and W ops write in place, so that
- * accumulation over micro-batches costs no extra op.
+ * an input x the output "d:x". Each loss, or the one that is asked for, is seeded with the scalar
+ * "loss_seed". A parameter's gradient goes straight into its main gradient (GRAD value), which B
+ * and W ops write in place, so that accumulation over micro-batches costs no extra op.
  *
  * A node is W (may be delayed) when it only writes main gradients; else B.
  */
@@ -197,7 +197,7 @@ static bool listed(const mr_list *l, const char *name)
     return false;
 }
 
-mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, mr_err *err)
+mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const char *only, mr_err *err)
 {
     mr_status st = 0;
     size_t forward = p->nodes.n;
@@ -211,7 +211,7 @@ mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, mr_err *err)
     for (size_t i = 0; i < p->losses.n; i++) {
         mr_val loss = p->losses.v[i].value;
         mr_val seed = mri_value_find(p, MRI_SCALAR, MRI_LOSS_SEED);
-        if (!mri_val(p, loss)->trainable)
+        if (!mri_val(p, loss)->trainable || (only && strcmp(p->losses.v[i].name, only)))
             continue;
         if (!seed)
             seed = mri_prog_value(p, MRI_SCALAR, MRI_LOSS_SEED, &one);

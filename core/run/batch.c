@@ -23,29 +23,49 @@ uint32_t mri_session_find_set(mri_session *s, const char *name, mr_data_set *out
     }
 }
 
+mr_status mri_session_gradients_begin(mri_session *s, double weight, mr_err *err)
+{
+    const mri_params *p = &s->params;
+    mr_status st = s->device.ops->fill(s->device.dev, s->device.stream, p->grads, 0,
+                                       p->trainable * mr_dtype_bytes(p->acc_dtype), err);
+    return st ? st : mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED, 1 / weight, err);
+}
+
+/* sums of the losses into *out */
+static mr_status add_batch(mri_session *s, const mri_batch *b, mri_step_result *out, mr_err *err)
+{
+    float *x = mri_alloc((s->train->losses.n + 1) * sizeof *x);
+    mr_status st = 0;
+    MR_TRY(mri_exec_upload(s->train, b, err));
+    MR_TRY(mri_exec_forward(s->train, err));
+    MR_TRY(mri_exec_backward(s->train, err));
+    MR_TRY(mri_exec_losses(s->train, x, err));
+    for (size_t i = 0; i < s->train->losses.n; i++)
+        mri_step_add_loss(s->train, i, x[i], out);
+out:
+    free(x);
+    return st;
+}
+
+mr_status mri_session_gradients_add(mri_session *s, const mri_batch *b, double *loss, mr_err *err)
+{
+    mri_step_result sums = { 0 };
+    mr_status st = add_batch(s, b, &sums, err);
+    *loss = sums.loss;
+    return st;
+}
+
 mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_result *out,
                                    mr_err *err)
 {
-    mri_params *p = &s->params;
-    float *x = NULL;
     mr_status st = 0;
     memset(out, 0, sizeof *out);
     for (int64_t i = 0; i < s->train->opt.tokens; i++)
         out->weight += b->loss_weight[i];
-    double weight = out->weight > 0 ? out->weight : 1;
-    MR_TRY(s->device.ops->fill(s->device.dev, s->device.stream, p->grads, 0,
-                               p->trainable * mr_dtype_bytes(p->acc_dtype), err));
-    MR_TRY(mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED, 1 / weight, err));
-    MR_TRY(mri_exec_upload(s->train, b, err));
-    MR_TRY(mri_exec_forward(s->train, err));
-    MR_TRY(mri_exec_backward(s->train, err));
-    x = mri_alloc((s->train->losses.n + 1) * sizeof *x);
-    MR_TRY(mri_exec_losses(s->train, x, err));
-    for (size_t i = 0; i < s->train->losses.n; i++)
-        mri_step_add_loss(s->train, i, x[i], out);
+    MR_TRY(mri_session_gradients_begin(s, out->weight > 0 ? out->weight : 1, err));
+    MR_TRY(add_batch(s, b, out, err));
     mri_step_mean_losses(out);
 out:
-    free(x);
     return st;
 }
 

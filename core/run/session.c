@@ -99,7 +99,7 @@ static mr_status open_data(mri_session *s, mr_err *err)
 static bool whole_sequences(const mri_session *s, const mri_session_options *o)
 {
     const mri_choice *c = mri_config_choice(s->config, "data", 0);
-    if (o->eval_tokens)
+    if (o->eval_tokens || o->train_tokens)
         return false;
     if (o->whole)
         return true;
@@ -114,10 +114,11 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                            int64_t tokens, mri_exec **out, mr_err *err)
 {
     bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
+    bool own = train ? o->train_tokens > 0 : o->eval_tokens > 0; /* batches are not the data's */
     mri_assembly *a = NULL;
     int64_t size = s->info.image_size, images = mri_pictures_room(s, o, mode);
     mr_block_env env = { sizeof env, 0, mode, tokens, decode ? o->slots : 0,
-                         decode ? o->max_seq : 0, decode ? 0 : s->config->train.seq,
+                         decode ? o->max_seq : 0, decode || own ? 0 : s->config->train.seq,
                          !decode && s->whole, 0, images };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
@@ -143,7 +144,8 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .deterministic = s->config->run.deterministic != 0,
                               .fuse = s->config->train.fuse != 0,
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
-                              .recompute = train ? &s->config->train.recompute : NULL },
+                              .recompute = train ? &s->config->train.recompute : NULL,
+                              .loss = o->main_loss ? "lm_loss" : NULL },
                             decode ? s->decode : NULL };
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
 }
@@ -296,7 +298,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     int64_t tokens = config->train.micro_batch * config->train.seq;
     MR_TRY(mri_pictures_check(s, o, err));
     if (o->needs & MRI_NEED_TRAIN)
-        MR_TRY(make_exec(s, o, "train", tokens, &s->train, err));
+        MR_TRY(make_exec(s, o, "train", o->train_tokens ? o->train_tokens : tokens, &s->train,
+                         err));
     if (o->needs & MRI_NEED_EVAL)
         MR_TRY(make_exec(s, o, "infer", o->eval_tokens ? o->eval_tokens : tokens, &s->eval, err));
     if (o->needs & MRI_NEED_DECODE)

@@ -87,8 +87,8 @@ typedef struct mri_session {
     mri_progress done;
 } mri_session;
 
-/* eval_tokens: T of the eval exec, 0: the training micro-batch's. Memory is predicted from the
- * plans and checked against the device before any of it is taken. */
+/* eval_tokens, train_tokens: T of that exec, 0: the training micro-batch's. Memory is predicted
+ * from the plans and checked against the device before any of it is taken. */
 typedef struct mri_session_options {
     uint32_t needs;
     int64_t eval_tokens, prefill_tokens, slots, max_seq; /* prefill_tokens 0: no such exec */
@@ -98,6 +98,8 @@ typedef struct mri_session_options {
     bool dry; /* plan only: nothing is allocated (mrun plan) */
     bool whole; /* the caller's own batches are rows of whole sequences; batches of the data are
                    that if the data plugin promises it */
+    int64_t train_tokens;
+    bool main_loss; /* gradients of lm_loss alone, the model's auxiliary losses left out */
 } mri_session_options;
 
 mr_status mri_session_open(mri_registry *reg, const mri_config *config,
@@ -117,6 +119,10 @@ mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *er
  * weighted mean loss (and of the model's auxiliary losses) in the main gradients, zeroed first. */
 mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_result *out,
                                    mr_err *err);
+/* The same over several batches: sets the main gradients to zero, then each call adds a batch's
+ * share of the loss's mean over `weight` tokens that count. *loss: the sum over the batch. */
+mr_status mri_session_gradients_begin(mri_session *s, double weight, mr_err *err);
+mr_status mri_session_gradients_add(mri_session *s, const mri_batch *b, double *loss, mr_err *err);
 /* mean nll over one data set (steps > 0: only so many micro-batches), and its bits per byte */
 mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, double *nll,
                                double *bits_per_byte, mr_err *err);
