@@ -4,7 +4,7 @@
  * G key/value heads (head h reads h / (H/G)), values are Cv wide; a token sees the tokens of
  * its own sequence and chunk that are not after it. packed = 0 is a promise: every sequence has
  * exactly seq tokens and starts at a multiple of seq, so seq_start says nothing new.
- * And where a cache has a token's row.
+ * And where a cache in pages has a token's row.
  */
 #ifndef MRI_HEADS_H
 #define MRI_HEADS_H
@@ -78,6 +78,52 @@ static inline mr_status mri_cache_row(const char *op, const mr_type *cache, mri_
                        "%lld", op, (long long)t, (long long)b, (long long)p, (long long)B,
                        (long long)S);
     *row = b * S + p;
+    return 0;
+}
+
+/* A cache of N pages of P rows, [N,P,..], behind a table: position p of slot b is row p % P of
+ * page pages[b][p / P]. A table's entry is looked at only where a row is needed. */
+typedef struct mri_paged {
+    const char *op;
+    mri_view positions, slot, pages;
+    int64_t B, M, N, P; /* slots, pages of a slot, pages of the cache, rows of a page */
+} mri_paged;
+
+/* operand `at` is positions, followed by slot and pages */
+static inline mri_paged mri_paged_of(const char *op, const mr_call *c, const mr_buf *in,
+                                     uint32_t at, const mr_type *cache)
+{
+    return (mri_paged){ op, mri_in_view(c, in, at), mri_in_view(c, in, at + 1),
+                        mri_in_view(c, in, at + 2), c->in[at + 2]->dim[0],
+                        c->in[at + 2]->dim[1], cache->dim[0], cache->dim[1] };
+}
+
+/* -> the slot of token t, or -1 if it is unused, and its position */
+static inline mr_status mri_paged_place(const mri_paged *g, int64_t t, int64_t *slot,
+                                        int64_t *position, mr_err *err)
+{
+    int64_t b = *slot = mri_get_i(g->slot, t), p = *position = mri_get_i(g->positions, t);
+    if (b == -1 || (b >= 0 && b < g->B && p >= 0 && p < g->M * g->P))
+        return 0;
+    return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                   "%s: row %lld is (slot %lld, position %lld), the page table has %lld slots of "
+                   "%lld pages of %lld positions", g->op, (long long)t, (long long)b, (long long)p,
+                   (long long)g->B, (long long)g->M, (long long)g->P);
+}
+
+/* row[first..end) of the cache that a slot's positions have */
+static inline mr_status mri_paged_rows(const mri_paged *g, int64_t slot, int64_t first, int64_t end,
+                                       int64_t *row, mr_err *err)
+{
+    for (int64_t p = first; p < end; p++) {
+        int64_t page = mri_get_i(g->pages, slot * g->M + p / g->P);
+        if (page < 0 || page >= g->N)
+            return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                           "%s: position %lld of slot %lld is in page %lld, the cache has %lld "
+                           "pages", g->op, (long long)p, (long long)slot, (long long)page,
+                           (long long)g->N);
+        row[p] = page * g->P + p % g->P;
+    }
     return 0;
 }
 

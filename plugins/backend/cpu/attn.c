@@ -45,6 +45,63 @@ uint64_t attn_tile_room(const struct attn *k)
     return cpu_round((uint64_t)(m * (k->cp + KEYS + k->cvp + 2) + KEYS * (k->cp + k->cvp)) * 4);
 }
 
+/* ---- keys in pages ------------------------------------------------------------------------- */
+void attn_pages_shape(struct attn *k, const mr_type *table, const mr_type *cache)
+{
+    k->slots = table->dim[0];
+    k->of_slot = table->dim[1];
+    k->pages = cache->dim[0];
+    k->page = cache->dim[1];
+}
+
+mr_status attn_pages_check(const struct attn *k, const char *op, const int32_t *pos,
+                           const int32_t *slot, const int32_t *table, mr_err *err)
+{
+    for (int64_t t = 0; t < k->tokens; t++) {
+        if (slot[t] == -1)
+            continue;
+        if (slot[t] < 0 || slot[t] >= k->slots || pos[t] < 0 || pos[t] / k->page >= k->of_slot)
+            return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                           "%s: row %lld is (slot %d, position %d), the page table has %lld slots "
+                           "of %lld pages of %lld positions", op, (long long)t, slot[t], pos[t],
+                           (long long)k->slots, (long long)k->of_slot, (long long)k->page);
+        const int32_t *own = table + slot[t] * k->of_slot;
+        for (int64_t i = attn_first(k, 0, pos[t]) / k->page; i <= pos[t] / k->page; i++)
+            if (own[i] < 0 || own[i] >= k->pages)
+                return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                               "%s: page %lld of slot %d is %d, the cache has %lld pages", op,
+                               (long long)i, slot[t], own[i], (long long)k->pages);
+    }
+    return MR_OK;
+}
+
+int64_t attn_tiles(const struct attn *k, const int32_t *pos, const int32_t *slot, int32_t *lo,
+                   int32_t *hi, int32_t *start)
+{
+    int64_t n = 0;
+    for (int64_t t = 0; t < k->tokens; t++) {
+        lo[t] = attn_first(k, 0, pos[t]);
+        hi[t] = pos[t] + 1;
+        if (!t || slot[t] != slot[t - 1] || t - start[n - 1] == k->queries)
+            start[n++] = (int32_t)t;
+    }
+    start[n] = (int32_t)k->tokens;
+    return n;
+}
+
+/* Where key j of the tile lies, and how many of the `most` keys from it on follow it there. */
+INLINE int64_t run_of_keys(const struct attn *k, const struct attn_tile *t, int64_t j, int64_t most,
+                           int64_t *run)
+{
+    *run = most;
+    if (!t->pages)
+        return j;
+    int64_t at = j % k->page, rest = k->page - at;
+    *run = most < rest ? most : rest;
+    return (int64_t)t->pages[j / k->page] * k->page + at;
+}
+
+/* ---- a tile -------------------------------------------------------------------------------- */
 /* One row of scores to weights, in place; returns what the row's earlier sums are scaled by.
  * A maximum passes over NaN, the sum does not: no NaN is lost. */
 INLINE float soften(float *s, int64_t j0, int64_t lo, int64_t hi, float *max, float *sum)
@@ -120,19 +177,24 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
         rows_that_see(t, j0, &i0, &i1);
         int64_t r0 = i0 * group, rows = (i1 - i0) * group;
         float *s0 = s + r0 * KEYS, *q0 = q + r0 * k->cp, *o0 = o + r0 * k->cvp;
-        arr key = arr_at(t->k, j0 * kc), value = arr_at(t->v, j0 * vc);
         if (!rows)
             continue;
-        if (thin) {
-            mm_thin_dots(rows, n, k->c, q0, k->cp, key, kc, (arr){ s0, 0 }, KEYS, (arr){ 0 });
-        } else {
-            if (n < KEYS)
-                memset(kt, 0, (size_t)(KEYS * k->c) * 4);
-            mm_transpose(kt, KEYS, key, kc, n, k->c);
-            for (int64_t j = 0; j < n; j++)
-                to_f32(v + j * k->cvp, value, j * vc, k->cv, k->cvp);
-            mm(rows, KEYS, k->c, q0, k->cp, 1, kt, KEYS, s0, KEYS, 0);
+        if (!thin && n < KEYS)
+            memset(kt, 0, (size_t)(KEYS * k->c) * 4);
+        for (int64_t j = 0, run; j < n; j += run) {
+            int64_t row = run_of_keys(k, t, j0 + j, n - j, &run);
+            arr key = arr_at(t->k, row * kc), value = arr_at(t->v, row * vc);
+            if (thin) {
+                mm_thin_dots(rows, run, k->c, q0, k->cp, key, kc, (arr){ s0 + j, 0 }, KEYS,
+                             (arr){ 0 });
+                continue;
+            }
+            mm_transpose(kt + j, KEYS, key, kc, run, k->c);
+            for (int64_t i = 0; i < run; i++)
+                to_f32(v + (j + i) * k->cvp, value, i * vc, k->cv, k->cvp);
         }
+        if (!thin)
+            mm(rows, KEYS, k->c, q0, k->cp, 1, kt, KEYS, s0, KEYS, 0);
         for (int64_t r = r0; r < r0 + rows; r++) {
             int64_t i = r / group;
             float fix = soften(s + r * KEYS, j0, t->lo[i], t->hi[i], max + r, sum + r);
@@ -140,10 +202,12 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
                 for (int64_t j = 0; j < k->cvp; j += W)
                     vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * fix);
         }
-        if (thin)
-            mm_thin_sums(rows, k->cv, n, s0, KEYS, value, vc, (arr){ o0, 0 }, k->cvp, 1,
-                         (arr){ 0 }, v);
-        else
+        for (int64_t j = 0, run; thin && j < n; j += run) {
+            int64_t row = run_of_keys(k, t, j0 + j, n - j, &run);
+            mm_thin_sums(rows, k->cv, run, s0 + j, KEYS, arr_at(t->v, row * vc), vc,
+                         (arr){ o0, 0 }, k->cvp, 1, (arr){ 0 }, v);
+        }
+        if (!thin)
             mm(rows, k->cvp, n, s0, KEYS, 1, v, k->cvp, o0, k->cvp, 1);
     }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * attn.h - one tile of attention: some query rows of all heads that share a kv head, against
- * the keys that they see. `attention` and `attention.cached` differ only in where keys lie.
+ * the keys that they see. `attention` and `attention.paged` differ only in where keys lie.
  */
 #ifndef MRUN_CPU_ATTN_H
 #define MRUN_CPU_ATTN_H
@@ -15,7 +15,9 @@ struct attn {
     int64_t c, cv, cp, cvp;           /* widths of q and k, of v; rounded up to W */
     int64_t key_step, value_step;     /* from one key to the next, from one value */
     int64_t queries;                  /* query rows of a tile */
-    int64_t chunk, slots, positions;  /* slots, positions: of a cache, B and S */
+    int64_t chunk;
+    int64_t slots, of_slot, pages, page; /* of a paged cache: B, M, N and P */
+    int64_t positions;
     float scale;
     uint64_t room;                    /* bytes of a part's scratch */
 };
@@ -25,6 +27,7 @@ struct attn_tile {
     int64_t n;            /* query rows, at most `queries` */
     arr q, o;             /* first row, first head of the group; rows are H c and H cv apart */
     arr k, v;             /* key 0; keys are key_step and value_step apart */
+    const int32_t *pages; /* key j lies in row j % P of page pages[j / P]; NULL: at j */
     const int32_t *lo, *hi; /* row i sees keys lo[i] <= j < hi[i] */
     float *lse;           /* first row, first head; H apart; or NULL */
 };
@@ -40,6 +43,25 @@ void attn_geometry(struct attn *k, int64_t T, int64_t H, int64_t G, int64_t c, i
 /* reads heads, kv_heads, head_dim, scale, chunk; q, k and v are the operands' types */
 mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const mr_type *kt,
                      const mr_type *vt, mr_err *err);
+
+#define attn_pages_shape ISA_NAME(cpu_attn_pages_shape)
+/* of a page table and a cache */
+void attn_pages_shape(struct attn *k, const mr_type *table, const mr_type *cache);
+#define attn_pages_check ISA_NAME(cpu_attn_pages_check)
+/* Are the rows' places in the table, and the pages that they see in the cache? */
+mr_status attn_pages_check(const struct attn *k, const char *op, const int32_t *pos,
+                           const int32_t *slot, const int32_t *table, mr_err *err);
+#define attn_tiles ISA_NAME(cpu_attn_tiles)
+/* Rows of one slot that stand together (a prompt being read) are tiles like any attention's:
+ * start[0..n] of the n tiles, and what each row sees. Returns n. */
+int64_t attn_tiles(const struct attn *k, const int32_t *pos, const int32_t *slot, int32_t *lo,
+                   int32_t *hi, int32_t *start);
+
+/* the row of the cache that position p of slot b has */
+INLINE int64_t attn_row(const struct attn *k, const int32_t *table, int64_t b, int64_t p)
+{
+    return (int64_t)table[b * k->of_slot + p / k->page] * k->page + p % k->page;
+}
 
 /* the first key that token t may see, s being the first of its sequence */
 INLINE int32_t attn_first(const struct attn *k, int32_t s, int32_t t)

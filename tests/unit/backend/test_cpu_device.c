@@ -190,6 +190,21 @@ Test(cpu_device, reports_indices_that_are_out_of_range)
     fails_alike(&r, "attention.cached",
                 "q=F[1,4] k=F[1,4] v=F[1,4] positions=i32[1]{5} slot=i32[1]{0} k_cache=F[1,5,4] "
                 "v_cache=F[1,5,4] @heads=1 @kv_heads=1 @head_dim=4");
+    static const char *const places[] = { "positions=i32[1]{6} slot=i32[1]{0}",
+                                          "positions=i32[1]{-1} slot=i32[1]{0}",
+                                          "positions=i32[1]{0} slot=i32[1]{1}",
+                                          "positions=i32[1]{2} slot=i32[1]{0}",
+                                          "positions=i32[1]{4} slot=i32[1]{0}" };
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char text[300];
+        snprintf(text, sizeof text, "q=F[1,4] k=F[1,4] v=F[1,4] %s pages=i32[1,3]{1,2,-1} "
+                 "k_cache=F[2,2,4] v_cache=F[2,2,4] @heads=1 @kv_heads=1 @head_dim=4", places[i]);
+        fails_alike(&r, "attention.paged", text);
+        snprintf(text, sizeof text, "q=F[1,3] c=F[1,1] kr=F[1,2] w=F[2,1] %s "
+                 "pages=i32[1,3]{1,2,-1} cache=F[2,2,3] @heads=1 @nope_dim=1 @inv_freq=1",
+                 places[i]);
+        fails_alike(&r, "mla_attention.paged", text);
+    }
     rig_close(&r);
 }
 

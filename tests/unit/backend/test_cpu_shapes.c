@@ -119,6 +119,34 @@ static const struct {
                           "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
                           "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} k_cache=F[3,12,16] "
                           "v_cache=F[3,12,16] @heads=2 @kv_heads=1 @head_dim=16" },
+    { "attention.paged", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
+                         "slot=i32[90]zero pages=i32[1,7]perm k_cache=F[7,16,32] "
+                         "v_cache=F[7,16,32] @heads=4 @kv_heads=2 @head_dim=16" },
+    { "attention.paged", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
+                         "slot=i32[90]zero pages=i32[1,13]perm k_cache=F[13,7,32] "
+                         "v_cache=F[13,7,32] @heads=4 @kv_heads=2 @head_dim=16" },
+    { "attention.paged", "q=F[3,66] k=F[3,33] v=F[3,33] positions=i32[3]{150,0,64} "
+                         "slot=i32[3]{1,-1,0} pages=i32[2,3]perm k_cache=F[6,64,33] "
+                         "v_cache=F[6,64,33] @heads=2 @kv_heads=1 @head_dim=33" },
+    { "attention.paged", "q=F[2,128] k=F[2,64] v=F[2,48] positions=i32[2]{150,64} "
+                         "slot=i32[2]{1,0} pages=i32[2,7]perm k_cache=F[14,24,64] "
+                         "v_cache=F[14,24,48] @heads=4 @kv_heads=2 @head_dim=32 @chunk=40" },
+    { "attention.paged", "q=F[12,32] k=F[12,16] v=F[12,16] positions="
+                         "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
+                         "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} pages=i32[3,12]perm "
+                         "k_cache=F[36,1,16] v_cache=F[36,1,16] @heads=2 @kv_heads=1 "
+                         "@head_dim=16" },
+    { "mla_attention.paged", "q=F[90,96] c=F[90,40] kr=F[90,8] w=F[160,40] positions=i32[90]ramp "
+                             "slot=i32[90]zero pages=i32[1,5]perm cache=F[5,20,48] @heads=4 "
+                             "@nope_dim=16 @inv_freq=1,0.3,0.1,0.01" },
+    { "mla_attention.paged", "q=F[3,231] c=F[3,33] kr=F[3,6] w=F[231,33] "
+                             "positions=i32[3]{150,0,64} slot=i32[3]{1,-1,0} pages=i32[2,3]perm "
+                             "cache=F[6,64,39] @heads=11 @nope_dim=15 @inv_freq=1,0.3,0.1 "
+                             "@factor=1.1" },
+    { "mla_attention.paged", "q=F[12,24] c=F[12,16] kr=F[12,4] w=F[32,16] positions="
+                             "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
+                             "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} pages=i32[3,3]perm "
+                             "cache=F[9,5,20] @heads=2 @nope_dim=8 @inv_freq=1,0.3" },
 };
 
 static void every_shape(rig_cpu config)

@@ -316,6 +316,95 @@ Test(dense, cached_attention_skips_unused_rows_and_checks_places)
     }
 }
 
+/* Feeding a sequence to a cache in pages of 3, scattered, in pieces gives attention's rows. */
+static void paged_equals_whole(const char *chunk, const int *pieces, int n_pieces)
+{
+    enum { T = 11, HC = 6, GC = 2, GV = 3, N = 6, P = 3 };
+    static const int32_t table[2][4] = { { -1, 99, -1, 99 }, { 4, 0, 5, 2 } };
+    mr_err err = MR_ERR_INIT;
+    mri_case whole, part;
+    char text[400];
+    const mr_op_def *attention = mri_op_find("attention"), *paged = mri_op_find("attention.paged");
+    snprintf(text, sizeof text, "q=F[11,6] k=F[11,2] v=F[11,3] seq_start=i32[11]zero @heads=3 "
+             "@kv_heads=1 @head_dim=2 %s", chunk);
+    cr_assert_eq(mri_case_make(attention, text, "f64", 9, &whole, &err), 0, "%s", err.what);
+    cr_assert_eq(attention->ref(&whole.call, whole.in, whole.out, &err), 0);
+    double k_cache[N * P * GC], v_cache[N * P * GV];
+    for (int i = 0; i < N * P * GC; i++)
+        k_cache[i] = 1e3; /* what nobody wrote must not be seen */
+    for (int i = 0; i < N * P * GV; i++)
+        v_cache[i] = 1e3;
+    for (int p = 0, first = 0; p < n_pieces; first += pieces[p++]) {
+        int n = pieces[p];
+        snprintf(text, sizeof text, "q=F[%d,6] k=F[%d,2] v=F[%d,3] positions=i32[%d] slot=i32[%d] "
+                 "pages=i32[2,4] k_cache=F[6,3,2] v_cache=F[6,3,3] @heads=3 @kv_heads=1 "
+                 "@head_dim=2 %s", n, n, n, n, n, chunk);
+        cr_assert_eq(mri_case_make(paged, text, "f64", 1, &part, &err), 0, "%s", err.what);
+        memcpy(part.in[0].data, (double *)whole.in[0].data + first * HC, sizeof(double[n][HC]));
+        memcpy(part.in[1].data, (double *)whole.in[1].data + first * GC, sizeof(double[n][GC]));
+        memcpy(part.in[2].data, (double *)whole.in[2].data + first * GV, sizeof(double[n][GV]));
+        for (int i = 0; i < n; i++) {
+            ((int32_t *)part.in[3].data)[i] = first + i;
+            ((int32_t *)part.in[4].data)[i] = 1;
+        }
+        memcpy(part.in[5].data, table, sizeof table);
+        memcpy(part.in[6].data, k_cache, sizeof k_cache);
+        memcpy(part.in[7].data, v_cache, sizeof v_cache);
+        cr_assert_eq(paged->ref(&part.call, part.in, part.out, &err), 0, "%s", err.what);
+        memcpy(k_cache, part.in[6].data, sizeof k_cache);
+        memcpy(v_cache, part.in[7].data, sizeof v_cache);
+        for (int i = 0; i < n * 9; i++)
+            near(out(&part, 0, i), out(&whole, 0, first * 9 + i));
+        mri_case_free(&part);
+    }
+    for (int page = 0; page < N; page++) /* pages 1 and 3 are nobody's, page 2 ends after two */
+        for (int i = page == 2 ? 2 * GC : 0; i < P * GC && (page < 4 && page); i++)
+            cr_assert_eq(k_cache[page * P * GC + i], 1e3);
+    mri_case_free(&whole);
+}
+
+Test(dense, paged_attention_equals_attention_row_by_row)
+{
+    static const int one_by_one[] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 }, prompt_then[] = { 6, 1, 4 };
+    paged_equals_whole("", one_by_one, 11);
+    paged_equals_whole("", prompt_then, 3);
+    paged_equals_whole("@chunk=4", one_by_one, 11);
+    paged_equals_whole("@chunk=4", prompt_then, 3);
+}
+
+Test(dense, paged_attention_skips_unused_rows_and_checks_places)
+{
+    const mr_op_def *def = mri_op_find("attention.paged");
+    mr_err err = MR_ERR_INIT;
+    mri_case c;
+    cr_assert_eq(mri_case_make(def, "q=F[2,1] k=F[2,1]{5,6} v=F[2,1]{7,8} positions=i32[2]{1,2} "
+                                    "slot=i32[2]{-1,0} pages=i32[1,2]{1,0} k_cache=F[2,2,1]zero "
+                                    "v_cache=F[2,2,1]zero @heads=1 @kv_heads=1 @head_dim=1", "f64",
+                               1, &c, &err), 0);
+    ((double *)c.out[0].data)[0] = 99;
+    cr_assert_eq(def->ref(&c.call, c.in, c.out, &err), 0);
+    near(out(&c, 0, 0), 0);
+    near(in(&c, 6, 0), 6); /* position 2 is the first row of page 0 */
+    near(in(&c, 6, 3), 0);
+    near(in(&c, 7, 0), 8);
+    mri_case_free(&c);
+    static const struct {
+        const char *place, *said;
+    } bad[] = { { "positions=i32[1]{4} slot=i32[1]{0}", "1 slots of 2 pages of 2 positions" },
+                { "positions=i32[1]{-1} slot=i32[1]{0}", "position -1" },
+                { "positions=i32[1]{0} slot=i32[1]{1}", "slot 1" },
+                { "positions=i32[1]{0} slot=i32[1]{-2}", "slot -2" },
+                { "positions=i32[1]{2} slot=i32[1]{0}", "page 2, the cache has 2 pages" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[300];
+        snprintf(text, sizeof text, "q=F[1,1] k=F[1,1] v=F[1,1] %s pages=i32[1,2]{1,2} "
+                 "k_cache=F[2,2,1] v_cache=F[2,2,1] @heads=1 @kv_heads=1 @head_dim=1",
+                 bad[i].place);
+        cr_assert_eq(run_fails("attention.paged", text, &err), MR_E_ARG, "%s", bad[i].place);
+        cr_assert(strstr(err.what, bad[i].said), "%s", err.what);
+    }
+}
+
 Test(dense, swiglu_and_gelu_by_formula)
 {
     mri_case c = run("swiglu", "f64", "gate=F[1,2]{0,1} up=F[1,2]{3,5}");
