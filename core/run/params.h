@@ -75,6 +75,20 @@ mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *e
 /* Sets one parameter from host values of dtype f32, f64 or bf16 (n elements). */
 mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
                          const char *dtype, mr_err *err);
+/* Where on the device, and in which forms, parameter s is kept from its element i on: its weights,
+ * its masters, or both; or the two halves of its exact values, which encode() makes together. */
+typedef struct mri_param_form {
+    char *at;
+    const char *dtype;
+    size_t width; /* bytes an element */
+    bool half;
+} mri_param_form;
+size_t mri_params_forms(const mri_params *p, const mri_tensor_slot *s, uint64_t i,
+                        mri_param_form out[2]);
+/* n host values of `dtype` in those forms; to[k]: host memory for form k, which may be its place
+ * where the host reaches it. [any-thread] */
+mr_status mri_params_encode(const mri_param_form *f, size_t n_forms, void *const to[2],
+                            const void *from, const char *dtype, uint64_t n, mr_err *err);
 /* host buffers of n elements in `dtype` converted; f32 f64 bf16 f16 in, f32 f64 bf16 out */
 mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const char *src_dtype,
                       uint64_t n, mr_err *err);

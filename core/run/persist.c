@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * persist.c - a session to and from files: checkpoints, and weights from a Hugging Face
- * folder. A checkpoint holds logical tensors under their full names, never the flat layout,
+ * folder (read by load.c). A checkpoint holds logical tensors under their full names, never the flat layout,
  * so that another grouping, precision or (later) mesh can read it.
  */
-#include "pieces.h"
+#include "load.h"
 #include "session.h"
 #include <stdlib.h>
 #include <string.h>
@@ -108,35 +108,16 @@ static mr_status missing(const char *where, const char *name, mr_err *err)
     return MR_E_STORE_MISSING;
 }
 
-static mr_status load_pieces(mri_session *s, const mri_safetensors *f, const mri_tensor_slot *slot,
-                             const char *where, mr_err *err)
+static mr_status load_weights(mri_session *s, const mri_safetensors *f, const mri_quant *q,
+                              const char *where, mr_err *err)
 {
-    void *data = NULL;
-    const char *dtype;
-    mr_status st = mri_pieces_join(f, slot, where, &data, &dtype, err);
-    if (!st)
-        st = mri_params_set(&s->params, &s->device, slot, data, dtype, err);
-    free(data);
-    return st;
-}
-
-static mr_status load_weights(mri_session *s, const mri_safetensors *f, const char *where,
-                              mr_err *err)
-{
+    mri_pieces pieces = { 0 };
     mr_status st = 0;
-    for (size_t i = 0; i < s->params.slots.n && !st; i++) {
-        const mri_tensor_slot *slot = &s->params.slots.v[i];
-        const mri_tensor *t = mri_safetensors_find(f, slot->name);
-        if (!t && slot->desc.tensors) {
-            st = load_pieces(s, f, slot, where, err);
-            continue;
-        }
-        if (!t)
-            return missing(where, slot->name, err);
-        st = same_shape(t, slot, where, err);
-        if (!st)
-            st = mri_params_set(&s->params, &s->device, slot, t->data, t->type.dtype, err);
-    }
+    for (size_t i = 0; i < s->params.slots.n; i++)
+        MR_TRY(mri_pieces_find(f, q, &s->params.slots.v[i], where, &pieces, err));
+    MR_TRY(mri_load(&s->params, &s->device, f, &pieces, err));
+out:
+    free(pieces.list.v);
     return st;
 }
 
@@ -147,7 +128,7 @@ mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights
     mr_status st = 0;
     if (!model)
         return missing("the checkpoint", "model (the whole file)", err);
-    st = load_weights(s, model, "the checkpoint", err);
+    st = load_weights(s, model, NULL, "the checkpoint", err);
     if (st || weights_only)
         return st;
     const mri_checkpoint_meta *meta = mri_checkpoint_info(c);
@@ -179,9 +160,13 @@ mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights
 mr_status mri_session_load_hf(mri_session *s, const char *dir, mr_err *err)
 {
     mri_safetensors *f = NULL;
-    mr_status st = mri_safetensors_open_folder(dir, &f, err);
-    if (!st)
-        st = load_weights(s, f, dir, err);
+    mri_quant *q = NULL;
+    mr_status st = 0;
+    MR_TRY(mri_safetensors_open_folder(dir, &f, err));
+    MR_TRY(mri_quant_open(dir, &q, err));
+    MR_TRY(load_weights(s, f, q, dir, err));
+out:
+    mri_quant_free(q);
     mri_safetensors_close(f);
     return st;
 }

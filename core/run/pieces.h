@@ -1,19 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pieces.h - a parameter that a Hugging Face folder holds as several tensors (mr_param.tensors):
- * their names, and the parameter that they make.
+ * pieces.h - which tensors of a folder make a parameter: the one of its name, or several that
+ * the folder has in its stead (mr_param.tensors), each plain or quantised.
  */
 #ifndef MRI_PIECES_H
 #define MRI_PIECES_H
-#include "core/store/store.h"
+#include "core/store/quant.h"
 #include "params.h"
+
+typedef struct mri_stretch { /* elements [at, at + those of `from`) of a parameter */
+    const mri_tensor_slot *slot;
+    uint64_t at;
+    mri_stored from;
+} mri_stretch;
+
+typedef struct mri_pieces {
+    MRI_VEC(mri_stretch) list;
+} mri_pieces;
 
 /* the full name of piece `word` (one of tensors' names, of `len` letters) for count `at`; the
  * caller frees */
 char *mri_piece_name(const mri_tensor_slot *s, const char *word, size_t len, int64_t at);
-/* Joins the pieces of slot s, all there and of one dtype, to a new array of that dtype; `where`
- * names the folder in messages. The caller frees *data. */
-mr_status mri_pieces_join(const mri_safetensors *f, const mri_tensor_slot *s, const char *where,
-                          void **data, const char **dtype, mr_err *err);
+/* Appends the pieces of slot s, which fill it exactly; `where` names the folder in messages, q
+ * may be NULL. */
+mr_status mri_pieces_find(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
+                          const char *where, mri_pieces *out, mr_err *err);
 
 #endif

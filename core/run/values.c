@@ -77,41 +77,61 @@ mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const c
 
 enum { PART = 1 << 20 }; /* elements that are converted at a time */
 
-/* Writes host values to `to` on the device, as `dtype`. `room`: PART elements of any dtype. */
-static mr_status write_as(mri_device *d, char *to, const char *dtype, const void *from,
-                          const char *from_dtype, uint64_t n, void *room, mr_err *err)
-{
-    mr_status st = mri_convert(room, dtype, from, from_dtype, n, err);
-    return st ? st : mri_device_write(d, to, room, n * width(dtype), err);
-}
-
-/* The part of parameter `s` from its element `i` on. Weights of split masters and rests come
- * from the f32 value. */
-static mr_status set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t i,
-                          uint64_t n, const void *from, const char *dtype, void *room, mr_err *err)
+size_t mri_params_forms(const mri_params *p, const mri_tensor_slot *s, uint64_t i,
+                        mri_param_form out[2])
 {
     uint64_t at = s->at + i;
     char *master = mri_params_master(p, at);
-    mr_status st = 0;
-    if (p->rest && !master) {
-        float *x = room;
-        uint16_t *weights = mri_alloc(n * sizeof *weights);
-        int16_t *rest = mri_alloc(n * sizeof *rest);
-        st = mri_convert(x, "f32", from, dtype, n, err);
-        for (uint64_t k = 0; k < n && !st; k++)
-            mri_split(x[k], &weights[k], &rest[k]);
-        if (!st)
-            st = mri_device_write(d, p->weights + at * 2, weights, n * 2, err);
-        if (!st)
-            st = mri_device_write(d, p->rest + at * 2, rest, n * 2, err);
-        free(weights);
-        free(rest);
-        return st;
+    size_t n = 0;
+    if (p->rest && !master) { /* the halves of one number */
+        out[n++] = (mri_param_form){ p->weights + at * 2, "bf16", 2, true };
+        out[n++] = (mri_param_form){ p->rest + at * 2, "i16", 2, true };
+        return n;
     }
     if (p->weights != p->master)
-        st = write_as(d, p->weights + at * width(p->dtype), p->dtype, from, dtype, n, room, err);
-    if (!st && master)
-        st = write_as(d, master, p->acc_dtype, from, dtype, n, room, err);
+        out[n++] = (mri_param_form){ p->weights + at * width(p->dtype), p->dtype, width(p->dtype),
+                                     false };
+    if (master)
+        out[n++] = (mri_param_form){ master, p->acc_dtype, width(p->acc_dtype), false };
+    return n;
+}
+
+/* f32 values in halves; other dtypes go through f32 by small parts */
+static mr_status encode_halves(void *const to[2], const void *from, const char *dtype, uint64_t n,
+                               mr_err *err)
+{
+    float part[1024];
+    mr_status st = 0;
+    for (uint64_t i = 0; i < n && !st; i += 1024) {
+        uint64_t k = n - i < 1024 ? n - i : 1024;
+        st = mri_convert(part, "f32", (const char *)from + i * width(dtype), dtype, k, err);
+        for (uint64_t j = 0; j < k && !st; j++)
+            mri_split(part[j], (uint16_t *)to[0] + i + j, (int16_t *)to[1] + i + j);
+    }
+    return st;
+}
+
+mr_status mri_params_encode(const mri_param_form *f, size_t n_forms, void *const to[2],
+                            const void *from, const char *dtype, uint64_t n, mr_err *err)
+{
+    mr_status st = 0;
+    if (n_forms && f[0].half)
+        return encode_halves(to, from, dtype, n, err);
+    for (size_t k = 0; k < n_forms && !st; k++)
+        st = mri_convert(to[k], f[k].dtype, from, dtype, n, err);
+    return st;
+}
+
+/* The part of parameter `s` from its element `i` on. `room`: PART elements of any two forms. */
+static mr_status set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t i,
+                          uint64_t n, const void *from, const char *dtype, char *room, mr_err *err)
+{
+    mri_param_form f[2];
+    size_t forms = mri_params_forms(p, s, i, f);
+    void *to[2] = { room, room + PART * sizeof(double) };
+    mr_status st = mri_params_encode(f, forms, to, from, dtype, n, err);
+    for (size_t k = 0; k < forms && !st; k++)
+        st = mri_device_write(d, f[k].at, to[k], n * f[k].width, err);
     return st;
 }
 
@@ -119,7 +139,7 @@ mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s,
                          const char *dtype, mr_err *err)
 {
     mr_status st = 0;
-    void *room = mri_alloc(PART * sizeof(double));
+    char *room = mri_alloc(2 * PART * sizeof(double));
     for (uint64_t i = 0; i < s->n && !st; i += PART)
         st = set_part(p, d, s, i, s->n - i < PART ? s->n - i : PART,
                       (const char *)data + i * width(dtype), dtype, room, err);
@@ -190,7 +210,7 @@ static mr_status draw_here(mri_params *p, mri_device *d, const mri_tensor_slot *
                            mr_err *err)
 {
     float *x = mri_alloc(PART * sizeof *x);
-    void *room = mri_alloc(PART * sizeof(double));
+    char *room = mri_alloc(2 * PART * sizeof(double));
     mr_status st = 0;
     for (uint64_t i = 0; i < s->n && !st; i += PART) {
         uint64_t n = s->n - i < PART ? s->n - i : PART;

@@ -14,6 +14,8 @@ typedef struct mri_map {
 } mri_map;
 mr_status mri_map_open(const char *path, mri_map *m, mr_err *err);
 void mri_map_close(mri_map *m);
+/* see mri_safetensors_advise(); p .. p + n lies in m */
+void mri_map_advise(const mri_map *m, const uint8_t *p, size_t n, int what);
 
 /* ---- safetensors.c: takes `m` over, also when it fails ---------------------------------- */
 mr_status mri_safetensors_from_map(const char *path, mri_map m, mri_safetensors **out, mr_err *err);

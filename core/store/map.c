@@ -41,6 +41,15 @@ out:
     return st;
 }
 
+void mri_map_advise(const mri_map *m, const uint8_t *p, size_t n, int what)
+{
+    static const int advice[] = { MADV_WILLNEED, MADV_POPULATE_READ, MADV_DONTNEED };
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), from = (size_t)(p - m->p), to = from + n;
+    from -= from % page; /* a page that others read too may be dropped: it comes back */
+    to += (page - to % page) % page;
+    madvise((void *)(uintptr_t)(m->p + from), to - from, advice[what]); /* advice may fail */
+}
+
 void mri_map_close(mri_map *m)
 {
     if (m->p)

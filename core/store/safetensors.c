@@ -303,6 +303,18 @@ const mri_tensor *mri_safetensors_find(const mri_safetensors *f, const char *nam
     return hit ? *hit : NULL;
 }
 
+void mri_safetensors_advise(const mri_safetensors *f, const void *p, size_t n, int what)
+{
+    const uint8_t *b = p;
+    for (size_t i = 0; i < f->maps.n && n; i++) {
+        const mri_map *m = &f->maps.v[i];
+        if (b >= m->p && b < m->p + m->n && n <= (size_t)(m->p + m->n - b)) {
+            mri_map_advise(m, b, n, what);
+            return;
+        }
+    }
+}
+
 const char *mri_safetensors_metadata(const mri_safetensors *f, const char *key)
 {
     for (size_t i = 0; i < f->metadata.n; i += 2)

@@ -32,6 +32,11 @@ const mri_tensor *mri_safetensors_at(const mri_safetensors *f, size_t i);
 const mri_tensor *mri_safetensors_find(const mri_safetensors *f, const char *name);
 const char *mri_safetensors_metadata(const mri_safetensors *f, const char *key);
 
+/* Advice on a stretch of a tensor's data: it will be read soon; it is read now, whole; it will not
+ * be read again soon. Means nothing to what is read. [any-thread] */
+enum { MRI_WANT, MRI_READ, MRI_DONE };
+void mri_safetensors_advise(const mri_safetensors *f, const void *p, size_t n, int what);
+
 /* Writes `path` (not atomic by itself). metadata: key, value, key, value ... NULL. fsyncs. */
 mr_status mri_safetensors_write(const char *path, const mri_tensor *t, size_t n,
                                 const char *const *metadata, mr_err *err);
