@@ -31,14 +31,16 @@ mr_status mri_session_gradients_begin(mri_session *s, double weight, mr_err *err
     return st ? st : mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED, 1 / weight, err);
 }
 
-/* sums of the losses into *out */
-static mr_status add_batch(mri_session *s, const mri_batch *b, mri_step_result *out, mr_err *err)
+/* Forward and backward; the losses are added to *out. first: nothing was added to the main
+ * gradients yet, which need not be zeros. */
+static mr_status run_batch(mri_session *s, const mri_batch *b, bool first, mri_step_result *out,
+                           mr_err *err)
 {
     float *x = mri_alloc((s->train->losses.n + 1) * sizeof *x);
     mr_status st = 0;
     MR_TRY(mri_exec_upload(s->train, b, err));
     MR_TRY(mri_exec_forward(s->train, err));
-    MR_TRY(mri_exec_backward(s->train, err));
+    MR_TRY((first ? mri_exec_backward_first : mri_exec_backward)(s->train, err));
     MR_TRY(mri_exec_losses(s->train, x, err));
     for (size_t i = 0; i < s->train->losses.n; i++)
         mri_step_add_loss(s->train, i, x[i], out);
@@ -50,7 +52,7 @@ out:
 mr_status mri_session_gradients_add(mri_session *s, const mri_batch *b, double *loss, mr_err *err)
 {
     mri_step_result sums = { 0 };
-    mr_status st = add_batch(s, b, &sums, err);
+    mr_status st = run_batch(s, b, false, &sums, err);
     *loss = sums.loss;
     return st;
 }
@@ -62,8 +64,9 @@ mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_
     memset(out, 0, sizeof *out);
     for (int64_t i = 0; i < s->train->opt.tokens; i++)
         out->weight += b->loss_weight[i];
-    MR_TRY(mri_session_gradients_begin(s, out->weight > 0 ? out->weight : 1, err));
-    MR_TRY(add_batch(s, b, out, err));
+    MR_TRY(mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED,
+                          1 / (out->weight > 0 ? out->weight : 1), err));
+    MR_TRY(run_batch(s, b, true, out, err));
     mri_step_mean_losses(out);
 out:
     return st;

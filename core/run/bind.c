@@ -96,21 +96,33 @@ static bool grads_alternate(const mri_exec *e)
     return !e->opt.plan.split_w && is_chain(e);
 }
 
+/* Main gradients, where they may lie over saved values: see gradients.c. Returns the bytes of
+ * both from at_saved on. */
+static uint64_t lay_gradients(mri_exec *e, const uint64_t *reach)
+{
+    uint64_t saved = e->edge_bytes + e->saved_bytes, from = mri_gradients_over(e, reach);
+    e->main_bytes = e->params->trainable * mr_dtype_bytes(e->params->acc_dtype);
+    e->at_main = e->at_saved + from;
+    e->main_clear = saved > from ? saved - from : 0;
+    return from + e->main_bytes > saved ? from + e->main_bytes : saved;
+}
+
 void mri_exec_lay_out(mri_exec *e)
 {
     uint64_t at = 0, widest = 0, grad = 0;
     uint32_t n = (uint32_t)e->assembly->instances.n;
+    uint64_t *reach = mri_alloc((n + 1) * sizeof *reach); /* of what B of an instance reads */
     e->at_fields = at;
     at += mri_exec_fields_bytes(&e->opt);
     e->at_losses = at;
     at += align((e->losses.n ? e->losses.n : 1) * sizeof(float) * MRI_SCALAR_STRIDE);
-    e->at_saved = at;
     for (uint32_t i = 0; i < n; i++) {
         const mri_plan *pl = mri_exec_plan(e, i);
         uint64_t edge = forward_edge_bytes(pl);
         widest = edge > widest ? edge : widest;
-        e->edge_bytes += edge;
         e->saved_bytes += align(pl->saved_bytes);
+        reach[i] = e->saved_bytes + e->edge_bytes + (i + 1 == n ? edge : 0);
+        e->edge_bytes += edge;
         e->keep_bytes += align(pl->keep_bytes);
         uint64_t g = grad_edge_bytes(pl);
         grad = !grads_alternate(e) ? grad + g : g > grad ? g : grad;
@@ -119,14 +131,18 @@ void mri_exec_lay_out(mri_exec *e)
     }
     if (edges_alternate(e))
         e->edge_bytes = 2 * widest;
-    at += e->edge_bytes + e->saved_bytes;
     e->at_keep = at;
     at += e->keep_bytes;
     e->at_grads = at;
     e->grad_bytes = grads_alternate(e) ? 2 * grad : grad;
     at += e->grad_bytes;
     e->at_scratch = at;
-    e->bytes = at + e->scratch_bytes;
+    at += e->scratch_bytes;
+    e->at_saved = (at + MRI_ARENA_ALIGN - 1) / MRI_ARENA_ALIGN * MRI_ARENA_ALIGN;
+    e->bytes = e->at_saved + (e->opt.one_micro_batch && !e->opt.plan.split_w && !e->opt.plan.stress
+                                  ? lay_gradients(e, reach)
+                                  : e->edge_bytes + e->saved_bytes);
+    free(reach);
 }
 
 int32_t mri_output_index(const mri_plan *pl, const char *name)
@@ -148,61 +164,6 @@ static void bind_params(mri_exec *e, uint32_t instance)
         f->param[j] = mri_params_weight(e->params, &e->params->slots.v[s]);
         f->grad[j] = mri_params_grad(e->params, &e->params->slots.v[s]);
     }
-}
-
-/* Does a step of the plan have a kernel that writes the gradient of its param j? */
-static bool writes_first(const mri_plan *pl, size_t j)
-{
-    for (int phase = MRI_B; phase <= MRI_W; phase++)
-        for (size_t i = 0; i < pl->steps[phase].n; i++) {
-            const mri_step *s = &pl->steps[phase].v[i];
-            const mri_addr *a = &s->in[pl->prog->nodes.v[s->node].n_in - 1];
-            if (s->first && a->seg == MRI_SEG_GRAD && a->at == j)
-                return true;
-        }
-    return false;
-}
-
-/* A gradient is sole where one instance binds its parameter and one step writes it. The ranges
- * between sole ones are to be zeroed before each step; alignment gaps stay zero by themselves. */
-static void bind_sole(mri_exec *e)
-{
-    const mri_params *p = e->params;
-    uint8_t *users = mri_alloc(p->slots.n + 1), *sole = mri_alloc(p->slots.n + 1);
-    for (int pass = 0; pass < 2; pass++)
-        for (uint32_t i = 0; i < e->frames.n; i++) {
-            mri_frame *f = &e->frames.v[i];
-            uint8_t *mine = pass ? mri_alloc(f->plan->params.n + 1) : NULL;
-            for (size_t j = 0; j < f->plan->params.n; j++) {
-                char *name = mri_assembly_full_name(e->assembly, i, f->plan->params.v[j].name);
-                int64_t s = mri_params_find(p, name);
-                free(name);
-                if (!pass)
-                    users[s] += users[s] < 2;
-                else if (users[s] == 1 && f->grad[j] && writes_first(f->plan, j))
-                    sole[s] = mine[j] = 1;
-            }
-            if (pass) {
-                free((void *)(uintptr_t)f->sole);
-                f->sole = mine;
-            }
-        }
-    uint64_t at = 0;
-    e->shared.n = 0;
-    for (size_t i = 0; i <= p->slots.n; i++) { /* slots are not in the order of their places */
-        const mri_tensor_slot *next = NULL;
-        for (size_t k = 0; k < p->slots.n; k++)
-            if (sole[k] && p->slots.v[k].at >= at && (!next || p->slots.v[k].at < next->at))
-                next = &p->slots.v[k];
-        uint64_t end = next ? next->at : p->trainable;
-        if (end > at)
-            MRI_PUSH(&e->shared, ((mri_range){ at, end - at }));
-        if (!next)
-            break;
-        at = next->at + (next->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
-    }
-    free(users);
-    free(sole);
 }
 
 static void *state_data(const mri_exec *e, const char *name)
@@ -311,7 +272,7 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
             grads = grad;
     }
     if (e->opt.plan.train)
-        bind_sole(e);
+        mri_gradients_bind(e);
     for (uint32_t i = 0; i < n; i++)
         for (size_t j = 0; j < e->frames.v[i].plan->inputs.n; j++)
             e->frames.v[i].input[j] = input_address(e, i, e->frames.v[i].plan->inputs.v[j].name);

@@ -154,7 +154,7 @@ void mri_exec_free(mri_exec *e)
     free(e->states.v);
     free(e->plans.v);
     free(e->losses.v);
-    free(e->shared.v);
+    free(e->zeroed.v);
     free(e);
 }
 
@@ -187,18 +187,8 @@ mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_e
 {
     mri_frame f = e->frames.v[instance];
     f.first = true;
-    return mri_launch(e->device, &f, phase, e->trace, err);
-}
-
-mr_status mri_exec_zero_shared(mri_exec *e, mr_err *err)
-{
-    uint64_t width = mr_dtype_bytes(e->params->acc_dtype);
-    mr_status st = 0;
-    for (size_t i = 0; i < e->shared.n && !st; i++)
-        st = e->device->ops->fill(e->device->dev, e->device->stream,
-                                  e->params->grads + e->shared.v[i].at * width, 0,
-                                  e->shared.v[i].n * width, err);
-    return st;
+    mr_status st = phase == MRI_B ? mri_exec_zero(e, instance, err) : 0;
+    return st ? st : mri_launch(e->device, &f, phase, e->trace, err);
 }
 
 mr_status mri_exec_forward(mri_exec *e, mr_err *err)
@@ -216,6 +206,16 @@ mr_status mri_exec_backward(mri_exec *e, mr_err *err)
         st = mri_exec_run(e, i, MRI_B, err);
     for (uint32_t i = (uint32_t)e->frames.n; e->opt.plan.split_w && i-- > 0 && !st;)
         st = mri_exec_run(e, i, MRI_W, err);
+    return st;
+}
+
+mr_status mri_exec_backward_first(mri_exec *e, mr_err *err)
+{
+    mr_status st = mri_exec_zero(e, MRI_AT_START, err);
+    for (uint32_t i = (uint32_t)e->frames.n; i-- > 0 && !st;)
+        st = mri_exec_run_first(e, i, MRI_B, err);
+    for (uint32_t i = (uint32_t)e->frames.n; e->opt.plan.split_w && i-- > 0 && !st;)
+        st = mri_exec_run_first(e, i, MRI_W, err);
     return st;
 }
 

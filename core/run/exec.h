@@ -4,8 +4,9 @@
  * block kind, one frame an instance.
  *
  * Memory of an exec is one block, laid out once:
- *   batch fields | losses | edges and saved values of every instance | keep | gradient
- *   edges (two that alternate, or one an instance when W is split) | scratch (shared)
+ *   batch fields | losses | keep | gradient edges (two that alternate, or one an instance when
+ *   W is split) | scratch (shared) | edges and saved values of every instance, and over them,
+ *   where a step is one micro-batch, the main gradients
  * Execs of one session that are never live together (training, validation) are bound to
  * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
  *
@@ -37,8 +38,10 @@ typedef struct mri_state {
     bool borrowed;
 } mri_state;
 
-typedef struct mri_range { /* elements of the flat parameter space */
+#define MRI_AT_START UINT32_MAX
+typedef struct mri_range { /* elements of the flat parameter space whose gradients are zeroed */
     uint64_t at, n;
+    uint32_t before; /* the first backward of this instance, or MRI_AT_START: all else */
 } mri_range;
 
 typedef struct mri_exec_options {
@@ -47,6 +50,7 @@ typedef struct mri_exec_options {
     int64_t images, tile_values; /* tiles; values of one that are fed as pixels: 0 in decode */
     mri_plan_options plan;
     const struct mri_exec *states_of; /* use that exec's states (prefill beside decode), or NULL */
+    bool one_micro_batch; /* no step has two: main gradients may lie in the exec's own block */
 } mri_exec_options;
 
 typedef struct mri_exec {
@@ -61,7 +65,10 @@ typedef struct mri_exec {
     uint64_t bytes;              /* of its block */
     uint64_t at_fields, at_losses, at_saved, at_keep, at_grads, at_scratch;
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
-    MRI_VEC(mri_range) shared;   /* main gradients that several add to, or that none may write */
+    /* Main gradients in the block: bytes, 0 if they lie elsewhere; bytes of them that saved values
+     * share (gradients.c). */
+    uint64_t at_main, main_bytes, main_clear;
+    MRI_VEC(mri_range) zeroed;   /* main gradients that several add to, or that none may write */
     char *base;                  /* where it is bound, or NULL */
     void *features;              /* decode: where the pictures' features lie; set before binding */
     const mri_trace *trace;      /* NULL outside debugging */
@@ -79,12 +86,13 @@ uint64_t mri_exec_fields_bytes(const mri_exec_options *o); /* of its batch field
 mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);
 mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
-/* The same as the first that touches the main gradients: those of `sole` parameters are written;
- * the others, e->shared, must have been zeroed. */
+/* The same as the first that touches the main gradients: those of `sole` parameters are written,
+ * the others are zeroed, here or before (mri_exec_zero(e, MRI_AT_START)). */
 mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
-mr_status mri_exec_zero_shared(mri_exec *e, mr_err *err);
+mr_status mri_exec_zero(mri_exec *e, uint32_t before, mr_err *err);
 mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in order   */
 mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in reverse  */
+mr_status mri_exec_backward_first(mri_exec *e, mr_err *err); /* whatever the gradients were */
 /* sums of each loss over the micro-batch, in the order of e->losses; waits */
 mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err);
 /* one loss as it lies in the exec's memory, from a host copy of its line */

@@ -72,6 +72,7 @@ static mr_status add_slot(mri_params *p, char *name, const mr_param *desc, mr_er
         const mr_type *a = &p->slots.v[old].desc.type, *b = &desc->type;
         bool same = a->rank == b->rank && !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
         mr_status st = 0;
+        p->slots.v[old].shared = true;
         if (!same)
             st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
                          "parameter %s is shared by blocks that disagree on its shape", name);
@@ -111,9 +112,9 @@ static void lay_out(mri_params *p)
     for (uint32_t g = 0; g < p->groups.n; g++) {
         mri_pgroup *x = &p->groups.v[g];
         x->at = p->total;
-        for (size_t i = 0; i < p->slots.n; i++) {
-            mri_tensor_slot *s = &p->slots.v[i];
-            if (s->group != g)
+        for (size_t i = 0; i < 2 * p->slots.n; i++) {
+            mri_tensor_slot *s = &p->slots.v[i % p->slots.n];
+            if (s->group != g || s->shared != (i >= p->slots.n))
                 continue;
             s->at = p->total;
             p->total += (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
@@ -222,7 +223,7 @@ static mr_status take(mri_device *d, uint64_t n, const char *dtype, char **out, 
     return n ? d->ops->alloc(d->dev, n * width(dtype), MR_MEM_WEIGHTS, (void **)out, err) : 0;
 }
 
-mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err)
+mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, bool lent, mr_err *err)
 {
     mr_status st = 0;
     plan_masters(p, train, &p->master_at, &p->master_n);
@@ -230,7 +231,8 @@ mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err
     MR_TRY(take(d, p->master_n, p->acc_dtype, &p->master, err));
     if (train && p->split)
         MR_TRY(take(d, p->total, "i16", &p->rest, err));
-    if (train)
+    p->grads_lent = lent;
+    if (train && !lent)
         MR_TRY(take(d, p->trainable, p->acc_dtype, &p->grads, err));
     if (mri_params_one_copy(p)) {
         p->master = p->weights;
@@ -243,7 +245,7 @@ out:
 void mri_params_free(mri_params *p, mri_device *d)
 {
     if (d && d->ops) {
-        if (p->grads)
+        if (p->grads && !p->grads_lent)
             d->ops->free(d->dev, p->grads, p->trainable * width(p->acc_dtype));
         if (p->rest)
             d->ops->free(d->dev, p->rest, p->total * width("i16"));

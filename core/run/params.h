@@ -6,7 +6,8 @@
  * dtype), the master weights, the main gradients and each optimizer state, so that one
  * update runs over a whole group. Ranges start at multiples of MRI_PARAM_ALIGN elements; the
  * gaps hold zeros for ever. Order: groups one after the other, inside a group as the model
- * declares them; frozen parameters come last and have no gradients. The groups of parameters
+ * declares them, those that several blocks bind behind the others (their gradients begin with the
+ * last block's, see gradients.c); frozen parameters come last and have no gradients. The groups of parameters
  * that blocks read in f32 lie side by side: trainable ones, then frozen ones.
  *
  * When the model dtype is the master dtype, weights and masters are the same memory. Else a
@@ -34,6 +35,7 @@ typedef struct mri_tensor_slot {
     uint64_t at, n;   /* elements */
     uint32_t group;
     bool f32;         /* MR_PARAM_F32: the block reads the master */
+    bool shared;      /* several blocks bind it */
 } mri_tensor_slot;
 
 typedef struct mri_params {
@@ -45,6 +47,7 @@ typedef struct mri_params {
     uint64_t f32_at, f32_n;        /* elements of the groups that blocks read in f32 */
     bool split;                    /* masters of the others are weights and rest */
     char *weights, *master, *rest, *grads; /* device; NULL where there are none */
+    bool grads_lent;                       /* they lie in the arena, which is not ours to free */
     uint64_t master_at, master_n;          /* elements that have a master */
 } mri_params;
 
@@ -52,7 +55,8 @@ typedef struct mri_params {
  * agree on type) and groups them by the optimizer's rules. `split` acts on bf16 weights only. */
 mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
                           bool split, mri_params *out, mr_err *err);
-mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, mr_err *err);
+/* `lent`: the gradients get their place later, by whoever sets p->grads */
+mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, bool lent, mr_err *err);
 void mri_params_free(mri_params *p, mri_device *d);
 int64_t mri_params_find(const mri_params *p, const char *name); /* -1: none */
 bool mri_params_frozen(const void *params, const char *name); /* as mri_assembly_freeze() asks */

@@ -146,7 +146,9 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL,
                               .loss = o->main_loss ? "lm_loss" : NULL },
-                            decode ? s->decode : NULL };
+                            decode ? s->decode : NULL,
+                            train && (o->needs & MRI_NEED_UPDATE) &&
+                                s->config->train.global_batch <= s->config->train.micro_batch };
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
 }
 
@@ -216,6 +218,11 @@ static mr_status check_memory(const mri_session *s, mr_err *err)
     return MR_E_NOMEM;
 }
 
+static bool lends_gradients(const mri_session *s)
+{
+    return s->train && s->train->main_bytes;
+}
+
 static mr_status make_arena(mri_session *s, mr_err *err)
 {
     mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill, s->encode };
@@ -226,6 +233,8 @@ static mr_status make_arena(mri_session *s, mr_err *err)
     if (!s->arena_bytes)
         return 0;
     st = s->device.ops->alloc(s->device.dev, s->arena_bytes, MR_MEM_ARENA, (void **)&s->arena, err);
+    if (!st && lends_gradients(s))
+        s->params.grads = s->arena + s->train->at_main;
     if (!st && s->encode)
         st = mri_pictures_alloc(s, err);
     for (int i = 0; i < 5 && !st; i++)
@@ -314,7 +323,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     if (!o->dry) { /* all is planned, now it is taken */
         MR_TRY(check_memory(s, err));
         if (s->params.slots.n)
-            MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0, err));
+            MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0,
+                                    lends_gradients(s), err));
         MR_TRY(make_arena(s, err));
         if (s->update) {
             MR_TRY(mri_update_alloc(s->update, err));
@@ -387,5 +397,10 @@ void mri_session_memory(const mri_session *s, mri_memory *m)
             m->edges = all[i]->edge_bytes + all[i]->grad_bytes;
             m->scratch = all[i]->scratch_bytes;
         }
+    }
+    if (lends_gradients(s)) { /* counted with the parameters */
+        m->shared = s->train->main_clear < s->train->main_bytes ? s->train->main_clear
+                                                                : s->train->main_bytes;
+        m->arena -= s->train->main_bytes;
     }
 }

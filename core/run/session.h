@@ -5,7 +5,7 @@
  *
  * Invariant: between two calls nothing lives in the arena, so training, validation and
  * generation may take turns in it; what persists are parameters, optimizer states, model
- * states and the counters in `done`.
+ * states and the counters in `done`. Main gradients live until the next call.
  */
 #ifndef MRI_SESSION_H
 #define MRI_SESSION_H
@@ -28,6 +28,7 @@ typedef struct mri_progress { /* what a checkpoint's manifest carries */
 
 typedef struct mri_memory { /* bytes */
     uint64_t parameters, optimizer, arena, saved, edges, scratch, states, device;
+    uint64_t shared; /* of the arena's saved values: bytes that lie in the gradients */
 } mri_memory;
 
 typedef struct mri_step_result {

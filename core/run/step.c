@@ -18,7 +18,7 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     mri_session *s = ctx;
     mr_status st;
     switch (it->kind) {
-    case MRI_ITEM_ZERO: return mri_exec_zero_shared(s->train, err);
+    case MRI_ITEM_ZERO: return mri_exec_zero(s->train, MRI_AT_START, err);
     case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, err);
     case MRI_ITEM_F: return mri_exec_run(s->train, it->instance, MRI_F, err);
     case MRI_ITEM_B:

@@ -40,8 +40,8 @@ static void check(bool split, bool tied, const char *micro_batches, bool poison)
     tiny t = tiny_open("ref", o, sets);
     mri_session *s = t.s;
     uint64_t zeroed = 0, gaps = s->params.trainable;
-    for (size_t i = 0; i < s->train->shared.n; i++)
-        zeroed += s->train->shared.v[i].n;
+    for (size_t i = 0; i < s->train->zeroed.n; i++)
+        zeroed += s->train->zeroed.v[i].n;
     cr_assert(zeroed < s->params.trainable / 2, "%llu of %llu elements are still zeroed",
               (unsigned long long)zeroed, (unsigned long long)gaps);
     float *clean = gradients(s); /* memory comes zeroed */

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * gradients.c - the main gradients of an exec that trains: which the first micro-batch writes
+ * (sole: one instance binds the parameter and one step makes its gradient), which are zeroed and
+ * when, and where they may lie over saved values.
+ *
+ * In a step of one micro-batch a gradient lives from its block's backward to the update, and what
+ * a block saved until the end of its backward: the first need not have memory while the last
+ * block's values are still there. Blocks save from low addresses to high ones and are run backward
+ * from the last, so the gradients begin at the lowest place where no block's reach down into what
+ * it or an earlier block still reads. A gradient that is added to is zeroed just before its block's
+ * backward if saved values lie there, else with the others at the start of the step.
+ */
+#include "bind.h"
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t padded(const mri_tensor_slot *s)
+{
+    return (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
+}
+
+static const mri_tensor_slot *slot_of(const mri_exec *e, uint32_t instance, size_t param)
+{
+    const char *local = e->frames.v[instance].plan->params.v[param].name;
+    char *name = mri_assembly_full_name(e->assembly, instance, local);
+    int64_t s = mri_params_find(e->params, name);
+    free(name);
+    MRI_ASSERT(s >= 0);
+    return &e->params->slots.v[s];
+}
+
+/* Of each parameter: how many instances bind it (2: more than one), and the last that does, whose
+ * backward comes first. */
+typedef struct users {
+    uint32_t n, last;
+} users;
+
+static users *find_users(const mri_exec *e)
+{
+    users *u = mri_alloc((e->params->slots.n + 1) * sizeof *u);
+    for (uint32_t i = 0; i < e->frames.n; i++)
+        for (size_t j = 0; j < e->frames.v[i].plan->params.n; j++) {
+            users *x = &u[slot_of(e, i, j) - e->params->slots.v];
+            x->n += x->n < 2;
+            x->last = i;
+        }
+    return u;
+}
+
+uint64_t mri_gradients_over(const mri_exec *e, const uint64_t *reach)
+{
+    const mri_params *p = e->params;
+    uint64_t width = mr_dtype_bytes(p->acc_dtype), from = 0;
+    users *u = find_users(e);
+    for (size_t i = 0; i < p->slots.n; i++) {
+        uint64_t at = p->slots.v[i].at * width;
+        if (p->slots.v[i].at < p->trainable && u[i].n && reach[u[i].last] > at + from)
+            from = reach[u[i].last] - at;
+    }
+    free(u);
+    return (from + MRI_ARENA_ALIGN - 1) / MRI_ARENA_ALIGN * MRI_ARENA_ALIGN;
+}
+
+/* Does a step of the plan have a kernel that writes the gradient of its param j? */
+static bool writes_first(const mri_plan *pl, size_t j)
+{
+    for (int phase = MRI_B; phase <= MRI_W; phase++)
+        for (size_t i = 0; i < pl->steps[phase].n; i++) {
+            const mri_step *s = &pl->steps[phase].v[i];
+            const mri_addr *a = &s->in[pl->prog->nodes.v[s->node].n_in - 1];
+            if (s->first && a->seg == MRI_SEG_GRAD && a->at == j)
+                return true;
+        }
+    return false;
+}
+
+static int by_place(const void *x, const void *y)
+{
+    const mri_tensor_slot *a = *(mri_tensor_slot *const *)x, *b = *(mri_tensor_slot *const *)y;
+    return a->at < b->at ? -1 : a->at > b->at;
+}
+
+/* [at, end) is to be zeroed; neighbours of one time become one range. */
+static void zero(mri_exec *e, uint64_t at, uint64_t end, uint32_t before)
+{
+    mri_range *last = e->zeroed.n ? &e->zeroed.v[e->zeroed.n - 1] : NULL;
+    if (end <= at)
+        return;
+    if (last && last->at + last->n == at && last->before == before)
+        last->n += end - at;
+    else
+        MRI_PUSH(&e->zeroed, ((mri_range){ at, end - at, before }));
+}
+
+/* Alignment gaps stay zero by themselves in memory of their own, but not over saved values. */
+static void list_zeroed(mri_exec *e, const users *u, const uint8_t *sole)
+{
+    const mri_params *p = e->params;
+    uint64_t clear = e->main_clear / mr_dtype_bytes(p->acc_dtype);
+    const mri_tensor_slot **order = mri_alloc((p->slots.n + 1) * sizeof *order);
+    size_t n = 0;
+    for (size_t i = 0; i < p->slots.n; i++)
+        if (p->slots.v[i].at < p->trainable)
+            order[n++] = &p->slots.v[i];
+    qsort(order, n, sizeof *order, by_place);
+    e->zeroed.n = 0;
+    for (size_t i = 0; i < n; i++) {
+        const mri_tensor_slot *s = order[i];
+        size_t k = (size_t)(s - p->slots.v);
+        uint64_t from = !sole[k] ? s->at : s->at + (e->main_bytes ? s->n : padded(s));
+        zero(e, from, s->at + padded(s), s->at < clear ? u[k].last : MRI_AT_START);
+    }
+    free(order);
+}
+
+void mri_gradients_bind(mri_exec *e)
+{
+    users *u = find_users(e);
+    uint8_t *sole = mri_alloc(e->params->slots.n + 1);
+    for (uint32_t i = 0; i < e->frames.n; i++) {
+        mri_frame *f = &e->frames.v[i];
+        uint8_t *mine = mri_alloc(f->plan->params.n + 1);
+        for (size_t j = 0; j < f->plan->params.n; j++) {
+            size_t k = (size_t)(slot_of(e, i, j) - e->params->slots.v);
+            if (u[k].n == 1 && f->grad[j] && writes_first(f->plan, j))
+                sole[k] = mine[j] = 1;
+        }
+        free((void *)(uintptr_t)f->sole);
+        f->sole = mine;
+    }
+    list_zeroed(e, u, sole);
+    free(u);
+    free(sole);
+}
+
+mr_status mri_exec_zero(mri_exec *e, uint32_t before, mr_err *err)
+{
+    uint64_t width = mr_dtype_bytes(e->params->acc_dtype);
+    mr_status st = 0;
+    for (size_t i = 0; i < e->zeroed.n && !st; i++)
+        if (e->zeroed.v[i].before == before)
+            st = e->device->ops->fill(e->device->dev, e->device->stream,
+                                      e->params->grads + e->zeroed.v[i].at * width, 0,
+                                      e->zeroed.v[i].n * width, err);
+    return st;
+}
