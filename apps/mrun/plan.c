@@ -30,7 +30,7 @@ static void print_memory(const mri_session *s, mri_str *o)
     row(o, "  saved for backward", (double)m.saved);
     row(o, "  edges between blocks", (double)m.edges);
     if (m.shared)
-        row(o, "  of these two, within the gradients", -(double)m.shared);
+        row(o, "  of these two, over the gradients", (double)m.shared);
     row(o, "  scratch", (double)m.scratch);
     row(o, "model states", (double)m.states);
     row(o, "predicted peak", (double)(m.parameters + m.optimizer + m.arena + m.states));

@@ -186,10 +186,11 @@ out:
 /* The same without anything to add to; how many experts there are is said by the offsets. */
 static mr_status wgrad_first_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
-    mr_status st = mri_infer(c, out, err, "grouped_linear.wgrad.first",
-                             is_io(c) ? "x:F[R,I] dy:F[R,O] offsets:i32[N] -> dw:S[N,I,O]"
-                                      : "x:F[R,I] dy:F[R,O] offsets:i32[N] -> dw:S[N,O,I]",
-                             NULL);
+    mr_status st =
+        mri_infer(c, out, err, "grouped_linear.wgrad.first",
+                  is_io(c) ? "x:F[R,I] dy:F[R,O] offsets:i32[N] sumsq:S[1]? -> dw:S[N,I,O]"
+                           : "x:F[R,I] dy:F[R,O] offsets:i32[N] sumsq:S[1]? -> dw:S[N,O,I]",
+                  NULL);
     if (!st)
         out[0]->dim[0] -= 1;
     return st;
@@ -200,8 +201,16 @@ static mr_status wgrad_first_ref(const mr_call *c, const mr_buf *in, const mr_bu
     mr_call add = { sizeof add, 4, 0, c->n_attr,
                     (const mr_type *[]){ c->in[0], c->in[1], c->in[2], c->out[0] }, NULL, c->attr };
     mr_buf buf[4] = { in[0], in[1], in[2], out[0] };
+    mri_view dw = mri_out_view(c, out, 0);
+    double sum = 0;
     memset(out[0].data, 0, mr_bytes(c->out[0]));
-    return wgrad_ref(&add, buf, NULL, err);
+    mr_status st = wgrad_ref(&add, buf, NULL, err);
+    if (st || c->n_in < 4 || !c->in[3])
+        return st;
+    for (int64_t i = 0; i < mr_numel(c->out[0]); i++)
+        sum += mri_get(dw, i) * mri_get(dw, i);
+    mri_acc(mri_in_view(c, in, 3), 0, sum);
+    return MR_OK;
 }
 
 static void wgrad_first_cost(const mr_call *c, mr_cost *cost)
@@ -242,11 +251,14 @@ const mr_op_def mri_ops_grouped_linear[] = {
       .cases = MRI_CASES("x=F[9,4] dy=F[9,5] offsets=i32[4]part:9 dw=S[3,4,5]",
                          "x=F[9,4] dy=F[9,5] offsets=i32[4]part:7 dw=S[3,5,4] @layout=oi") },
     { MRI_OP, .id = "grouped_linear.wgrad.first", .flags = MR_OP_NO_VJP,
-      .doc = "dW_e = sum over the rows r of expert e of x[r]^T dy[r]: the first micro-batch's",
-      .sig = "x dy offsets -> dw", .attrs = "layout:s=io|oi", .shape = wgrad_first_shape,
+      .doc = "dW_e = sum over the rows r of expert e of x[r]^T dy[r]: the first micro-batch's; "
+             "sumsq += sum of all dW^2",
+      .sig = "x dy offsets sumsq!? -> dw", .attrs = "layout:s=io|oi", .shape = wgrad_first_shape,
       .ref = wgrad_first_ref, .cost = wgrad_first_cost,
       .cases = MRI_CASES("x=F[9,4] dy=F[9,5] offsets=i32[4]{0,4,4,9}",
                          "x=F[9,4] dy=F[9,5] offsets=i32[4]part:7 @layout=oi",
-                         "x=F[130,72] dy=F[130,136] offsets=i32[4]{0,0,97,130}") },
+                         "x=F[130,72] dy=F[130,136] offsets=i32[4]{0,0,97,130}",
+                         "x=F[9,4] dy=F[9,5] offsets=i32[4]{0,4,4,9} sumsq=S[1]pos",
+                         "x=F[130,72] dy=F[130,136] offsets=i32[4]{0,0,97,130} sumsq=S[1]") },
     MRI_OPS_END
 };

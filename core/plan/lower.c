@@ -38,24 +38,49 @@ static mr_val sole_gradient(const mr_prog *p, const mri_node *n)
     return writers == 1 ? n->in[last] : 0;
 }
 
+/* Does the op take, as its last operand, a sum of squares to add to? */
+static bool sums_squares(const mr_op_def *def, uint32_t n_in)
+{
+    mri_sig sig;
+    mr_err ignored = MR_ERR_INIT;
+    return !mri_sig_parse(def->sig, &sig, &ignored) && sig.n_in == n_in &&
+           !strcmp(sig.in[n_in - 1].name, "sumsq") && sig.in[n_in - 1].mutated;
+}
+
+static bool query_first(mri_plan *plan, const mri_plan_options *opt, const char *id,
+                        const mr_call *c, mri_step *s)
+{
+    mr_err why = MR_ERR_INIT;
+    if (!plan->backend->query(plan->dev, id, c, opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,
+                              &s->first, &s->first_info, &why))
+        return true;
+    s->first = NULL; /* a refusal leaves there what it likes */
+    return false;
+}
+
 /* A backend that has no such kernel is no error: the gradient is zeroed and added to. */
 static void lower_first(mri_plan *plan, const mri_plan_options *opt, const mri_node *n,
                         const mr_call *call, mri_step *s)
 {
     char *id = mri_format("%s.first", n->def->id);
     const mr_op_def *def = mri_op_find(id);
-    mr_err why = MR_ERR_INIT;
+    bool wanted = def && plan->backend && sole_gradient(plan->prog, n);
+    const mr_type *in[MRI_MAX_OPERANDS], sum = mr_type1(plan->prog->acc_dtype, 1);
     mr_call c = *call;
     s->first_info.size = sizeof s->first_info;
     s->first_cost.size = sizeof s->first_cost;
-    c.n_in -= 1;
-    c.n_out = 1;
-    c.out = &call->in[c.n_in];
-    bool wanted = def && plan->backend && sole_gradient(plan->prog, n);
-    if (wanted && plan->backend->query(plan->dev, id, &c,
-                                       opt->deterministic ? MR_QUERY_DETERMINISTIC : 0, &s->first,
-                                       &s->first_info, &why))
-        s->first = NULL; /* a refusal leaves there what it likes */
+    if (wanted) {
+        memcpy(in, call->in, c.n_in * sizeof *in);
+        in[c.n_in - 1] = &sum;
+        c.in = in;
+        c.n_out = 1;
+        c.out = &call->in[c.n_in - 1];
+        s->first_sums = opt->sum_squares && sums_squares(def, c.n_in) &&
+                        query_first(plan, opt, id, &c, s);
+        c.n_in -= !s->first_sums;
+        if (!s->first_sums)
+            query_first(plan, opt, id, &c, s);
+    }
     if (s->first) {
         def->cost(&c, &s->first_cost);
         if (s->first_info.workspace > s->info.workspace)

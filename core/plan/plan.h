@@ -55,6 +55,7 @@ typedef struct mri_step {
     void *first;
     mr_kernel_info first_info;
     mr_cost first_cost;
+    bool first_sums; /* it also adds the gradient's squares to the operand in dw's place */
 } mri_step;
 
 typedef struct mri_plan_port { /* a named operand bound at launch */
@@ -92,6 +93,7 @@ typedef struct mri_plan_options {
     bool guard;            /* room for guard bytes behind every buffer (debug mode step) */
     bool deterministic;
     bool stress;           /* no sharing of memory: every buffer its own (tests compare)  */
+    bool sum_squares;      /* first gradients are final: their kernels add up squares if they can */
     const mr_list *recompute; /* region names, or "full" */
     const mr_list *consumed;  /* train: outputs that later blocks read, so that gradients come
                                  back through them (mri_assembly_consumed) */

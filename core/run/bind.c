@@ -143,6 +143,8 @@ void mri_exec_lay_out(mri_exec *e)
                                   ? lay_gradients(e, reach)
                                   : e->edge_bytes + e->saved_bytes);
     free(reach);
+    if (e->opt.plan.train)
+        mri_gradients_plan(e);
 }
 
 int32_t mri_output_index(const mri_plan *pl, const char *name)
@@ -271,8 +273,6 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
         if (!grads_alternate(e))
             grads = grad;
     }
-    if (e->opt.plan.train)
-        mri_gradients_bind(e);
     for (uint32_t i = 0; i < n; i++)
         for (size_t j = 0; j < e->frames.v[i].plan->inputs.n; j++)
             e->frames.v[i].input[j] = input_address(e, i, e->frames.v[i].plan->inputs.v[j].name);

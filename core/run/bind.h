@@ -9,9 +9,10 @@
 enum { /* arrays of mri_batch, in its order */
     MRI_TEXT_FIELDS = 6, /* of T elements each */
     MRI_FIELD_IMAGE_ROWS = MRI_TEXT_FIELDS, MRI_FIELD_PIXELS, /* where there are pictures */
-    MRI_BATCH_FIELDS,
-    MRI_ARENA_ALIGN = 256 /* bytes, of the saved values and of the gradients over them */
+    MRI_BATCH_FIELDS
 };
+
+enum { MRI_ARENA_ALIGN = 256 }; /* bytes, of the saved values and of the gradients over them */
 
 void mri_exec_lay_out(mri_exec *e);
 char *mri_exec_field(const mri_exec *e, uint32_t k); /* device address of the k-th field */
@@ -25,6 +26,6 @@ int32_t mri_output_index(const mri_plan *pl, const char *name); /* -1: none */
 /* gradients.c: the least offset from the saved values at which the main gradients may begin;
  * reach[i]: the end of what the backward of instance i, and of those before it, reads of them */
 uint64_t mri_gradients_over(const mri_exec *e, const uint64_t *reach);
-void mri_gradients_bind(mri_exec *e); /* fills in e->zeroed and every frame's `sole` */
+void mri_gradients_plan(mri_exec *e); /* e->zeroed, e->summed and every frame's `sole` */
 
 #endif

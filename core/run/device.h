@@ -39,6 +39,7 @@ typedef struct mri_frame {
     void **param, **grad, **state, **scalar, **input, **output;
     const uint8_t *sole; /* by param: 1 where no other instance adds to its gradient; or NULL */
     bool first; /* sole gradients are written, not added to */
+    void *sumsq; /* where their squares are added up by kernels that do (mri_step.first_sums) */
     char *saved, *scratch, *keep;
 } mri_frame;
 

@@ -50,6 +50,7 @@ static void make_frame(mri_exec *e, uint32_t i, mri_scalars *scalars)
 {
     const mri_plan *pl = mri_exec_plan(e, i);
     mri_frame f = { .plan = pl, .label = e->assembly->instances.v[i].prefix, .instance = i };
+    f.sumsq = e->opt.plan.sum_squares ? mri_scalar(scalars, "sumsq") : NULL;
     f.param = table(pl->params.n);
     f.grad = table(pl->params.n);
     f.state = table(pl->states.n);
@@ -155,6 +156,7 @@ void mri_exec_free(mri_exec *e)
     free(e->plans.v);
     free(e->losses.v);
     free(e->zeroed.v);
+    free(e->summed.v);
     free(e);
 }
 

@@ -39,9 +39,9 @@ typedef struct mri_state {
 } mri_state;
 
 #define MRI_AT_START UINT32_MAX
-typedef struct mri_range { /* elements of the flat parameter space whose gradients are zeroed */
+typedef struct mri_range { /* elements of the flat parameter space */
     uint64_t at, n;
-    uint32_t before; /* the first backward of this instance, or MRI_AT_START: all else */
+    uint32_t before; /* zeroed: before the first backward of this instance, or MRI_AT_START */
 } mri_range;
 
 typedef struct mri_exec_options {
@@ -50,7 +50,8 @@ typedef struct mri_exec_options {
     int64_t images, tile_values; /* tiles; values of one that are fed as pixels: 0 in decode */
     mri_plan_options plan;
     const struct mri_exec *states_of; /* use that exec's states (prefill beside decode), or NULL */
-    bool one_micro_batch; /* no step has two: main gradients may lie in the exec's own block */
+    /* No step has two: main gradients may lie in the exec's own block, and plan.sum_squares holds. */
+    bool one_micro_batch;
 } mri_exec_options;
 
 typedef struct mri_exec {
@@ -69,6 +70,7 @@ typedef struct mri_exec {
      * share (gradients.c). */
     uint64_t at_main, main_bytes, main_clear;
     MRI_VEC(mri_range) zeroed;   /* main gradients that several add to, or that none may write */
+    MRI_VEC(mri_range) summed;   /* those whose squares the backward adds to scalar "sumsq" */
     char *base;                  /* where it is bound, or NULL */
     void *features;              /* decode: where the pictures' features lie; set before binding */
     const mri_trace *trace;      /* NULL outside debugging */

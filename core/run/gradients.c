@@ -62,17 +62,17 @@ uint64_t mri_gradients_over(const mri_exec *e, const uint64_t *reach)
     return (from + MRI_ARENA_ALIGN - 1) / MRI_ARENA_ALIGN * MRI_ARENA_ALIGN;
 }
 
-/* Does a step of the plan have a kernel that writes the gradient of its param j? */
-static bool writes_first(const mri_plan *pl, size_t j)
+/* The step of the plan that has a kernel which writes the gradient of its param j, or NULL. */
+static const mri_step *writes_first(const mri_plan *pl, size_t j)
 {
     for (int phase = MRI_B; phase <= MRI_W; phase++)
         for (size_t i = 0; i < pl->steps[phase].n; i++) {
             const mri_step *s = &pl->steps[phase].v[i];
             const mri_addr *a = &s->in[pl->prog->nodes.v[s->node].n_in - 1];
             if (s->first && a->seg == MRI_SEG_GRAD && a->at == j)
-                return true;
+                return s;
         }
-    return false;
+    return NULL;
 }
 
 static int by_place(const void *x, const void *y)
@@ -81,20 +81,21 @@ static int by_place(const void *x, const void *y)
     return a->at < b->at ? -1 : a->at > b->at;
 }
 
-/* [at, end) is to be zeroed; neighbours of one time become one range. */
-static void zero(mri_exec *e, uint64_t at, uint64_t end, uint32_t before)
-{
-    mri_range *last = e->zeroed.n ? &e->zeroed.v[e->zeroed.n - 1] : NULL;
-    if (end <= at)
-        return;
-    if (last && last->at + last->n == at && last->before == before)
-        last->n += end - at;
-    else
-        MRI_PUSH(&e->zeroed, ((mri_range){ at, end - at, before }));
-}
+/* The next range is [at, end); neighbours of one time become one. */
+#define ADD_RANGE(list, from, end, when) do {                                                     \
+        size_t k_ = (list)->n;                                                                    \
+        mri_range *last_ = k_ ? &(list)->v[k_ - 1] : NULL;                                        \
+        if (last_ && last_->at + last_->n == (from) && last_->before == (when))                   \
+            last_->n += (end) - (from);                                                           \
+        else if ((end) > (from))                                                                  \
+            MRI_PUSH(list, ((mri_range){ (from), (end) - (from), (when) }));                      \
+    } while (0)
+
+/* What becomes of a parameter's gradient in the first micro-batch. */
+enum { ADDED = 0, WRITTEN, SUMMED };
 
 /* Alignment gaps stay zero by themselves in memory of their own, but not over saved values. */
-static void list_zeroed(mri_exec *e, const users *u, const uint8_t *sole)
+static void list_ranges(mri_exec *e, const users *u, const uint8_t *how)
 {
     const mri_params *p = e->params;
     uint64_t clear = e->main_clear / mr_dtype_bytes(p->acc_dtype);
@@ -104,34 +105,41 @@ static void list_zeroed(mri_exec *e, const users *u, const uint8_t *sole)
         if (p->slots.v[i].at < p->trainable)
             order[n++] = &p->slots.v[i];
     qsort(order, n, sizeof *order, by_place);
-    e->zeroed.n = 0;
     for (size_t i = 0; i < n; i++) {
         const mri_tensor_slot *s = order[i];
         size_t k = (size_t)(s - p->slots.v);
-        uint64_t from = !sole[k] ? s->at : s->at + (e->main_bytes ? s->n : padded(s));
-        zero(e, from, s->at + padded(s), s->at < clear ? u[k].last : MRI_AT_START);
+        uint64_t end = s->at + padded(s);
+        uint64_t from = how[k] == ADDED ? s->at : e->main_bytes ? s->at + s->n : end;
+        uint32_t when = s->at < clear ? u[k].last : MRI_AT_START;
+        ADD_RANGE(&e->zeroed, from, end, when);
+        if (how[k] == SUMMED)
+            ADD_RANGE(&e->summed, s->at, end, MRI_AT_START);
     }
     free(order);
 }
 
-void mri_gradients_bind(mri_exec *e)
+void mri_gradients_plan(mri_exec *e)
 {
     users *u = find_users(e);
-    uint8_t *sole = mri_alloc(e->params->slots.n + 1);
+    uint8_t *how = mri_alloc(e->params->slots.n + 1);
     for (uint32_t i = 0; i < e->frames.n; i++) {
         mri_frame *f = &e->frames.v[i];
         uint8_t *mine = mri_alloc(f->plan->params.n + 1);
         for (size_t j = 0; j < f->plan->params.n; j++) {
-            size_t k = (size_t)(slot_of(e, i, j) - e->params->slots.v);
-            if (u[k].n == 1 && f->grad[j] && writes_first(f->plan, j))
-                sole[k] = mine[j] = 1;
+            const mri_tensor_slot *slot = slot_of(e, i, j);
+            size_t k = (size_t)(slot - e->params->slots.v);
+            const mri_step *s = u[k].n == 1 && slot->at < e->params->trainable
+                                    ? writes_first(f->plan, j)
+                                    : NULL;
+            mine[j] = s != NULL;
+            if (s)
+                how[k] = s->first_sums ? SUMMED : WRITTEN;
         }
-        free((void *)(uintptr_t)f->sole);
         f->sole = mine;
     }
-    list_zeroed(e, u, sole);
+    list_ranges(e, u, how);
     free(u);
-    free(sole);
+    free(how);
 }
 
 mr_status mri_exec_zero(mri_exec *e, uint32_t before, mr_err *err)

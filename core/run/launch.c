@@ -214,11 +214,16 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
         st = write_guards(d, s, &call, out, err);
     if (!st && timing)
         st = mark(d, &before, err);
-    mr_buf *first = written_first(f, s, n, in);
+    mr_buf summing[MRI_MAX_OPERANDS], *first = written_first(f, s, n, in), *operands = in;
+    if (first && s->first_sums) { /* a sum of squares stands where the gradient did */
+        memcpy(summing, in, sizeof summing);
+        summing[n->n_in - 1].data = f->sumsq;
+        operands = summing;
+    }
     void *ws = s->info.workspace ? f->scratch + s->workspace : NULL;
     if (!st)
         st = s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
-           : first  ? d->ops->run(d->dev, s->first, d->stream, in, first, ws, err)
+           : first  ? d->ops->run(d->dev, s->first, d->stream, operands, first, ws, err)
                     : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);
     if (!st && timing)
         st = mark(d, &after, err);

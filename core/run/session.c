@@ -135,20 +135,21 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         mri_assembly_free(a);
         return st;
     }
+    bool one = train && (o->needs & MRI_NEED_UPDATE) &&
+               s->config->train.global_batch <= s->config->train.micro_batch;
     mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
                             images, decode ? 0 : 3 * size * size,
                             { .train = train,
                               .split_w = train && s->config->train.split_weight_gradient,
                               .guard = o->guard,
                               .stress = o->stress,
+                              .sum_squares = one,
                               .deterministic = s->config->run.deterministic != 0,
                               .fuse = s->config->train.fuse != 0,
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL,
                               .loss = o->main_loss ? "lm_loss" : NULL },
-                            decode ? s->decode : NULL,
-                            train && (o->needs & MRI_NEED_UPDATE) &&
-                                s->config->train.global_batch <= s->config->train.micro_batch };
+                            decode ? s->decode : NULL, one };
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
 }
 
@@ -256,9 +257,9 @@ static mr_status open_update(mri_session *s, mr_err *err)
     MR_TRY(pick(s->config, "optimizer", &c, err));
     s->optimizer_ops = c->unit->table;
     MR_TRY(s->optimizer_ops->create(mri_registry_host(s->registry), c->config, &s->optimizer, err));
-    MR_TRY(mri_update_create(&s->device, &s->params, &s->scalars, s->optimizer_ops, s->optimizer,
-                             s->config->optimizer.clip_grad, s->config->run.deterministic != 0,
-                             &s->update, err));
+    MR_TRY(mri_update_create(&s->device, &s->params, &s->scalars, s->train, s->optimizer_ops,
+                             s->optimizer, s->config->optimizer.clip_grad,
+                             s->config->run.deterministic != 0, &s->update, err));
 out:
     return st;
 }

@@ -27,7 +27,7 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
             s->train, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
     case MRI_ITEM_LOSS: return mri_feed_store_losses(&s->feed, it->micro_batch, err);
     case MRI_ITEM_UPDATE:
-        st = mri_update_launch(s->update, err);
+        st = mri_update_launch(s->update, true, err);
         return st ? st : mri_feed_store_scalars(&s->feed, err);
     }
     return mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST, "schedule: item of kind %u", it->kind);

@@ -159,9 +159,42 @@ static mr_status list_states(mri_update *u, uint32_t group, mr_err *err)
     return 0;
 }
 
+static mr_status add_sumsq(mri_update *u, uint32_t group, uint64_t at, uint64_t end, bool in_steps,
+                           bool deterministic, mr_err *err)
+{
+    mri_sumsq s = { NULL, at - u->params->groups.v[group].at, group, in_steps };
+    mr_type t = mr_type1(u->params->acc_dtype, (int64_t)(end - at));
+    mr_status st = end > at ? compile(u, prog_sumsq(&t), deterministic, &s.plan, err) : 0;
+    if (s.plan)
+        MRI_PUSH(&u->sumsq, s);
+    return st;
+}
+
+/* A group's gradients, cut where the backward's own sums begin and end. */
+static mr_status compile_sumsq(mri_update *u, uint32_t group, const mri_exec *train,
+                               bool deterministic, mr_err *err)
+{
+    const mri_pgroup *g = &u->params->groups.v[group];
+    uint64_t at = g->at, end = g->at + g->n;
+    mr_status st = 0;
+    for (size_t i = 0; train && i < train->summed.n; i++) {
+        uint64_t from = train->summed.v[i].at, to = from + train->summed.v[i].n;
+        from = from > at ? from : at;
+        to = to < end ? to : end;
+        if (from >= to)
+            continue;
+        MR_TRY(add_sumsq(u, group, at, from, true, deterministic, err));
+        MR_TRY(add_sumsq(u, group, from, to, false, deterministic, err));
+        at = to;
+    }
+    MR_TRY(add_sumsq(u, group, at, end, true, deterministic, err));
+out:
+    return st;
+}
+
 mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
-                            const mr_optimizer_ops *ops, void *optimizer, double max_norm,
-                            bool deterministic, mri_update **out, mr_err *err)
+                            const mri_exec *train, const mr_optimizer_ops *ops, void *optimizer,
+                            double max_norm, bool deterministic, mri_update **out, mr_err *err)
 {
     mr_status st = 0;
     mri_update *u = mri_alloc(sizeof *u);
@@ -176,12 +209,9 @@ mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scal
     }
     MR_TRY(compile(u, prog_clip(max_norm), deterministic, &u->norm, err));
     for (uint32_t g = 0; g < params->groups.n; g++) {
-        mri_plan *pl = NULL;
-        mr_type t = mr_type1(params->acc_dtype, (int64_t)params->groups.v[g].n);
         if (params->groups.v[g].frozen) /* frozen groups come last: indices stay those of groups */
             continue;
-        MR_TRY(compile(u, prog_sumsq(&t), deterministic, &pl, err));
-        MRI_PUSH(&u->sumsq, pl);
+        MR_TRY(compile_sumsq(u, g, train, deterministic, err));
         MR_TRY(compile_update(u, &params->groups.v[g], ops, optimizer, deterministic, err));
         MR_TRY(list_states(u, g, err));
     }
@@ -222,7 +252,7 @@ void mri_update_free(mri_update *u)
     if (u->scratch)
         u->device->ops->free(u->device->dev, u->scratch, u->scratch_bytes);
     for (size_t i = 0; i < u->sumsq.n; i++)
-        mri_plan_free(u->sumsq.v[i]);
+        mri_plan_free(u->sumsq.v[i].plan);
     for (size_t i = 0; i < u->update.n; i++)
         mri_plan_free(u->update.v[i]);
     for (size_t i = 0; i < u->store.n; i++)
@@ -237,10 +267,11 @@ void mri_update_free(mri_update *u)
 
 /* ---- running -------------------------------------------------------------------------------- */
 
-static void *bind(mri_update *u, const char *name, uint32_t group, const char *state)
+static void *bind(mri_update *u, const char *name, uint32_t group, uint64_t from,
+                  const char *state)
 {
     const mri_params *p = u->params;
-    uint64_t at = p->groups.v[group].at;
+    uint64_t at = p->groups.v[group].at + from;
     if (!strcmp(name, "grad"))
         return p->grads + at * mr_dtype_bytes(p->acc_dtype);
     if (!strcmp(name, "master"))
@@ -253,16 +284,18 @@ static void *bind(mri_update *u, const char *name, uint32_t group, const char *s
     return NULL;
 }
 
-static mr_status launch(mri_update *u, const mri_plan *pl, uint32_t group, mr_err *err)
+/* from: elements of the group before those that the plan is for */
+static mr_status launch(mri_update *u, const mri_plan *pl, uint32_t group, uint64_t from,
+                        mr_err *err)
 {
     void *state[16] = { 0 }, *input[16] = { 0 }, *scalar[16] = { 0 };
     char label[32];
     MRI_ASSERT(pl->states.n <= 16 && pl->inputs.n <= 16 && pl->scalars.n <= 16);
     snprintf(label, sizeof label, "group %u ", group);
     for (size_t i = 0; i < pl->states.n; i++)
-        state[i] = bind(u, pl->states.v[i].name, group, pl->states.v[i].name);
+        state[i] = bind(u, pl->states.v[i].name, group, from, pl->states.v[i].name);
     for (size_t i = 0; i < pl->inputs.n; i++)
-        input[i] = bind(u, pl->inputs.v[i].name, group, NULL);
+        input[i] = bind(u, pl->inputs.v[i].name, group, from, NULL);
     for (size_t i = 0; i < pl->scalars.n; i++) {
         char name[64];
         const char *s = pl->scalars.v[i].name;
@@ -289,17 +322,20 @@ void mri_update_scalars(const mri_update *u, double lr, double weight_decay, int
     }
 }
 
-mr_status mri_update_launch(mri_update *u, mr_err *err)
+mr_status mri_update_launch(mri_update *u, bool summed, mr_err *err)
 {
     mr_status st = 0;
-    for (uint32_t g = 0; g < u->sumsq.n; g++)
-        MR_TRY(launch(u, u->sumsq.v[g], g, err));
-    MR_TRY(launch(u, u->norm, 0, err));
+    for (size_t i = 0; i < u->sumsq.n; i++) {
+        const mri_sumsq *s = &u->sumsq.v[i];
+        if (s->in_steps || !summed)
+            MR_TRY(launch(u, s->plan, s->group, s->at, err));
+    }
+    MR_TRY(launch(u, u->norm, 0, 0, err));
     for (uint32_t g = 0; g < u->update.n; g++)
-        MR_TRY(launch(u, u->update.v[g], g, err));
+        MR_TRY(launch(u, u->update.v[g], g, 0, err));
     for (uint32_t g = 0; g < u->store.n; g++)
         if (u->store.v[g])
-            MR_TRY(launch(u, u->store.v[g], g, err));
+            MR_TRY(launch(u, u->store.v[g], g, 0, err));
 out:
     return st;
 }
@@ -331,7 +367,7 @@ mr_status mri_update_run(mri_update *u, double lr, double weight_decay, int64_t 
     double ok;
     mri_update_scalars(u, lr, weight_decay, step, write_scalar, &w);
     MR_TRY(w.status);
-    MR_TRY(mri_update_launch(u, err));
+    MR_TRY(mri_update_launch(u, false, err));
     MR_TRY(mri_scalar_get(u->scalars, u->device, "norm", &out->grad_norm, err));
     MR_TRY(mri_scalar_get(u->scalars, u->device, "ok", &ok, err));
     out->ok = ok != 0;
@@ -344,9 +380,10 @@ out:
 char *mri_update_obstacle(const mri_update *u)
 {
     char *why = mri_plan_obstacle(u->norm, MRI_F);
+    for (size_t i = 0; i < u->sumsq.n && !why; i++)
+        why = mri_plan_obstacle(u->sumsq.v[i].plan, MRI_F);
     for (size_t g = 0; g < u->update.n && !why; g++) {
-        why = mri_plan_obstacle(u->sumsq.v[g], MRI_F);
-        why = why ? why : mri_plan_obstacle(u->update.v[g], MRI_F);
+        why = mri_plan_obstacle(u->update.v[g], MRI_F);
         why = why || !u->store.v[g] ? why : mri_plan_obstacle(u->store.v[g], MRI_F);
     }
     return why;

@@ -22,24 +22,32 @@ typedef struct mri_opt_state { /* one state of one group */
     void *data;                /* device, groups.v[group].n elements of acc dtype */
 } mri_opt_state;
 
+typedef struct mri_sumsq { /* sum of squares of a range of the gradients */
+    mri_plan *plan;
+    uint64_t at;   /* elements from the group's first */
+    uint32_t group;
+    bool in_steps; /* no: the backward of a step has done it */
+} mri_sumsq;
+
 typedef struct mri_update {
     mri_device *device;
     mri_params *params;
     mri_scalars *scalars;
     double max_norm;
     mri_plan *norm; /* clip_scale */
-    MRI_VEC(mri_plan *) sumsq, update, store; /* by trainable group; store NULL: weights are
-                                                 written by the update, or are the masters */
+    MRI_VEC(mri_sumsq) sumsq;
+    MRI_VEC(mri_plan *) update, store; /* by trainable group; store NULL: weights are written by
+                                          the update, or are the masters */
     MRI_VEC(mri_opt_state) states;
     char *scratch;
     uint64_t scratch_bytes, state_bytes;
 } mri_update;
 
 /* Plans; state_bytes and scratch_bytes say what mri_update_alloc() will take. `params` need be
- * planned only. */
+ * planned only. `train` (or NULL): the exec whose gradients these are. */
 mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
-                            const mr_optimizer_ops *ops, void *optimizer, double max_norm,
-                            bool deterministic, mri_update **out, mr_err *err);
+                            const mri_exec *train, const mr_optimizer_ops *ops, void *optimizer,
+                            double max_norm, bool deterministic, mri_update **out, mr_err *err);
 mr_status mri_update_alloc(mri_update *u, mr_err *err);
 void mri_update_free(mri_update *u);
 
@@ -54,7 +62,8 @@ void mri_update_scalars(const mri_update *u, double lr, double weight_decay, int
                         void (*put)(void *ctx, const char *name, double value), void *ctx);
 /* Norm, clipping and update on the device's stream: no scalar is written or read, nothing waits,
  * nothing is zeroed. Results: scalars "norm" and "ok". */
-mr_status mri_update_launch(mri_update *u, mr_err *err);
+/* `summed`: the backward has added up squares of its own (mri_exec.summed) since "sumsq" was set */
+mr_status mri_update_launch(mri_update *u, bool summed, mr_err *err);
 /* Sets ok to 1: after a bad step was seen. mri_update_alloc() does it at the start. */
 mr_status mri_update_rearm(mri_update *u, mr_err *err);
 /* Scalars, launch, verdict; a bad step is rearmed. */

@@ -22,6 +22,7 @@ struct grouped_args {
     void *c;
     int32_t rows, m, n, k, experts; // m: inner alone; k: rows alone
     int32_t pairs, odd;             // of columns: tiles of two blocks, then one that is shared
+    double *squares;                // written c: its squares' sum of each warp, or NULL
 };
 
 #ifdef HAS_WGMMA

@@ -39,12 +39,24 @@ static CUresult encode(const grouped_kernel *k, CUtensorMap *map, const matrices
                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
+// One block: the warps' sums, in an order that the grid alone gives.
+__global__ void __launch_bounds__(1024) add_squares(const double *sums, int n, float *acc)
+{
+    __shared__ double room[32];
+    double sum = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
+        sum += sums[i];
+    sum = block_sum_double(sum, room);
+    if (threadIdx.x == 0)
+        *acc = (float)(*acc + sum);
+}
+
 static mr_status grouped_run(RUN_ARGS)
 {
     const grouped_kernel *k = (const grouped_kernel *)base;
     grouped_args p = k->p;
     CUtensorMap a, b;
-    (void)ws;
+    p.squares = (double *)(base->workspace ? ws : NULL);
     p.offsets = (const int32_t *)in[2].data;
     p.c = base->n_out ? out[0].data : in[3].data;
     if (!p.rows) {
@@ -59,7 +71,10 @@ static mr_status grouped_run(RUN_ARGS)
                        "backend/cuda: %s: cuTensorMapEncodeTiled answered %d", base->op, (int)bad);
     void *args[] = { &a, &b, &p };
     cudaError_t e = cudaLaunchKernel(k->fn, dim3(k->grid), dim3(BLOCK), args, k->shared, stream);
-    return e ? cuda_fail(err, e, base->op) : MR_OK;
+    if (!e && p.squares)
+        add_squares<<<1, 1024, 0, stream>>>(p.squares, (int)k->grid * (MULTIPLIERS / 32),
+                                            (float *)in[3].data);
+    return e ? cuda_fail(err, e, base->op) : cuda_launched(base, err);
 }
 
 template <class P> static mr_status ready(grouped_kernel *k, mr_err *err)
@@ -184,13 +199,16 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
 
 static mr_status wgrad_first_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    return inner_prepare<false>(base, c, c->out[0], err);
+    mr_status st = inner_prepare<false>(base, c, c->out[0], err);
+    if (!st && c->n_in > 3 && c->in[3])
+        base->workspace = ((grouped_kernel *)base)->grid * (MULTIPLIERS / 32) * sizeof(double);
+    return st;
 }
 
 const struct op_row cuda_grouped_wgmma_rows[] = {
     { "grouped_linear", "xxi>x", sizeof(grouped_kernel), forward_prepare, 0, 0 },
     { "grouped_linear.dgrad", "xxi>x", sizeof(grouped_kernel), dgrad_prepare, 0, 0 },
     { "grouped_linear.wgrad", "xxif>", sizeof(grouped_kernel), wgrad_prepare, 0, 0 },
-    { "grouped_linear.wgrad.first", "xxi>f", sizeof(grouped_kernel), wgrad_first_prepare, 0, 0 },
+    { "grouped_linear.wgrad.first", "xxiF>f", sizeof(grouped_kernel), wgrad_first_prepare, 0, 0 },
     {},
 };

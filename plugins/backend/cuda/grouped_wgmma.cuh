@@ -227,6 +227,24 @@ DEV void add_rows(const float acc[64], char *room, float *c, int n, int left, in
     }
 }
 
+// The squares of a piece: 64 of them in float, the sums of pieces in double.
+DEV double squares(const float acc[64])
+{
+    float sum[4] = { 0, 0, 0, 0 };
+#pragma unroll
+    for (int i = 0; i < 64; i++)
+        sum[i % 4] = fmaf(acc[i], acc[i], sum[i % 4]);
+    return (double)sum[0] + sum[1] + ((double)sum[2] + sum[3]);
+}
+
+DEV void put_squares(double *to, double sum)
+{
+    for (int d = 16; d; d /= 2)
+        sum += __shfl_xor_sync(~0u, sum, d);
+    if (threadIdx.x % 32 == 0)
+        to[blockIdx.x * (MULTIPLIERS / 32) + (threadIdx.x - 128) / 32] = sum;
+}
+
 // Rows of no expert become 0; all multiplying threads of the grid.
 DEV void clear_rest(const grouped_args &p)
 {
@@ -262,6 +280,7 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
     uint64_t *turns = (uint64_t *)(shared + P::TURNS_AT);
     ring<P> r = { shared, 0, 0 };
     float acc[2][64];
+    double sum = 0; // of the squares that this thread wrote
     work w, next;
     for (bool more = find<P>(p, starts, u, rank, e, w); more; w = next, seen++) {
         u += gridDim.x / 2;
@@ -296,12 +315,16 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
             else
                 add_rows<P>(acc[s], room, (float *)p.c + (int64_t)w.expert * p.m * p.n + at, p.n,
                             w.end - row, p.n - w.col0);
+            if (P::INNER && !P::ADD && p.squares)
+                sum += squares(acc[s]); // outside of c they are zeros
         }
     }
     if (!P::INNER)
         clear_rest(p);
     else if (!P::ADD)
         clear_empty(p);
+    if (P::INNER && !P::ADD && p.squares)
+        put_squares(p.squares, sum);
 }
 #endif
 

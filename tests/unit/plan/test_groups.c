@@ -179,7 +179,7 @@ Test(groups, steps_queued_behind_a_bad_one_change_nothing)
         if (!step)
             s->params.grads[3] = (char)0x7f, s->params.grads[2] = (char)0x80; /* infinity */
         mri_update_scalars(s->update, 0.1, 0.1, 1, put_scalar, s);
-        kit_ok(mri_update_launch(s->update, &err), &err, "launch");
+        kit_ok(mri_update_launch(s->update, false, &err), &err, "launch");
         cr_assert_eq(memcmp(before, s->params.weights, n), 0, "step %d moved weights", step);
     }
     kit_ok(mri_update_rearm(s->update, &err), &err, "rearm");

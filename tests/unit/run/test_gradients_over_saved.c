@@ -14,7 +14,7 @@ typedef struct run {
     double loss[STEPS], norm[STEPS];
     char *weights;
     size_t n;
-    uint64_t arena, main, shared, parameters;
+    uint64_t arena, main, shared, parameters, summed;
 } run;
 
 static char *text_file(void)
@@ -35,6 +35,22 @@ static void poison(mri_session *s)
                                &err), &err, "poison");
 }
 
+/* The step's norm is that of the gradients as they lie there, though part of it was added up by
+ * the kernels that made them. */
+static void expect_norm(mri_session *s, double norm)
+{
+    size_t n = s->params.trainable;
+    float *g = mri_alloc(n * sizeof *g);
+    double sum = 0;
+    mr_err err = MR_ERR_INIT;
+    kit_ok(mri_device_read(&s->device, g, s->params.grads, n * sizeof *g, &err), &err, "read");
+    for (size_t i = 0; i < n; i++)
+        sum += (double)g[i] * g[i];
+    cr_assert(sum > 0 && fabs(norm - sqrt(sum)) <= 1e-6 * norm, "norm %.9g, of the gradients %.9g",
+              norm, sqrt(sum));
+    free(g);
+}
+
 /* more: a further setting */
 static run train(const char *backend, bool stress, bool dirty, const char *more)
 {
@@ -49,6 +65,8 @@ static run train(const char *backend, bool stress, bool dirty, const char *more)
     mr_err err = MR_ERR_INIT;
     mri_session_memory(s, &m);
     r.main = s->train->main_bytes;
+    for (size_t i = 0; i < s->train->summed.n; i++)
+        r.summed += s->train->summed.v[i].n;
     r.shared = m.shared;
     r.parameters = m.parameters;
     for (int i = 0; i < STEPS; i++) {
@@ -60,6 +78,7 @@ static run train(const char *backend, bool stress, bool dirty, const char *more)
         cr_assert(x.ok, "step %d: norm %g", i, x.grad_norm);
         r.loss[i] = x.loss;
         r.norm[i] = x.grad_norm;
+        expect_norm(s, x.grad_norm);
     }
     r.weights = mri_alloc(r.n);
     kit_ok(mri_device_read(&s->device, r.weights, s->params.weights, r.n, &err), &err, "weights");
@@ -104,11 +123,30 @@ Test(gradients_over_saved, equal_those_apart_to_the_last_bit)
     over_equals_apart("cpu", "run.seed=3");
 }
 
+Test(gradients_over_saved, on_a_gpu_too)
+{
+    mri_registry *reg = mri_registry_create(NULL);
+    const mr_unit *unit;
+    mr_err err = MR_ERR_INIT;
+    uint32_t n = 0;
+    bool there = !mri_registry_find(reg, "backend", "cuda", &unit, &err) &&
+                 !((const mr_backend_ops *)unit->table)
+                      ->count(mri_registry_host(reg), NULL, &n, &err) && n;
+    mri_registry_free(reg);
+    if (!there)
+        cr_skip_test("no GPU, or no backend/cuda in this build");
+    over_equals_apart("cuda", "run.seed=3");
+    over_equals_apart("cuda", "precision.recipe=bf16");
+}
+
 Test(gradients_over_saved, take_the_saved_values_room)
 {
     run over = train("ref", false, false, "run.seed=3");
     run two = train("ref", false, false, "train.global_batch=4");
     run late = train("ref", false, false, "train.split_weight_gradient=true");
+    cr_assert_eq(two.summed, 0, "the second micro-batch changes what the first summed");
+    cr_assert_gt(over.summed, 0);
+    cr_assert_gt(late.summed, 0);
     cr_assert_eq(two.main, 0, "the second micro-batch adds to what the first left");
     cr_assert_eq(late.main, 0, "weight gradients come after the last block's backward");
     cr_assert_eq(over.parameters, two.parameters);
