@@ -25,11 +25,47 @@ static char *text_file(void)
     return path;
 }
 
-/* Six steps of a growing batch (one micro-batch, then two), `ahead` of them under way at once,
- * then a validation. */
-static curve train(const char *backend, const char *graph, uint32_t ahead, const char *recipe,
-                   uint32_t *entries)
+/* Routers of zeros, which stay so: equal scores, and of equal ones the first expert is chosen. */
+#define ONE_EXPERT "optimizer.groups=*.router.weight:frozen"
+
+static void choose_one_expert(mri_session *s)
 {
+    mr_err err = MR_ERR_INIT;
+    int found = 0;
+    for (size_t i = 0; i < s->params.slots.n; i++) {
+        const mri_tensor_slot *x = &s->params.slots.v[i];
+        float *zeros = mri_alloc(x->n * sizeof *zeros);
+        if (strstr(x->name, "router.weight")) {
+            kit_ok(mri_params_set(&s->params, &s->device, x, zeros, "f32", &err), &err, x->name);
+            found++;
+        }
+        free(zeros);
+    }
+    cr_assert_eq(found, 2);
+}
+
+/* The last step's gradients: the first expert's only. */
+static void expect_one_expert(mri_session *s)
+{
+    for (size_t i = 0; i < s->params.slots.n; i++) {
+        const mri_tensor_slot *x = &s->params.slots.v[i];
+        if (!strstr(x->name, ".experts."))
+            continue;
+        uint64_t one = x->n / (uint64_t)x->desc.type.dim[0];
+        double *g = kit_grad(s, x), first = 0, others = 0;
+        for (uint64_t k = 0; k < x->n; k++)
+            *(k < one ? &first : &others) += fabs(g[k]);
+        cr_assert(first > 0 && others == 0, "%s: %g, %g", x->name, first, others);
+        free(g);
+    }
+}
+
+/* Six steps of a growing batch (one micro-batch, then two), `ahead` of them under way at once,
+ * then a validation. more: a further setting, or NULL */
+static curve train(const char *backend, const char *graph, uint32_t ahead, const char *recipe,
+                   const char *more, uint32_t *entries)
+{
+    bool one_expert = more && !strcmp(more, ONE_EXPERT);
     char *path = text_file(), *choose = mri_format("graph.plugin=%s", graph);
     char *data = mri_format("data.text.path=%s", path);
     char *precision = mri_format("precision.recipe=%s", recipe);
@@ -37,7 +73,8 @@ static curve train(const char *backend, const char *graph, uint32_t ahead, const
                            "train.rampup_increment=2", "train.rampup_samples=8",
                            "train.split_weight_gradient=true", "model.vocab=256",
                            choose, data, precision, "graph.full.warmup=1",
-                           "graph.layer.warmup=1", NULL };
+                           "graph.layer.warmup=1", more,
+                           one_expert ? "model.llama4.experts_per_token=1" : NULL, NULL };
     mri_session_options o = { .needs = MRI_NEED_UPDATE | MRI_NEED_DATA | MRI_NEED_EVAL };
     tiny t = tiny_open(backend, o, sets);
     mri_session *s = t.s;
@@ -45,6 +82,8 @@ static curve train(const char *backend, const char *graph, uint32_t ahead, const
     mr_err err = MR_ERR_INIT;
     double bits;
     mr_data_set set;
+    if (one_expert)
+        choose_one_expert(s);
     for (int begun = 0, ended = 0; ended < STEPS;) {
         if (begun < STEPS && mri_steps_pending(s) <= ahead) {
             kit_ok(mri_step_begin(s, &err), &err, "begin");
@@ -58,6 +97,8 @@ static curve train(const char *backend, const char *graph, uint32_t ahead, const
         c.loss[ended] = r.loss;
         c.norm[ended++] = r.grad_norm;
     }
+    if (one_expert)
+        expect_one_expert(s);
     kit_ok(mri_session_evaluate(s, mri_session_find_set(s, "valid", &set), 2, &c.valid, &bits,
                                 &err), &err, "evaluate");
     kit_ok(mri_session_evaluate(s, mri_session_find_set(s, "valid", &set), 2, &c.valid, &bits,
@@ -95,11 +136,12 @@ static void expect_graphs_equal_none(const char *backend)
     static const char *const recipes[] = { "fp32", "bf16" };
     for (int r = 0; r < 2; r++) {
         uint32_t n;
-        curve none = train(backend, "none", 0, recipes[r], &n);
+        curve none = train(backend, "none", 0, recipes[r], NULL, &n);
         cr_assert_eq(n, 0, "without a plugin nothing is cut");
         for (int g = 0; g < 2; g++)
             for (uint32_t ahead = 0; ahead < 2; ahead++) {
-                curve c = train(backend, g ? "layer" : "full", ahead, recipes[r], &n);
+                curve c = train(backend, g ? "layer" : "full", ahead, recipes[r],
+                                NULL, &n);
                 cr_assert_eq(n, 3, "%u works: steps of one and two micro-batches, validation", n);
                 expect_equal(&none, &c, g ? "layer" : "full");
                 free(c.weights);
@@ -108,9 +150,28 @@ static void expect_graphs_equal_none(const char *backend)
     }
 }
 
+/* Rows are bounds: an expert may get every token, and the others none. */
+static void expect_graphs_take_one_expert(const char *backend)
+{
+    static const char *const recipes[] = { "fp32", "bf16" };
+    for (int r = 0; r < 2; r++) {
+        uint32_t n;
+        curve none = train(backend, "none", 0, recipes[r], ONE_EXPERT, &n);
+        curve full = train(backend, "full", 1, recipes[r], ONE_EXPERT, &n);
+        expect_equal(&none, &full, "one expert");
+        free(none.weights);
+        free(full.weights);
+    }
+}
+
 Test(graphs, full_and_layer_equal_none_to_the_last_bit)
 {
     expect_graphs_equal_none("ref");
+}
+
+Test(graphs, all_tokens_to_one_expert_equal_eager_ones)
+{
+    expect_graphs_take_one_expert("ref");
 }
 
 Test(graphs, on_a_gpu_too)
@@ -126,6 +187,7 @@ Test(graphs, on_a_gpu_too)
     if (!there)
         cr_skip_test("no GPU, or no backend/cuda in this build");
     expect_graphs_equal_none("cuda");
+    expect_graphs_take_one_expert("cuda");
 }
 
 Test(graphs, a_backend_that_records_nothing_is_refused)
