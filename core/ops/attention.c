@@ -2,7 +2,8 @@
  *
  * attention.c - causal grouped-query attention over packed sequences, and its gradient.
  * Token t sees j if s <= j <= t with s = seq_start[t] and, if chunk, both lie in the same
- * chunk of the sequence, (t-s)/chunk == (j-s)/chunk. Per head, z_j = scale <q_t, k_j>:
+ * chunk of the sequence, (t-s)/chunk == (j-s)/chunk. With causal = 0 it sees all of its sequence
+ * (pictures), s <= j < s + seq with s = t - t mod seq. Per head, z_j = scale <q_t, k_j>:
  *     lse = ln Σ_j e^z_j,  p_j = e^(z_j - lse),  o = Σ_j p_j v_j.
  * Backward from o and lse alone (Dao et al. 2022): with dp_j = <do, v_j>, δ = <do, o>,
  *     ds_j = p_j (dp_j - δ),  dv_j += p_j do,  dq += scale ds_j k_j,  dk_j += scale ds_j q.
@@ -17,8 +18,11 @@ static double dot(mri_view a, int64_t ia, mri_view b, int64_t ib, int64_t n)
     return sum;
 }
 
-static mr_status check_start(mr_err *err, const char *op, const mri_heads *n, int64_t t, int64_t s)
+/* -> the first token of t's sequence */
+static mr_status start_of(mri_view start, const mri_heads *n, const char *op, int64_t t,
+                          int64_t *out, mr_err *err)
 {
+    int64_t s = *out = start.kind ? mri_get_i(start, t) : t / n->seq * n->seq;
     if (!n->packed && s != t / n->seq * n->seq)
         return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
                        "%s: seq_start[%lld] is %lld, must be %lld: packed = 0 promises sequences "
@@ -36,7 +40,7 @@ static mr_status attention_shape(const mr_call *c, mr_type *const *out, mr_err *
     mr_status st = mri_heads_infer(c, out, err, "attention", 2,
                                    "q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] seq_start:i32[T] -> "
                                    "o:F[T,H*V] lse:S[T,H]");
-    return st ? st : mri_heads_promise(c, 2, err, "attention");
+    return st ? st : mri_heads_promise(c, 2, 3, err, "attention");
 }
 
 static mr_status attention_vjp(const mr_vjp *v, mr_err *err)
@@ -64,22 +68,22 @@ static mr_status attention_ref(const mr_call *c, const mr_buf *in, const mr_buf 
     double *z = mri_alloc((size_t)T * sizeof *z);
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
-        int64_t s = mri_get_i(start, t);
-        MR_TRY(check_start(err, "attention", &n, t, s));
-        int64_t first = mri_first_seen(&n, s, t);
+        int64_t s;
+        MR_TRY(start_of(start, &n, "attention", t, &s, err));
+        int64_t first = mri_first_seen(&n, s, t), last = mri_last_seen(&n, s, t);
         for (int64_t h = 0; h < n.H; h++) {
             int64_t g = h / (n.H / n.G);
             double max = -INFINITY, sum = 0;
-            for (int64_t j = first; j <= t; j++) {
+            for (int64_t j = first; j <= last; j++) {
                 z[j] = n.scale * dot(q, (t * n.H + h) * n.C, k, (j * n.G + g) * n.C, n.C);
                 max = fmax(max, z[j]);
             }
-            for (int64_t j = first; j <= t; j++)
+            for (int64_t j = first; j <= last; j++)
                 sum += z[j] = exp(z[j] - max);
             mri_put(lse, t * n.H + h, max + log(sum));
             for (int64_t i = 0; i < n.Cv; i++) {
                 double y = 0;
-                for (int64_t j = first; j <= t; j++)
+                for (int64_t j = first; j <= last; j++)
                     y += z[j] * mri_get(v, (j * n.G + g) * n.Cv + i);
                 mri_put(o, (t * n.H + h) * n.Cv + i, y / sum);
             }
@@ -103,7 +107,7 @@ static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
                                    "do:F[T,H*V] q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] o:F[T,H*V] "
                                    "lse:S[T,H] seq_start:i32[T] -> dq:F[T,H*C] dk:F[T,G*C] "
                                    "dv:F[T,G*V]");
-    return st ? st : mri_heads_promise(c, 3, err, "attention.bwd");
+    return st ? st : mri_heads_promise(c, 3, 6, err, "attention.bwd");
 }
 
 static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
@@ -119,14 +123,15 @@ static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     double *sk = mri_alloc((size_t)(nk + nv + n.C) * sizeof *sk), *sv = sk + nk, *sq = sv + nv;
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
-        int64_t s = mri_get_i(start, t);
-        MR_TRY(check_start(err, "attention.bwd", &n, t, s));
+        int64_t s;
+        MR_TRY(start_of(start, &n, "attention.bwd", t, &s, err));
+        int64_t last = mri_last_seen(&n, s, t);
         for (int64_t h = 0; h < n.H; h++) {
             int64_t g = h / (n.H / n.G), iq = (t * n.H + h) * n.C, io = (t * n.H + h) * n.Cv;
             double delta = dot(dy, io, o, io, n.Cv);
             for (int64_t i = 0; i < n.C; i++)
                 sq[i] = 0;
-            for (int64_t j = mri_first_seen(&n, s, t); j <= t; j++) {
+            for (int64_t j = mri_first_seen(&n, s, t); j <= last; j++) {
                 int64_t ik = (j * n.G + g) * n.C, iv = (j * n.G + g) * n.Cv;
                 double p = exp(n.scale * dot(q, iq, k, ik, n.C) - mri_get(lse, t * n.H + h));
                 double ds = n.scale * p * (dot(dy, io, v, iv, n.Cv) - delta);
@@ -162,8 +167,8 @@ const mr_op_def mri_ops_attention[] = {
     { MRI_OP, .id = "attention",
       .doc = "o = softmax(scale q kᵀ, causal in its sequence and chunk) v; Vaswani et al. 2017, "
              "grouped queries of Ainslie et al. 2023",
-      .sig = "q k v seq_start -> o lse", .attrs = MRI_HEADS_ATTRS, .shape = attention_shape,
-      .vjp = attention_vjp, .ref = attention_ref, .cost = attention_cost,
+      .sig = "q k v seq_start? -> o lse", .attrs = MRI_HEADS_ATTRS " causal:i=1",
+      .shape = attention_shape, .vjp = attention_vjp, .ref = attention_ref, .cost = attention_cost,
       .shard = "T H, T H, T H, T -> T H, T H | H:map:heads,kv_heads",
       .cases = MRI_CASES(
           "q=F[8,16] k=F[8,8] v=F[8,8] seq_start=i32[8]zero @heads=4 @kv_heads=2 @head_dim=4",
@@ -175,10 +180,14 @@ const mr_op_def mri_ops_attention[] = {
           "q=F[129,8] k=F[129,8] v=F[129,8] seq_start=i32[129]zero @heads=2 @kv_heads=2 "
           "@head_dim=4 @chunk=50",
           "q=F[12,8] k=F[12,4] v=F[12,4] seq_start=i32[12]start:4 @heads=2 @kv_heads=1 "
-          "@head_dim=4 @seq=4 @packed=0") },
+          "@head_dim=4 @seq=4 @packed=0",
+          "q=F[99,24] k=F[99,12] v=F[99,6] seq_start=- @heads=4 @kv_heads=2 @head_dim=6 @seq=33 "
+          "@packed=0 @causal=0",
+          "q=F[170,16] k=F[170,16] v=F[170,16] seq_start=- @heads=2 @kv_heads=2 @head_dim=8 "
+          "@seq=85 @packed=0 @causal=0") },
     { MRI_OP, .flags = MR_OP_NO_VJP, .id = "attention.bwd",
       .doc = "gradients of attention from o and lse; Dao et al. 2022",
-      .sig = "do q k v o lse seq_start -> dq dk dv", .attrs = MRI_HEADS_ATTRS,
+      .sig = "do q k v o lse seq_start? -> dq dk dv", .attrs = MRI_HEADS_ATTRS " causal:i=1",
       .shape = bwd_shape, .ref = bwd_ref, .cost = bwd_cost,
       .shard = "T H, T H, T H, T H, T H, T H, T -> T H, T H, T H | H:map:heads,kv_heads" },
     MRI_OPS_END

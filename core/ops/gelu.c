@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * gelu.c - y = x Φ(x), Φ the normal distribution's integral; Hendrycks & Gimpel 2016. `tanh` is
- * their approximation, the one of GPT-2:  y = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
+ * their approximation, the one of GPT-2:  y = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))). `quick` is
+ * their other one, CLIP's:  y = x σ(1.702 x).
  */
 #include "core/ops/common.h"
 
 static const double root_2_over_pi = 0.79788456080286535588, cubic = 0.044715;
 
-static bool is_tanh(const mr_call *c)
+static const double quick = 1.702;
+
+static char approx_of(const mr_call *c) /* 'n', 't', 'q' */
 {
-    return !strcmp(mr_attr_s(c, "approx", "none"), "tanh");
+    return *mr_attr_s(c, "approx", "none");
 }
 
 static mr_status gelu_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -29,12 +32,13 @@ static mr_status gelu_vjp(const mr_vjp *v, mr_err *err)
 static mr_status gelu_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     mri_view x = mri_in_view(c, in, 0), y = mri_out_view(c, out, 0);
-    bool approx = is_tanh(c);
+    char approx = approx_of(c);
     (void)err;
     for (int64_t i = 0; i < mr_numel(c->in[0]); i++) {
         double z = mri_get(x, i);
-        double phi = approx ? 0.5 * (1 + tanh(root_2_over_pi * (z + cubic * z * z * z)))
-                            : 0.5 * erfc(-z * M_SQRT1_2);
+        double phi = approx == 't' ? 0.5 * (1 + tanh(root_2_over_pi * (z + cubic * z * z * z)))
+                   : approx == 'q' ? 1 / (1 + exp(-quick * z))
+                                   : 0.5 * erfc(-z * M_SQRT1_2);
         mri_put(y, i, z * phi);
     }
     return 0;
@@ -53,14 +57,17 @@ static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     mri_view dy = mri_in_view(c, in, 0), x = mri_in_view(c, in, 1), dx = mri_out_view(c, out, 0);
-    bool approx = is_tanh(c);
+    char approx = approx_of(c);
     (void)err;
     for (int64_t i = 0; i < mr_numel(c->in[0]); i++) {
         double z = mri_get(x, i), slope;
-        if (approx) {
+        if (approx == 't') {
             double t = tanh(root_2_over_pi * (z + cubic * z * z * z));
             slope = 0.5 * (1 + t) +
                     0.5 * z * (1 - t * t) * root_2_over_pi * (1 + 3 * cubic * z * z);
+        } else if (approx == 'q') {
+            double s = 1 / (1 + exp(-quick * z));
+            slope = s + quick * z * s * (1 - s);
         } else { /* Φ(z) + z φ(z), φ the density */
             slope = 0.5 * erfc(-z * M_SQRT1_2) + z * exp(-0.5 * z * z) * 0.5 * root_2_over_pi;
         }
@@ -76,14 +83,15 @@ static void bwd_cost(const mr_call *c, mr_cost *cost)
 
 const mr_op_def mri_ops_gelu[] = {
     { MRI_OP, .flags = MR_OP_INPLACE0, .id = "gelu", .doc = "y = x Φ(x); Hendrycks & Gimpel 2016",
-      .sig = "x -> y", .attrs = "approx:s=none|tanh", .shape = gelu_shape, .vjp = gelu_vjp,
+      .sig = "x -> y", .attrs = "approx:s=none|tanh|quick", .shape = gelu_shape, .vjp = gelu_vjp,
       .ref = gelu_ref, .cost = gelu_cost, .shard = "T D -> T D | T:map D:map",
       .cases = MRI_CASES("x=F[8,6]", "x=F[1,1] @approx=tanh", "x=F[67,33] @approx=tanh",
-                         "x=F[129]") },
+                         "x=F[129]", "x=F[67,33] @approx=quick") },
     { MRI_OP, .flags = MR_OP_NO_VJP | MR_OP_INPLACE0, .id = "gelu.bwd",
-      .doc = "dx = dy (Φ(x) + x φ(x)), or the derivative of the tanh form",
-      .sig = "dy x -> dx", .attrs = "approx:s=none|tanh", .shape = bwd_shape, .ref = bwd_ref,
+      .doc = "dx = dy (Φ(x) + x φ(x)), or the derivative of another form",
+      .sig = "dy x -> dx", .attrs = "approx:s=none|tanh|quick", .shape = bwd_shape, .ref = bwd_ref,
       .cost = bwd_cost, .shard = "T D, T D -> T D | T:map D:map",
-      .cases = MRI_CASES("dy=F[8,6] x=F[8,6]", "dy=F[129] x=F[129] @approx=tanh") },
+      .cases = MRI_CASES("dy=F[8,6] x=F[8,6]", "dy=F[129] x=F[129] @approx=tanh",
+                         "dy=F[67,33] x=F[67,33] @approx=quick") },
     MRI_OPS_END
 };

@@ -2,9 +2,10 @@
  *
  * heads.h - the head geometry that all attention ops share: H query heads of C values read
  * G key/value heads (head h reads h / (H/G)), values are Cv wide; a token sees the tokens of
- * its own sequence and chunk that are not after it. packed = 0 is a promise: every sequence has
- * exactly seq tokens and starts at a multiple of seq, so seq_start says nothing new.
- * And where a cache in pages has a token's row.
+ * its own sequence and chunk that are not after it, or with causal = 0 its whole sequence. packed = 0
+ * is a promise: every sequence has exactly seq tokens and starts at a multiple of seq, so seq_start
+ * says nothing new; with causal = 0 it is left out.
+ * And where a cache, also one in pages, has a token's row.
  */
 #ifndef MRI_HEADS_H
 #define MRI_HEADS_H
@@ -14,7 +15,7 @@
 
 typedef struct mri_heads {
     int64_t H, G, C, Cv, chunk, seq; /* seq: no sequence is longer, 0: unknown               */
-    int64_t packed;
+    int64_t packed, causal;
     double scale;
 } mri_heads;
 
@@ -24,7 +25,8 @@ static inline mri_heads mri_heads_of(const mr_call *c, uint32_t v)
     mri_heads h = { .H = mr_attr_i(c, "heads", 0), .G = mr_attr_i(c, "kv_heads", 0),
                     .C = mr_attr_i(c, "head_dim", 0), .chunk = mr_attr_i(c, "chunk", 0),
                     .seq = mr_attr_i(c, "seq", 0),
-                    .packed = mr_attr_i(c, "packed", 1) };
+                    .packed = mr_attr_i(c, "packed", 1),
+                    .causal = mr_attr_i(c, "causal", 1) };
     h.Cv = h.G > 0 ? mr_last(c->in[v]) / h.G : 0;
     h.scale = mr_attr_f(c, "scale", h.C > 0 ? 1 / sqrt((double)h.C) : 0);
     return h;
@@ -45,12 +47,18 @@ static inline mr_status mri_heads_infer(const mr_call *c, mr_type *const *out, m
                      MRI_GIVEN({ "H", h.H }, { "G", h.G }, { "C", h.C }, { "V", h.Cv }));
 }
 
-/* T tokens are whole sequences of seq, if that is promised. */
-static inline mr_status mri_heads_promise(const mr_call *c, uint32_t v, mr_err *err,
-                                          const char *op)
+/* T tokens are whole sequences of seq, if that is promised; `start` is the operand seq_start. */
+static inline mr_status mri_heads_promise(const mr_call *c, uint32_t v, uint32_t start,
+                                          mr_err *err, const char *op)
 {
     mri_heads h = mri_heads_of(c, v);
     int64_t T = c->in[0]->dim[0];
+    if (!h.causal && (h.packed || h.chunk))
+        return mri_op_fail(err, op, "causal is 0, packed %lld and chunk %lld, must then be 0",
+                           (long long)h.packed, (long long)h.chunk);
+    if (!h.causal == !!mri_in(c, start))
+        return mri_op_fail(err, op, "causal is %lld, seq_start must %s", (long long)h.causal,
+                           h.causal ? "be there" : "then be absent");
     if (!h.packed && (h.seq < 1 || T % h.seq))
         return mri_op_fail(err, op, "packed is 0 and seq %lld, must then divide the %lld tokens",
                            (long long)h.seq, (long long)T);
@@ -61,6 +69,12 @@ static inline mr_status mri_heads_promise(const mr_call *c, uint32_t v, mr_err *
 static inline int64_t mri_first_seen(const mri_heads *h, int64_t s, int64_t t)
 {
     return h->chunk ? s + (t - s) / h->chunk * h->chunk : s;
+}
+
+/* The last position that position t of the sequence that starts at s sees. */
+static inline int64_t mri_last_seen(const mri_heads *h, int64_t s, int64_t t)
+{
+    return h->causal ? t : s + h->seq - 1;
 }
 
 /* -> the row of a cache [B,S,..] that token t owns, or -1 if it is unused */
@@ -127,10 +141,12 @@ static inline mr_status mri_paged_rows(const mri_paged *g, int64_t slot, int64_t
     return 0;
 }
 
-/* (query, key) pairs of one sequence of n tokens: the causal half, cut by chunks */
+/* (query, key) pairs of one sequence of n tokens: all, or the causal half, cut by chunks */
 static inline double mri_sequence_pairs(const mri_heads *h, int64_t n)
 {
     double full = h->chunk ? (double)(n / h->chunk) : 0, c = (double)h->chunk;
+    if (!h->causal)
+        return (double)n * (double)n;
     double rest = h->chunk ? (double)(n % h->chunk) : (double)n;
     return full * c * (c + 1) / 2 + rest * (rest + 1) / 2;
 }

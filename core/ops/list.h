@@ -31,5 +31,9 @@ MRI_OP_FAMILY(rope_norm)        /* rope_norm, .bwd                              
 MRI_OP_FAMILY(linear_add)       /* linear_add, .dgrad                           */
 MRI_OP_FAMILY(linear_gelu)      /* linear_gelu, .dgrad                          */
 MRI_OP_FAMILY(permute_add)      /* unpermute_add, permute.bwd                   */
+MRI_OP_FAMILY(patches)          /* patchify, patch_positions, .wgrad            */
+MRI_OP_FAMILY(shuffle_patches)  /* shuffle_patches                              */
+MRI_OP_FAMILY(rope_2d)          /* rope_2d                                      */
+MRI_OP_FAMILY(merge_rows)       /* merge_rows, .bwd                             */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
 MRI_OP_FAMILY(draw)             /* draw                                         */

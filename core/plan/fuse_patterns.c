@@ -129,11 +129,20 @@ static bool unpermute_add_twice(const mr_prog *p, uint32_t at, mri_fusion *f)
 
 /* ---- GELU within the products beside it ----------------------------------------------------- */
 
+/* The fused ops know CLIP's form of GELU not. */
+static bool known_gelu(const mri_node *n)
+{
+    for (uint32_t i = 0; i < n->n_attr; i++)
+        if (!strcmp(n->attr[i].key, "approx"))
+            return strcmp(n->attr[i].u.s, "quick") != 0;
+    return true;
+}
+
 /* What goes into GELU stays a value only where the backward, or anybody else, reads it. */
 static bool linear_gelu(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
     const mri_node *gelu = &p->nodes.v[at], *m = mri_fuse_maker(p, gelu->in[0]);
-    if (!is(m, "linear"))
+    if (!is(m, "linear") || !known_gelu(gelu))
         return false;
     set(f, "linear_gelu", m->in, m->n_in);
     f->out[0] = gelu->out[0];
@@ -149,7 +158,7 @@ static bool linear_gelu(const mr_prog *p, uint32_t at, mri_fusion *f)
 static bool linear_gelu_dgrad(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
     const mri_node *back = &p->nodes.v[at], *m = mri_fuse_maker(p, back->in[0]);
-    if (!is(m, "linear.dgrad"))
+    if (!is(m, "linear.dgrad") || !known_gelu(back))
         return false;
     set(f, "linear_gelu.dgrad", (mr_val[]){ m->in[0], m->in[1], back->in[1] }, 3);
     outputs(f, back);

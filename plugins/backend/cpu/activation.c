@@ -11,7 +11,7 @@ struct activation {
     struct kernel base;
     int64_t n;    /* elements, of a row if rows > 0                     */
     int64_t rows; /* swiglu without up: rows that hold gate and then up */
-    int tanh;     /* gelu: approx = tanh                                */
+    char approx;  /* gelu: n, t (tanh), q (quick)                       */
 };
 
 #define SELF const struct activation *k = (const struct activation *)base
@@ -87,7 +87,8 @@ static mr_status swiglu_bwd_run(const struct kernel *base, const mr_buf *in, con
     return MR_OK;
 }
 
-/* ---- gelu: x Phi(x), or with approx = tanh x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) --- */
+/* ---- gelu: x Phi(x); approx = tanh: x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)); approx = quick:
+ * x sigmoid(1.702 x) ------------------------------------------------------------------------ */
 #define SQRT_8_PI 1.5957691216057308f
 
 INLINE vf gelu_exact(vf x)
@@ -113,6 +114,29 @@ INLINE vf gelu_tanh_slope(vf x)
     return s + x * s * (1.0f - s) * SQRT_8_PI * (1.0f + 0.134145f * x * x);
 }
 
+INLINE vf gelu_quick(vf x)
+{
+    return x * vsigmoid(1.702f * x);
+}
+
+INLINE vf gelu_quick_slope(vf x)
+{
+    vf s = vsigmoid(1.702f * x);
+    return s + 1.702f * x * s * (1.0f - s);
+}
+
+INLINE vf gelu_of(char approx, vf x)
+{
+    return approx == 't' ? gelu_tanh(x) : approx == 'q' ? gelu_quick(x) : gelu_exact(x);
+}
+
+INLINE vf gelu_slope(char approx, vf x)
+{
+    return approx == 't' ? gelu_tanh_slope(x)
+         : approx == 'q' ? gelu_quick_slope(x)
+                         : gelu_exact_slope(x);
+}
+
 static mr_status gelu_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
                           mr_err *err)
 {
@@ -126,7 +150,7 @@ static mr_status gelu_run(const struct kernel *base, const mr_buf *in, const mr_
         for (int64_t i = lo; i < hi; i += W) {
             int l = LANES(i, hi);
             vf v = ld(x, i, l);
-            st(y, i, l, k->tanh ? gelu_tanh(v) : gelu_exact(v));
+            st(y, i, l, gelu_of(k->approx, v));
         }
     }
     (void)ws, (void)err;
@@ -146,7 +170,7 @@ static mr_status gelu_bwd_run(const struct kernel *base, const mr_buf *in, const
         for (int64_t i = lo; i < hi; i += W) {
             int l = LANES(i, hi);
             vf v = ld(x, i, l);
-            st(dx, i, l, ld(dy, i, l) * (k->tanh ? gelu_tanh_slope(v) : gelu_exact_slope(v)));
+            st(dx, i, l, ld(dy, i, l) * gelu_slope(k->approx, v));
         }
     }
     (void)ws, (void)err;
@@ -184,7 +208,7 @@ static mr_status gelu_prepare(struct kernel *base, const mr_call *c, mr_err *err
     struct activation *k = (struct activation *)base;
     (void)err;
     k->n = mr_numel(c->in[0]);
-    k->tanh = !strcmp(mr_attr_s(c, "approx", "none"), "tanh");
+    k->approx = *mr_attr_s(c, "approx", "none");
     base->flags |= MR_K_INPLACE0;
     base->run = c->n_in > 1 ? gelu_bwd_run : gelu_run;
     return MR_OK;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * attention.c - causal attention inside documents and chunks, and its gradient. Forward:
+ * attention.c - attention inside documents and chunks, causal or not, and its gradient. Forward:
  * tiles of query rows by kv heads, each independent. Backward makes P again from lse:
  *
  *   P = exp(S - lse)   dV = P' dO   dP = dO V'   dS = P (dP - rowsum(dO O))
@@ -13,14 +13,22 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-static mr_status first_keys(const struct attn *k, const int32_t *start, int32_t *lo, mr_err *err)
+/* token t sees keys lo[t] <= j < hi[t] */
+static mr_status seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
+                           mr_err *err)
 {
     for (int64_t t = 0; t < k->tokens; t++) {
+        if (k->whole) {
+            lo[t] = (int32_t)(t - t % k->whole);
+            hi[t] = (int32_t)(lo[t] + k->whole);
+            continue;
+        }
         if (start[t] < 0 || start[t] > t)
             return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
                            "attention: seq_start[%lld] is %d, must be in 0..%lld", (long long)t,
                            start[t], (long long)t);
         lo[t] = attn_first(k, start[t], (int32_t)t);
+        hi[t] = (int32_t)t + 1;
     }
     return MR_OK;
 }
@@ -33,10 +41,8 @@ static mr_status attention_run(const struct kernel *base, const mr_buf *in, cons
     int32_t *lo = ws, *hi = lo + k->tokens;
     char *rooms = (char *)ws + cpu_round((uint64_t)k->tokens * 8);
     int64_t tiles = (k->tokens + k->queries - 1) / k->queries, items = tiles * k->kv;
-    if (first_keys(k, in[3].data, lo, err))
+    if (seen_keys(k, in[3].data, lo, hi, err))
         return MR_E_ARG;
-    for (int64_t t = 0; t < k->tokens; t++)
-        hi[t] = (int32_t)t + 1;
     /* a head's tiles run together, so that its keys stay in the cache; the longest first */
 #pragma omp parallel for schedule(dynamic, 1) if (items > 1)
     for (int64_t i = 0; i < items; i++) {
@@ -62,7 +68,7 @@ struct bwd { /* what all parts share */
     arr d_o, q, key, v, dk, dv;
     const float *lse;
     float *delta, *dq; /* [T,H], [T,H c] */
-    const int32_t *lo;
+    const int32_t *lo, *hi;
 };
 
 struct bwd_room {
@@ -103,12 +109,12 @@ static void probabilities(const struct bwd *b, struct bwd_room r, int64_t g, int
     for (int64_t m = 0; m < n * k->group; m++) {
         int64_t t = t0 + m % n, h = g * k->group + m / n;
         float lse = b->lse[t * k->heads + h], delta = b->delta[t * k->heads + h];
-        int whole = b->lo[t] <= j0 && t >= j0 + KEYS - 1;
+        int whole = b->lo[t] <= j0 && b->hi[t] >= j0 + KEYS;
         for (int64_t j = 0; j < KEYS; j += W) {
             vf p = vexp_neg(vload(r.s + m * KEYS + j) - lse);
             if (!whole) {
                 vi at = lane + (int32_t)(j0 + j);
-                p = vsel((vi)(at >= b->lo[t]) & (vi)(at <= (int32_t)t), p, (vf){ 0 });
+                p = vsel((vi)(at >= b->lo[t]) & (vi)(at < b->hi[t]), p, (vf){ 0 });
             }
             vstore(r.s + m * KEYS + j, p);
             vstore(r.dp + m * KEYS + j, p * (vload(r.dp + m * KEYS + j) - delta));
@@ -118,7 +124,7 @@ static void probabilities(const struct bwd *b, struct bwd_room r, int64_t g, int
 
 /* the keys j0 .. j0+n of kv head g against all queries of the stretch that see them */
 static void key_tile(const struct bwd *b, struct bwd_room r, int64_t g, int64_t j0, int64_t n,
-                     int64_t end)
+                     int64_t start, int64_t end)
 {
     const struct attn *k = b->k;
     int64_t kc = k->kv * k->c, vc = k->kv * k->cv;
@@ -133,7 +139,7 @@ static void key_tile(const struct bwd *b, struct bwd_room r, int64_t g, int64_t 
     memset(r.dk, 0, (size_t)(KEYS * k->cp) * 4);
     memset(r.dv, 0, (size_t)(KEYS * k->cvp) * 4);
 
-    for (int64_t t0 = j0; t0 < end; t0 += k->queries) {
+    for (int64_t t0 = k->whole ? start : j0; t0 < end; t0 += k->queries) {
         int64_t rows = end - t0 < k->queries ? end - t0 : k->queries, m = rows * k->group;
         int32_t first = INT32_MAX;
         for (int64_t t = t0; t < t0 + rows; t++)
@@ -209,13 +215,13 @@ static void all_rows(const struct attn *k, const mr_buf *in, arr dq_out, float *
     }
 }
 
-/* workspace: lo [T], cut [T+1], delta [T,H], dq f32 if the output is bf16, the parts' rooms */
+/* workspace: lo [T], hi [T], cut [T+1], delta [T,H], dq f32 if the output is bf16, the parts' rooms */
 static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
                                    void *ws, mr_err *err)
 {
     SELF;
-    int32_t *lo = ws, *cut = lo + k->tokens;
-    char *at = (char *)ws + cpu_round((uint64_t)(2 * k->tokens + 1) * 4);
+    int32_t *lo = ws, *hi = lo + k->tokens, *cut = hi + k->tokens;
+    char *at = (char *)ws + cpu_round((uint64_t)(3 * k->tokens + 1) * 4);
     struct bwd b = {
         .k = k,
         .d_o = in_arr(base, in, 0),
@@ -227,12 +233,13 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
         .lse = in[5].data,
         .delta = (float *)at,
         .lo = lo,
+        .hi = hi,
     };
     at += cpu_round((uint64_t)(k->tokens * k->heads) * 4);
     b.dq = base->out_bf[0] ? (float *)at : out[0].data;
     if (base->out_bf[0])
         at += cpu_round((uint64_t)(k->tokens * k->heads * k->c) * 4);
-    if (first_keys(k, in[6].data, lo, err))
+    if (seen_keys(k, in[6].data, lo, hi, err))
         return MR_E_ARG;
     all_rows(k, in, out_arr(base, out, 0), b.delta, b.dq, 0);
 
@@ -240,9 +247,9 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
 #pragma omp parallel for schedule(dynamic, 1) if (items > 1)
     for (int64_t i = 0; i < items; i++) {
         struct bwd_room r = bwd_room_of(k, cpu_room(at, k->room));
-        int64_t end = cut[i / k->kv + 1];
-        for (int64_t j0 = cut[i / k->kv]; j0 < end; j0 += KEYS)
-            key_tile(&b, r, i % k->kv, j0, end - j0 < KEYS ? end - j0 : KEYS, end);
+        int64_t start = cut[i / k->kv], end = cut[i / k->kv + 1];
+        for (int64_t j0 = start; j0 < end; j0 += KEYS)
+            key_tile(&b, r, i % k->kv, j0, end - j0 < KEYS ? end - j0 : KEYS, start, end);
     }
     if (base->out_bf[0])
         all_rows(k, in, out_arr(base, out, 0), b.delta, b.dq, 1);
@@ -271,7 +278,7 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
     /* as many query rows as keys, or the diagonal's tiles would be mostly masked */
     k->queries = k->group == 1 ? KEYS : 2 * KEYS / k->group > 8 ? 2 * KEYS / k->group : 8;
     k->room = bwd_room_bytes(k);
-    base->workspace = cpu_round((uint64_t)(2 * k->tokens + 1) * 4) +
+    base->workspace = cpu_round((uint64_t)(3 * k->tokens + 1) * 4) +
                       cpu_round((uint64_t)(k->tokens * k->heads) * 4) +
                       k->room * (uint64_t)base->threads;
     if (base->out_bf[0])
@@ -281,7 +288,7 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
 }
 
 const struct op_row ISA_NAME(attention_rows)[] = {
-    { "attention", "xxxi>xf", sizeof(struct attn), attention_prepare },
-    { "attention.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_bwd_prepare },
+    { "attention", "xxxI>xf", sizeof(struct attn), attention_prepare },
+    { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attention_bwd_prepare },
     { 0 },
 };
