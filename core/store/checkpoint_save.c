@@ -100,7 +100,8 @@ static mr_status save_group(const char *tmp, const mri_checkpoint_file *g, mri_m
                             .file = mri_format("%s.safetensors", g->name) };
     char *path = mri_format("%s/%s", tmp, f.file);
     mr_status st =
-        mri_safetensors_write_sum(path, g->tensors, g->n, metadata, &f.bytes, &f.sum, err);
+        mri_safetensors_write_sum(path, g->tensors, g->n, g->source, metadata, &f.bytes, &f.sum,
+                                  err);
     MRI_PUSH(&m->files, f);
     free(path);
     return st;

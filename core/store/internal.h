@@ -25,9 +25,10 @@ mr_status mri_safetensors_add(mri_safetensors *f, const char *path, mri_map m, m
 mr_status mri_safetensors_seal(mri_safetensors *f, const char *path, mr_err *err);
 
 /* ---- safetensors_write.c ---------------------------------------------------------------- */
+/* source NULL: the tensors' own data. bytes and sum of the file; sum may be NULL */
 mr_status mri_safetensors_write_sum(const char *path, const mri_tensor *t, size_t n,
-                                    const char *const *metadata, uint64_t *bytes, uint64_t *sum,
-                                    mr_err *err);
+                                    const mri_tensor_source *source, const char *const *metadata,
+                                    uint64_t *bytes, uint64_t *sum, mr_err *err);
 /* size of the file that would be written, 0 if it cannot be (the write says why) */
 uint64_t mri_safetensors_size(const mri_tensor *t, size_t n);
 

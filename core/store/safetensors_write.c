@@ -4,8 +4,8 @@
  * library does: tensors by falling alignment then name, compact JSON, the header padded with
  * spaces to a multiple of 8 so that all data is aligned.
  *
- * Invariant: a tensor's bytes go from the caller's memory to the file; nothing of its size is
- * allocated.
+ * Invariant: a tensor's bytes go from the caller's memory, or from where its source puts them, to
+ * the file; nothing of its size is allocated here.
  */
 #include "dtype.h"
 #include "fsops.h"
@@ -37,8 +37,6 @@ static mr_status check(const mri_tensor *t, uint64_t *bytes, mr_err *err)
     if (!mri_type_bytes(&t->type, bytes))
         return BAD("tensor %s has a type that safetensors cannot hold (dtype %s, rank %u)", t->name,
                    t->type.dtype ? t->type.dtype : "(none)", t->type.rank);
-    if (*bytes && !t->data)
-        return BAD("tensor %s has no data", t->name);
     return 0;
 }
 
@@ -117,6 +115,14 @@ static mr_status check_unique(const mri_tensor *t, size_t n, mr_err *err)
     return st;
 }
 
+static mr_status check_data(const mri_tensor *t, size_t n, mr_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!t[i].data && mr_numel(&t[i].type))
+            return BAD("tensor %s has no data", t[i].name);
+    return 0;
+}
+
 uint64_t mri_safetensors_size(const mri_tensor *t, size_t n)
 {
     const mri_tensor **sorted = NULL;
@@ -130,8 +136,8 @@ uint64_t mri_safetensors_size(const mri_tensor *t, size_t n)
 }
 
 mr_status mri_safetensors_write_sum(const char *path, const mri_tensor *t, size_t n,
-                                    const char *const *metadata, uint64_t *bytes, uint64_t *sum,
-                                    mr_err *err)
+                                    const mri_tensor_source *source, const char *const *metadata,
+                                    uint64_t *bytes, uint64_t *sum, mr_err *err)
 {
     const mri_tensor **sorted = NULL;
     mri_str h = { 0 };
@@ -140,12 +146,17 @@ mr_status mri_safetensors_write_sum(const char *path, const mri_tensor *t, size_
     mr_status st = 0;
     MR_TRY(make_header(t, n, metadata, &sorted, &h, &data, err));
     MR_TRY(check_unique(t, n, err));
+    if (!source)
+        MR_TRY(check_data(t, n, err));
     MR_TRY(mri_out_create(&o, path, err));
     MR_TRY(mri_out_write(&o, h.s, h.n, err));
     for (size_t i = 0; i < n; i++) {
+        const void *data = sorted[i]->data;
         uint64_t size;
         mri_type_bytes(&sorted[i]->type, &size);
-        MR_TRY(mri_out_write(&o, sorted[i]->data, size, err));
+        if (source && size)
+            MR_TRY(source->bytes(source->ctx, sorted[i], &data, err));
+        MR_TRY(mri_out_write(&o, data, size, err));
     }
     *bytes = o.bytes;
     MR_TRY(mri_out_finish(&o, sum, err));
@@ -164,7 +175,7 @@ mr_status mri_safetensors_write(const char *path, const mri_tensor *t, size_t n,
     char *dir = mri_fs_parent(path);
     if (!access(path, F_OK))
         MR_TRY(mri_fs_remove(path, err));
-    MR_TRY(mri_safetensors_write_sum(path, t, n, metadata, &bytes, &sum, err));
+    MR_TRY(mri_safetensors_write_sum(path, t, n, NULL, metadata, &bytes, &sum, err));
     MR_TRY(mri_fs_sync_dir(dir, err));
 out:
     free(dir);

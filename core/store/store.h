@@ -41,6 +41,36 @@ void mri_safetensors_advise(const mri_safetensors *f, const void *p, size_t n, i
 mr_status mri_safetensors_write(const char *path, const mri_tensor *t, size_t n,
                                 const char *const *metadata, mr_err *err);
 
+/* Where a tensor's bytes come from when they are not in memory before: asked once for each of
+ * the tensors, in the order of the file; *data need live until the next call only. */
+typedef struct mri_tensor_source {
+    mr_status (*bytes)(void *ctx, const mri_tensor *t, const void **data, mr_err *err);
+    void *ctx;
+} mri_tensor_source;
+
+/* ---- model folders ---------------------------------------------------------------------- */
+/* A folder that is there as a whole or not at all: filled under a temporary name beside `path`,
+ * then renamed. What a killed writer left of the same folder is removed by the next. */
+typedef struct mri_new_folder {
+    char *path, *tmp;
+    int lock;
+} mri_new_folder;
+/* `need`: bytes that will be written, checked against the room on the disk. A folder that exists
+ * and is not empty is refused; with `force` it is replaced if it is a model's or a run's. */
+mr_status mri_new_folder_begin(mri_new_folder *f, const char *path, uint64_t need, bool force,
+                               mr_err *err);
+mr_status mri_new_folder_commit(mri_new_folder *f, mr_err *err); /* fsync, rename */
+void mri_new_folder_end(mri_new_folder *f); /* frees; removes what was not committed */
+/* a file of the folder */
+mr_status mri_new_folder_text(const mri_new_folder *f, const char *name, const char *text,
+                              mr_err *err);
+mr_status mri_new_folder_copy(const mri_new_folder *f, const char *from, const char *name,
+                              mr_err *err);
+/* model.safetensors, or shards of at most `most` bytes of tensors (a larger tensor alone) with
+ * their model.safetensors.index.json, filled in the order of t */
+mr_status mri_new_folder_tensors(const mri_new_folder *f, const mri_tensor *t, size_t n,
+                                 const mri_tensor_source *source, uint64_t most, mr_err *err);
+
 /* ---- checkpoints ------------------------------------------------------------------------ */
 typedef struct mri_checkpoint_meta {
     int64_t step, samples, tokens; /* done so far */
@@ -54,6 +84,7 @@ typedef struct mri_checkpoint_file {
     const char *name;
     const mri_tensor *tensors;
     size_t n;
+    const mri_tensor_source *source; /* of their bytes; NULL: tensors[i].data */
 } mri_checkpoint_file;
 
 mr_status mri_checkpoint_save(const char *dir, const mri_checkpoint_meta *meta,
