@@ -93,7 +93,7 @@ size_t mri_params_forms(const mri_params *p, const mri_tensor_slot *s, uint64_t 
  * where the host reaches it. [any-thread] */
 mr_status mri_params_encode(const mri_param_form *f, size_t n_forms, void *const to[2],
                             const void *from, const char *dtype, uint64_t n, mr_err *err);
-/* host buffers of n elements in `dtype` converted; f32 f64 bf16 f16 in, f32 f64 bf16 out */
+/* host buffers of n elements in `dtype` converted; f32 f64 bf16 f16 in and out */
 mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const char *src_dtype,
                       uint64_t n, mr_err *err);
 

@@ -264,6 +264,21 @@ out:
     return st;
 }
 
+/* The model and its parameters, without a device. */
+static mr_status describe(mri_session *s, mr_err *err)
+{
+    const mr_block_env env = { sizeof env, 0, "infer", 1, 0, 0, 0, 0, 0 };
+    mr_status st = 0;
+    if (mri_config_choice(s->config, "tokenizer", 0) && !s->config->model.hf)
+        MR_TRY(open_tokenizer(s, err)); /* it knows the vocabulary */
+    MR_TRY(open_model(s, err));
+    MR_TRY(mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err));
+    MR_TRY(mri_params_plan(s->described, &s->config->optimizer, s->model_dtype, false, &s->params,
+                           err));
+out:
+    return st;
+}
+
 /* What a step is fed by, and the graph plugin. */
 static mr_status open_steps(mri_session *s, mr_err *err)
 {
@@ -289,6 +304,10 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
                      "[precision] recipe fp64 has gradients but no optimizer steps");
         mr_hint(err, "train in fp32 or bf16; mrun grad-check chooses fp64 by itself");
+        goto out;
+    }
+    if (o->describe) {
+        st = describe(s, err);
         goto out;
     }
     MR_TRY(open_device(s, err));
@@ -363,6 +382,7 @@ void mri_session_close(mri_session *s)
     if (s->arena)
         s->device.ops->free(s->device.dev, s->arena, s->arena_bytes);
     mri_params_free(&s->params, &s->device);
+    mri_assembly_free(s->described);
     if (s->scalars.data)
         mri_scalars_free(&s->scalars, &s->device);
     if (s->data)

@@ -85,6 +85,7 @@ typedef struct mri_session {
     const mr_data_ops *data_ops;
     void *data;
     bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
+    mri_assembly *described; /* of a session that only describes */
     mri_progress done;
 } mri_session;
 
@@ -100,6 +101,7 @@ typedef struct mri_session_options {
     bool whole; /* the caller's own batches are rows of whole sequences; batches of the data are
                    that if the data plugin promises it */
     int64_t train_tokens;
+    bool describe;  /* model and parameters by name and type alone: no device, nothing runs */
     bool main_loss; /* gradients of lm_loss alone, the model's auxiliary losses left out */
 } mri_session_options;
 

@@ -30,6 +30,22 @@ static double f16_to_double(uint16_t h)
     return h >> 15 ? -x : x;
 }
 
+/* Rounded to nearest, ties to even; beyond the largest half it is infinite. */
+static uint16_t double_to_f16(double x)
+{
+    uint16_t sign = signbit(x) ? 0x8000 : 0;
+    double a = fabs(x);
+    if (isnan(x))
+        return sign | 0x7e00;
+    if (a >= 65520)
+        return sign | 0x7c00;
+    if (a < 0x1p-14) /* subnormal: multiples of 2^-24; 1024 of them are the first normal one */
+        return sign | (uint16_t)nearbyint(a * 0x1p24);
+    int e;
+    double m = nearbyint(frexp(a, &e) * 2048); /* 1024 .. 2048 */
+    return sign | (uint16_t)(((e + 14) << 10) + ((int)m - 1024));
+}
+
 /* What whole models are converted by; all else goes element by element through double. */
 static bool convert_fast(void *dst, const char *dst_dtype, const void *src, const char *src_dtype,
                          uint64_t n)
@@ -58,7 +74,7 @@ mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const c
     bool from = false, to = false;
     for (int i = 0; i < 4; i++) {
         from |= !strcmp(src_dtype, known[i]);
-        to |= i < 3 && !strcmp(dst_dtype, known[i]);
+        to |= !strcmp(dst_dtype, known[i]);
     }
     if (!from || !to)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
@@ -66,10 +82,14 @@ mr_status mri_convert(void *dst, const char *dst_dtype, const void *src, const c
     mr_type ts = mr_type1(src_dtype, 1), td = mr_type1(dst_dtype, 1);
     mr_buf bs = { (void *)(uintptr_t)src, NULL }, bd = { dst, NULL };
     mri_view vs = mri_at(&ts, &bs), vd = mri_at(&td, &bd);
-    bool half = !strcmp(src_dtype, "f16");
-    for (uint64_t i = 0; i < n; i++)
-        mri_put(vd, (int64_t)i,
-                half ? f16_to_double(((const uint16_t *)src)[i]) : mri_get(vs, (int64_t)i));
+    bool half = !strcmp(src_dtype, "f16"), to_half = !strcmp(dst_dtype, "f16");
+    for (uint64_t i = 0; i < n; i++) {
+        double x = half ? f16_to_double(((const uint16_t *)src)[i]) : mri_get(vs, (int64_t)i);
+        if (to_half)
+            ((uint16_t *)dst)[i] = double_to_f16(x);
+        else
+            mri_put(vd, (int64_t)i, x);
+    }
     return 0;
 }
 
