@@ -192,9 +192,8 @@ def in_double(model):
     if isinstance(model, transformers.DeepseekV3ForCausalLM):
         torch.float32 = torch.float = torch.float64
         rope = model.model.rotary_emb
-        init = rope.compute_default_rope_parameters if rope.rope_type == "default" else \
-            ROPE_INIT_FUNCTIONS[rope.rope_type]
-        rope.inv_freq = init(model.config)[0]
+        init = ROPE_INIT_FUNCTIONS.get(rope.rope_type) or rope.compute_default_rope_parameters
+        rope.inv_freq = init(model.config, torch.device("cpu"))[0]
     try:
         yield model.double()
     finally:

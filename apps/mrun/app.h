@@ -55,6 +55,7 @@ int cmd_report(app *a, int argc, char **argv);   /* report.c */
 int cmd_inspect(app *a, int argc, char **argv);  /* inspect.c */
 int cmd_generate(app *a, int argc, char **argv); /* generate.c */
 int cmd_score(app *a, int argc, char **argv);    /* score.c */
+int cmd_convert(app *a, int argc, char **argv);  /* convert.c */
 int cmd_tokenize(app *a, int argc, char **argv); /* tokenize.c */
 int cmd_fill_in(app *a, int argc, char **argv);  /* fill_in.c: docs/man/, completion/ */
 
@@ -66,6 +67,7 @@ int job_train(app *a, mri_config *c);      /* train.c */
 int job_generate(app *a, mri_config *c);   /* generate.c */
 int job_score(app *a, mri_config *c);      /* score.c */
 int job_preprocess(app *a, mri_config *c); /* preprocess.c */
+int job_convert(app *a, mri_config *c);    /* convert.c */
 int job_tokenize(app *a, mri_config *c);   /* tokenize.c */
 int job_bench(app *a, mri_config *c);      /* bench_step.c */
 

@@ -15,6 +15,9 @@ static const app_command commands[] = {
       "kernels, training steps and decoding beside what the machine can do at most", cmd_bench },
     { "check", "PROFILE.ini|PLUGIN.so|KIND/NAME [--list] [--in-process] [--seed N] [-t TEST]",
       "a profile resolved, each value with its origin; or a plugin's conformance", cmd_check },
+    { "convert", "RUN_DIR|STEP_DIR|PROFILE.ini|--hf DIR --to hf|mrun --out DIR "
+                 "[--dtype fp32|bf16|fp16] [--max-shard-size 5GB] [--force]",
+      "a model as a Hugging Face folder, or one of those as a run folder", cmd_convert },
     { "explain", "KIND/NAME|SECTION|SECTION.KEY|KEY|E0203|op NAME",
       "what a plugin, a section, a key, an error or an op means", cmd_explain },
     { "diff", "A.ini B.ini [--tolerance X] [--steps N]",
@@ -51,6 +54,7 @@ static const struct job {
 } jobs[] = {
     { "train", job_train },
     { "bench", job_bench },
+    { "convert", job_convert },
     { "generate", job_generate },
     { "preprocess", job_preprocess },
     { "score", job_score },

@@ -25,7 +25,7 @@ static const mr_opt run_opts[] = {
 
 #define C mri_cfg_job
 static const mr_opt job_opts[] = {
-    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score|bench|tokenize",
+    MR_OPT_CHOICE(C, run, "run", "train", "train|preprocess|generate|score|bench|tokenize|convert",
                   "what `mrun PROFILE.ini` does"),
 };
 #undef C
@@ -204,6 +204,20 @@ static const mr_opt preprocess_opts[] = {
 };
 #undef C
 
+#define C mri_cfg_convert
+static const mr_opt convert_opts[] = {
+    MR_OPT_CHOICE(C, to, "to", "hf", "hf|mrun",
+                  "what is made: a Hugging Face folder, or a run folder with one checkpoint"),
+    MR_OPT(C, MR_T_PATH, out, "out", NULL, "folder that is made; it appears when it is whole"),
+    MR_OPT_CHOICE(C, dtype, "dtype", "auto", "auto|fp32|bf16|fp16|f16",
+                  "of the weights; auto: those of a Hugging Face folder as they are, a run's in "
+                  "its precision"),
+    MR_OPT(C, MR_T_STR, max_shard_size, "max_shard_size", "5GB",
+           "largest safetensors file: bytes, or with KB MB GB TB KiB MiB GiB TiB"),
+    MR_OPT(C, MR_T_BOOL, force, "force", "false", "replace a model folder that is there"),
+};
+#undef C
+
 #define SECTION(field, doc) \
     { #field, doc, field##_opts, LEN(field##_opts), (uint32_t)offsetof(mri_config, field), \
       (uint32_t)sizeof(((mri_config *)0)->field) }
@@ -221,6 +235,7 @@ static const mri_section sections[] = {
     SECTION(generate, "the job generate"),
     SECTION(score, "the job score"),
     SECTION(preprocess, "the job preprocess: JSON lines to an indexed data set"),
+    SECTION(convert, "the job convert: a model in another format"),
 };
 
 static const mri_kind kinds[] = {
@@ -242,6 +257,7 @@ static const mri_job_needs jobs[] = {
     { "tokenize", "tokenizer", "", NULL, NULL },
     { "generate", "backend model tokenizer", "comm shard graph", NULL, NULL },
     { "score", "backend model tokenizer", "comm shard graph", NULL, NULL },
+    { "convert", "model", "backend tokenizer", "convert", "out" },
     { "bench", "backend model optimizer", "comm shard graph data tokenizer", "train",
       "steps" },
 };

@@ -17,7 +17,7 @@ typedef struct mri_cfg_run {
 } mri_cfg_run;
 
 typedef struct mri_cfg_job {
-    const char *run; /* train | preprocess | generate | score | bench | tokenize */
+    const char *run; /* train | preprocess | generate | score | bench | tokenize | convert */
 } mri_cfg_job;
 
 typedef struct mri_cfg_backend {
@@ -83,6 +83,11 @@ typedef struct mri_cfg_score {
     int32_t special;
 } mri_cfg_score;
 
+typedef struct mri_cfg_convert {
+    const char *to, *out, *dtype, *max_shard_size;
+    int32_t force;
+} mri_cfg_convert;
+
 typedef struct mri_cfg_preprocess {
     const char *input, *output_prefix, *json_key, *chat, *learn;
     int64_t workers;
@@ -104,6 +109,7 @@ typedef struct mri_config {
     mri_cfg_generate generate;
     mri_cfg_score score;
     mri_cfg_preprocess preprocess;
+    mri_cfg_convert convert;
 } mri_config;
 
 /* one row a section of core's: its name, rows, where it lies in mri_config */
