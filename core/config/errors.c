@@ -137,6 +137,25 @@ PAGE(TOKENIZER, "The tokenizer cannot handle this",
 "vocab is smaller than the tokenizer's; a broken tokenizer file.\n"
 "What to do: use the tokenizer that the data and the model were made with; leave [model] vocab\n"
 "out to take the tokenizer's.\n")
+PAGE(IMAGE_FORMAT, "A picture cannot be read",
+"mrun reads PNG and JPEG, known by their first bytes, not by their names. A file that is cut\n"
+"off or damaged is refused as a whole: a picture with a grey rest would be learnt as one.\n"
+"Usual causes: another format (WebP, GIF, BMP, SVG); a download that was cut off; a page of\n"
+"text that a server sent in the picture's place.\n"
+"What to do: open the file with another program; save it again as PNG.\n")
+PAGE(IMAGE_LIMIT, "A picture is larger than what is allowed",
+"The size of the file, the pixels of a side, their product and the ratio of the sides have\n"
+"limits that are checked before memory is taken, so that a small file cannot ask for much; a\n"
+"sample of a data set has room for a number of tiles. The message gives value and limit.\n"
+"Usual causes: a scan or a panorama at full size; a file that was made to exhaust memory; a\n"
+"max_tiles that is smaller than what the picture is cut into.\n"
+"What to do: make the picture smaller or cut it; or raise max_tiles where that is the limit.\n")
+PAGE(IMAGE_COUNT, "Pictures and their places in the text do not match",
+"Every picture needs one placeholder in the text, and every row of features that its tiles\n"
+"give needs one image token in the ids. More or fewer on either side is an error.\n"
+"Usual causes: a forgotten or doubled placeholder; --ids that were made for other pictures or\n"
+"another grid of tiles; a tokenizer that does not know the words of the grid as special.\n"
+"What to do: give --text with one placeholder a picture (the message names it), in order.\n")
 
 /* ---- 4xx: models, programs, plans ------------------------------------------------ */
 
