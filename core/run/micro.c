@@ -92,6 +92,38 @@ void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n, int64_t seq
     }
 }
 
+/* Each sample has its own tiles of the micro-batch's: row r those from r * room on. */
+static void offer_pixels(const mri_micro *m, int64_t r, int64_t rows, mr_sample *x)
+{
+    if (!m->pixels)
+        return;
+    x->room = m->images / rows;
+    x->pixels = m->pixels + r * x->room * m->tile_values;
+}
+
+static mr_status place_sample(const mri_session *s, mri_micro *m, int64_t r, int64_t seq,
+                              const mr_sample *x, int64_t sample, mr_err *err)
+{
+    int64_t tokens = s->info.image_tokens, first = r * x->room * tokens, next = first;
+    int64_t end = first + x->tiles * tokens;
+    if (!m->image_rows)
+        return 0;
+    if (x->tiles < 0 || x->tiles > x->room)
+        return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_PLUGIN, "sample %lld says it has %lld "
+                       "tiles, there is room for %lld", (long long)sample, (long long)x->tiles,
+                       (long long)x->room);
+    for (int64_t i = r * seq; i < (r + 1) * seq; i++)
+        if (m->tokens[i] == s->info.image_token && next++ < end)
+            m->image_rows[i] = (int32_t)(next - 1);
+    if (next == end)
+        return 0;
+    mr_fail(err, MR_E_IMAGE_COUNT, MR_BLAME_USER, "sample %lld has %lld image tokens (id %d), its "
+            "%lld tiles give %lld rows of features", (long long)sample, (long long)(next - first),
+            s->info.image_token, (long long)x->tiles, (long long)(end - first));
+    mr_hint(err, "is [train] seq long enough for its pictures?");
+    return MR_E_IMAGE_COUNT;
+}
+
 mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
                          double *weight, mr_err *err)
 {
@@ -107,8 +139,11 @@ mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t fir
             return 0;
         }
         mr_sample x = { sizeof x, 0, m->tokens + at, m->targets + at, m->positions + at,
-                        m->seq_start + at, m->weight + at };
+                        m->seq_start + at, m->weight + at, NULL, 0, 0, 0, 0 };
+        offer_pixels(m, r, rows, &x);
         mr_status st = s->data_ops->read(s->data, set, first + r, &x, err);
+        if (!st)
+            st = place_sample(s, m, r, seq, &x, first + r, err);
         if (st)
             return st;
         for (int64_t i = 0; i < seq; i++) {

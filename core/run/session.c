@@ -81,15 +81,33 @@ static mr_status check_vocab(const mri_session *s, mr_err *err)
     return MR_E_PROFILE_CONFLICT;
 }
 
+/* When it is first needed: a folder whose processor is not known still reads text. */
+mr_status mri_session_imager(mri_session *s, const mri_imager **out, mr_err *err)
+{
+    *out = &s->imager;
+    if (s->imager.tokens)
+        return 0;
+    if (!s->info.image_size) {
+        mr_fail(err, MR_E_ARG, MR_BLAME_USER, "this model takes no pictures");
+        mr_hint(err, "mrun inspect shows a folder's family; model/vlm reads pictures");
+        return MR_E_ARG;
+    }
+    return mri_imager_open(s->config->model.hf, s->info.image_size, s->info.image_tokens,
+                           s->info.image_token, s->tok_ops, s->tok, &s->imager, err);
+}
+
 static mr_status open_data(mri_session *s, mr_err *err)
 {
     const mri_choice *c;
     const mri_cfg_train *t = &s->config->train;
+    const mri_imager *imager = NULL;
     mr_status st = pick(s->config, "data", &c, err);
+    if (!st && s->info.image_size && t->images)
+        st = mri_session_imager(s, &imager, err);
     if (st)
         return st;
     mr_data_env env = { sizeof env, 0, t->seq, s->config->run.seed, t->steps * t->global_batch,
-                        t->eval_steps * t->micro_batch, s->tok_ops, s->tok };
+                        t->eval_steps * t->micro_batch, s->tok_ops, s->tok, t->images, imager };
     s->data_ops = c->unit->table;
     return s->data_ops->create(mri_registry_host(s->registry), &env, c->config, &s->data, err);
 }
@@ -300,6 +318,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     s->config = config;
     s->model_dtype = mri_strdup(dtype_of(config->precision.recipe));
     mri_registry_offer(reg, MR_EXT_MODEL, &mri_model_service);
+    mri_registry_offer(reg, MR_EXT_IMAGE, &mri_image_service);
     if ((o->needs & MRI_NEED_UPDATE) && !strcmp(s->model_dtype, "f64")) {
         st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
                      "[precision] recipe fp64 has gradients but no optimizer steps");

@@ -15,6 +15,7 @@
 #include "mrun/data.h"
 #include "feed.h"
 #include "graphs.h"
+#include "imager.h"
 #include "update.h"
 
 enum { /* what a job needs */
@@ -72,6 +73,7 @@ typedef struct mri_session {
     mri_exec *train, *eval, *decode, *prefill; /* prefill: decode by chunks, same states */
     mri_exec *encode;     /* pictures alone, for decode */
     mri_pictures pictures;
+    mri_imager imager; /* of models that take pictures */
     char *arena;
     uint64_t arena_bytes;
     mri_feed feed;
@@ -135,6 +137,9 @@ uint32_t mri_session_find_set(mri_session *s, const char *name, mr_data_set *out
  * borrowed until the next call; encoded at once for decoding. The k-th token info.image_token of a
  * sequence takes the k-th row of the features. tiles 0: none. */
 mr_status mri_session_pictures(mri_session *s, const float *pixels, int64_t tiles, mr_err *err);
+
+/* How pictures become tiles and ids for this model; MR_E_ARG if it takes none. */
+mr_status mri_session_imager(mri_session *s, const mri_imager **out, mr_err *err);
 
 /* nll of each position of one sequence: out[i] = -log p(ids[i+1] | ids[..i]), n - 1 values;
  * logits (may be NULL): [n, V] f32. Needs an eval exec of at least n tokens. */

@@ -134,13 +134,15 @@
     S(mr_data_env) \
         F(mr_data_env, size) F(mr_data_env, pad) F(mr_data_env, seq) F(mr_data_env, seed) \
         F(mr_data_env, train_samples) F(mr_data_env, valid_samples) F(mr_data_env, tokenizer) \
-        F(mr_data_env, tok) \
+        F(mr_data_env, tok) F(mr_data_env, tiles) F(mr_data_env, pictures) \
     S(mr_data_set) \
         F(mr_data_set, size) F(mr_data_set, flags) F(mr_data_set, name) F(mr_data_set, samples) \
-        F(mr_data_set, tokens) F(mr_data_set, bytes_per_token) \
+        F(mr_data_set, tokens) F(mr_data_set, bytes_per_token) F(mr_data_set, choices) \
     S(mr_sample) \
         F(mr_sample, size) F(mr_sample, pad) F(mr_sample, tokens) F(mr_sample, targets) \
         F(mr_sample, positions) F(mr_sample, seq_start) F(mr_sample, loss_weight) \
+        F(mr_sample, pixels) F(mr_sample, room) F(mr_sample, tiles) \
+        F(mr_sample, choice) F(mr_sample, answer) \
     S(mr_data_ops) \
         F(mr_data_ops, size) F(mr_data_ops, flags) F(mr_data_ops, create) F(mr_data_ops, destroy) \
         F(mr_data_ops, set) F(mr_data_ops, read) F(mr_data_ops, promises) \
@@ -174,6 +176,12 @@
         F(mr_model_part, model) F(mr_model_part, own) \
     S(mr_model_service) \
         F(mr_model_service, size) F(mr_model_service, pad) F(mr_model_service, open) \
-        F(mr_model_service, close)
+        F(mr_model_service, close) \
+    S(mr_image_grid) \
+        F(mr_image_grid, size) F(mr_image_grid, pad) F(mr_image_grid, rows) \
+        F(mr_image_grid, cols) F(mr_image_grid, tiles) \
+    S(mr_image_service) \
+        F(mr_image_service, size) F(mr_image_service, pad) F(mr_image_service, file) \
+        F(mr_image_service, bytes) F(mr_image_service, ids)
 
 #endif
