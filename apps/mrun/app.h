@@ -43,6 +43,7 @@ int app_args_parse(app *a, int argc, char **argv, const char *const *takes,
 const char *app_arg(const app_args *args, const char *name); /* NULL: not given; "" for a flag */
 void app_args_free(app_args *args);
 
+int cmd_answers(app *a, int argc, char **argv);  /* answers.c */
 int cmd_check(app *a, int argc, char **argv);    /* check.c: a profile, a plugin, KIND/NAME */
 int cmd_explain(app *a, int argc, char **argv);  /* explain.c */
 int cmd_plugins(app *a, int argc, char **argv);  /* plugins.c */

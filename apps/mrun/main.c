@@ -24,8 +24,8 @@ static const app_command commands[] = {
       "two profiles in lock step; the first op that differs", cmd_diff },
     { "grad-check", "PROFILE.ini [--samples N] [--tolerance X]",
       "a model's gradients against finite differences, in fp64", cmd_gradcheck },
-    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT [--max-tokens N] [--temperature T] "
-                  "[--top-k K] [--top-p P] [--seed S]",
+    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT [--image FILE]... "
+                  "[--max-tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]",
       "text on stdout, from a run's newest checkpoint or a Hugging Face folder", cmd_generate },
     { "new", "KIND NAME [DIR]", "a plugin skeleton that builds and passes its check", cmd_new },
     { "plan", "PROFILE.ini [--print PASS]",
@@ -34,8 +34,10 @@ static const app_command commands[] = {
     { "fill-in", "FILE.in", "", cmd_fill_in }, /* no doc: not in the help */
     { "plugins", "[--scan]", "the plugins that are there, from their notes", cmd_plugins },
     { "report", "RUN_DIR [-o FILE]", "a run as one HTML page", cmd_report },
+    { "answers", "RUN_DIR|PROFILE.ini [-o FILE.html] [--samples N]",
+      "how many held-out pictures a run's model names rightly, and a page of them", cmd_answers },
     { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--no-special] "
-               "[--logits OUT] [--grad OUT]",
+               "[--image FILE]... [--pixel-values FILE] [--logits OUT] [--grad OUT]",
       "log-probabilities, one JSON line a sequence; logits and gradients to files", cmd_score },
     { "tokenize", "PROFILE.ini|RUN_DIR|--hf DIR [--decode] [--no-special]",
       "lines of text to lines of ids, or back; stdin to stdout", cmd_tokenize },

@@ -50,6 +50,7 @@ typedef struct report_chart {
 void report_chart_add(mri_str *html, const report_chart *c);
 
 /* ---- report_page.c ---------------------------------------------------------------------- */
+extern const char report_style[]; /* CSS of this page and of answers_page.c */
 mr_status report_page(const char *run_dir, mri_str *html, mr_err *err);
 void report_escape(mri_str *html, const char *text); /* for text and for quoted attributes */
 void report_number(mri_str *html, int unit, double v);

@@ -12,7 +12,7 @@
 
 enum { PROFILE_MAX = 4 << 20 };
 
-static const char style[] =
+const char report_style[] =
     ":root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1c1f23;--mute:#6a717a;"
     "--edge:#e3e4e6;--a:#2563c9;--b:#d9541e}\n"
     "@media(prefers-color-scheme:dark){:root{--bg:#14171a;--card:#1c2024;--ink:#e4e7ea;"
@@ -119,6 +119,7 @@ static void add_summary(mri_str *h, const report_log *log)
     } cards[] = {
         { "loss, last", "loss", REPORT_NUMBER, report_last },
         { "val. loss, best", "val_loss", REPORT_NUMBER, report_best },
+        { "right answers, last", "accuracy", REPORT_PERCENT, report_last },
         { "bits per byte, best", "bits_per_byte", REPORT_NUMBER, report_best },
         { "tokens/s, median", "tokens_per_s", REPORT_NUMBER, report_median },
         { "ms a step, median", "ms", REPORT_NUMBER, report_median },
@@ -141,6 +142,7 @@ static void add_charts(mri_str *h, const report_log *log)
         const char *metric[2], *label[2];
     } charts[] = {
         { "loss", "Loss", REPORT_NUMBER, { "loss", "val_loss" }, { "training", "validation" } },
+        { "accuracy", "Right answers", REPORT_PERCENT, { "accuracy" }, { "validation" } },
         { "lr", "Learning rate", REPORT_NUMBER, { "lr" }, { "lr" } },
         { "throughput", "Throughput", REPORT_NUMBER, { "tokens_per_s" }, { "tokens/s" } },
         { "grad-norm", "Gradient norm", REPORT_NUMBER, { "grad_norm" }, { "grad norm" } },
@@ -248,7 +250,7 @@ mr_status report_page(const char *run_dir, mri_str *h, mr_err *err)
     mri_str_add(h, "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n"
                    "<meta name=\"viewport\" content=\"width=device-width\">\n<title>");
     report_escape(h, *name ? name : run_dir);
-    mri_str_fmt(h, " - mrun</title>\n<style>\n%s</style>\n<h1>", style);
+    mri_str_fmt(h, " - mrun</title>\n<style>\n%s</style>\n<h1>", report_style);
     report_escape(h, *name ? name : run_dir);
     mri_str_add(h, " <small>a run of mrun</small></h1>\n");
     add_summary(h, &log);

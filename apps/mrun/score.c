@@ -4,12 +4,13 @@
  * {"ids":[...],"logprobs":[...],"sum":x} with logprobs[i] = log p(ids[i+1] | ids[..i]).
  *
  * --logits OUT: f32 [tokens, vocab], named `logits`; of several sequences `logits.0`, `logits.1`...
+ * --image FILE (repeatable), --pixel-values FILE: what its image tokens stand for (images.h).
  * --grad OUT: for every trained tensor, under its name and in its layout in a Hugging Face folder,
  * the f32 gradient of the mean of -logprobs over all sequences. Without router losses.
  */
 #include "core/base/json.h"
 #include "core/run/export.h"
-#include "core/run/micro.h"
+#include "core/run/pictures.h"
 #include "model_args.h"
 #include "score_input.h"
 #include <stdlib.h>
@@ -18,6 +19,7 @@
 typedef struct request {
     const char *ids, *text, *file, *logits, *grad;
     bool special; /* texts get the id that begins a text */
+    app_pictures pictures; /* of --ids or --text; read_input() hands them on */
 } request;
 
 static void print_score(const score_sequence *q, const float *nll)
@@ -35,8 +37,7 @@ static void print_score(const score_sequence *q, const float *nll)
 }
 
 /* The tokenizer is needed for text only, so that bare ids work with any folder. */
-static mr_status read_input(app *a, const mri_config *c, const request *q, score_list *l,
-                            mr_err *err)
+static mr_status read_input(app *a, const mri_config *c, request *q, score_list *l, mr_err *err)
 {
     mri_session *s = NULL;
     mr_status st = 0;
@@ -44,6 +45,13 @@ static mr_status read_input(app *a, const mri_config *c, const request *q, score
         MR_TRY(score_add_ids(l, q->ids, err));
     if (q->text)
         score_add_text(l, "--text", q->text, strlen(q->text));
+    if (app_pictures_any(&q->pictures)) {
+        if (l->n != 1)
+            MR_TRY(mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "--image and --pixel-values are of one "
+                           "sequence, --ids or --text; the lines of a file name their own images"));
+        l->v[0].pictures = q->pictures;
+        memset(&q->pictures, 0, sizeof q->pictures);
+    }
     if (q->file)
         MR_TRY(score_add_jsonl(l, q->file, err));
     mri_session_options o = { .needs = score_has_text(l) ? MRI_NEED_TOKENIZER : 0 };
@@ -68,7 +76,9 @@ static mr_status score(mri_session *s, const score_list *l, const char *logits_f
             t[i] = (mri_tensor){ l->n > 1 ? mri_format("logits.%zu", i) : mri_strdup("logits"),
                                  mr_type2("f32", q->n, s->info.vocab), logits };
         }
-        st = mri_session_score(s, q->ids, q->n, nll, logits, err);
+        st = mri_session_pictures(s, q->pictures.pixels, q->pictures.tiles, err);
+        if (!st)
+            st = mri_session_score(s, q->ids, q->n, nll, logits, err);
         if (!st)
             print_score(q, nll);
     }
@@ -86,7 +96,7 @@ static mr_status score(mri_session *s, const score_list *l, const char *logits_f
 /* Gradients of the mean over all sequences into the main gradients. */
 static mr_status differentiate(mri_session *s, const score_list *l, mr_err *err)
 {
-    mri_micro m = mri_micro_new(s->train->opt.tokens);
+    mri_micro m = mri_micro_of(s->train);
     double loss;
     int64_t predicted = 0;
     mr_status st = 0;
@@ -100,6 +110,8 @@ static mr_status differentiate(mri_session *s, const score_list *l, mr_err *err)
     MR_TRY(mri_session_gradients_begin(s, (double)predicted, err));
     for (size_t i = 0; i < l->n; i++) {
         mri_micro_sequence(&m, l->v[i].ids, l->v[i].n, 1);
+        MR_TRY(mri_session_pictures(s, l->v[i].pictures.pixels, l->v[i].pictures.tiles, err));
+        MR_TRY(mri_pictures_place(s, &m, l->v[i].n, err));
         mri_batch b = mri_micro_batch(&m, false);
         MR_TRY(mri_session_gradients_add(s, &b, &loss, err));
     }
@@ -162,7 +174,7 @@ out:
 
 /* The longest sequence sizes the plans; it is known after tokenizing, so a session opens twice:
  * for the model's sizes and the tokenizer, then with the execs. */
-static int run(app *a, const mri_config *c, const request *q)
+static int run(app *a, const mri_config *c, request *q)
 {
     mr_err err = MR_ERR_INIT;
     mri_session *s = NULL;
@@ -174,6 +186,7 @@ static int run(app *a, const mri_config *c, const request *q)
     mri_session_options o = { .needs = MRI_NEED_EVAL | (q->grad ? MRI_NEED_TRAIN : 0),
                               .main_loss = true };
     o.eval_tokens = o.train_tokens = score_longest(&all);
+    o.images = score_most_tiles(&all);
     MR_TRY(mri_session_open(a->registry, c, &o, &s, &err));
     MR_TRY(app_model_weights(s, &err));
     MR_TRY(score(s, &all, q->logits, &err));
@@ -199,7 +212,7 @@ int job_score(app *a, mri_config *c)
 int cmd_score(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--hf", "--ids", "--text", "--jsonl", "--logits", "--grad",
-                                         NULL };
+                                         "--image", "--pixel-values", NULL };
     static const char *const flags[] = { "--no-special", NULL };
     /* what a run froze has a gradient here, too */
     static const char *const job[] = { "job.run=score", "optimizer.groups=" };
@@ -212,10 +225,12 @@ int cmd_score(app *a, int argc, char **argv)
                   !app_arg(&args, "--no-special") };
     if (!code && !q.ids && !q.text && !q.file)
         code = app_usage(a, "score needs --ids \"1 2 3\", --text TEXT or --jsonl FILE");
-    if (!code && app_model_config(a, &args, job, 2, &c, &err))
+    if (!code && (app_pictures_args(&q.pictures, &args, &err) ||
+                  app_model_config(a, &args, job, 2, &c, &err)))
         code = app_fail(a, &err);
     if (!code)
         code = run(a, c, &q);
+    app_pictures_free(&q.pictures);
     mri_config_free(c);
     app_args_free(&args);
     return code;

@@ -2,7 +2,6 @@
  * score_input.c - see score_input.h. */
 #include "score_input.h"
 #include "core/base/json.h"
-#include "core/run/text.h"
 #include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
@@ -44,6 +43,19 @@ void score_add_text(score_list *l, const char *where, const char *text, size_t n
     MRI_PUSH(l, q);
 }
 
+static mr_status add_images(score_sequence *q, const json_t *images, mr_err *err)
+{
+    if (images && !json_is_array(images))
+        return BAD("%s: \"images\" is no array of file names", q->where);
+    for (size_t i = 0; i < json_array_size(images); i++) {
+        const char *file = json_string_value(json_array_get(images, i));
+        if (!file)
+            return BAD("%s: images[%zu] is no file name", q->where, i);
+        app_pictures_add(&q->pictures, file);
+    }
+    return 0;
+}
+
 /* one object of a file; `where` is FILE:LINE */
 static mr_status add_object(score_list *l, const char *where, const json_t *o, mr_err *err)
 {
@@ -52,7 +64,7 @@ static mr_status add_object(score_list *l, const char *where, const json_t *o, m
         return BAD("%s: the object has both \"ids\" and \"text\"", where);
     if (json_is_string(text)) {
         score_add_text(l, where, json_string_value(text), json_string_length(text));
-        return 0;
+        return add_images(&l->v[l->n - 1], json_object_get(o, "images"), err);
     }
     if (!json_is_array(ids))
         return BAD("%s: the line is no object with an array \"ids\" or a string \"text\"", where);
@@ -67,7 +79,7 @@ static mr_status add_object(score_list *l, const char *where, const json_t *o, m
             return BAD("%s: ids[%zu] is no whole number from 0 to 2147483647", where, i);
         q.ids[i] = (int32_t)v;
     }
-    return 0;
+    return add_images(&l->v[l->n - 1], json_object_get(o, "images"), err);
 }
 
 mr_status score_add_jsonl(score_list *l, const char *path, mr_err *err)
@@ -128,9 +140,10 @@ mr_status score_resolve(score_list *l, mri_session *s, bool special, mr_err *err
     mr_status st = 0;
     for (size_t i = 0; i < l->n && !st; i++) {
         score_sequence *q = &l->v[i];
-        if (q->text) {
+        st = app_pictures_read(&q->pictures, s, err);
+        if (!st && q->text) {
             uint64_t n = 0;
-            st = mri_text_ids(s->tok_ops, s->tok, q->text, q->text_n, special, &q->ids, &n, err);
+            st = app_pictures_ids(&q->pictures, s, q->text, q->text_n, special, &q->ids, &n, err);
             q->n = (int64_t)n;
         }
         if (!st)
@@ -147,12 +160,21 @@ int64_t score_longest(const score_list *l)
     return longest;
 }
 
+int64_t score_most_tiles(const score_list *l)
+{
+    int64_t most = 0;
+    for (size_t i = 0; i < l->n; i++)
+        most = l->v[i].pictures.tiles > most ? l->v[i].pictures.tiles : most;
+    return most;
+}
+
 void score_list_free(score_list *l)
 {
     for (size_t i = 0; i < l->n; i++) {
         free(l->v[i].ids);
         free(l->v[i].text);
         free(l->v[i].where);
+        app_pictures_free(&l->v[i].pictures);
     }
     free(l->v);
     memset(l, 0, sizeof *l);

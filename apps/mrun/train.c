@@ -6,7 +6,7 @@
  * Started again in its folder (run_folder.h) a run resumes from the newest checkpoint, with the
  * loss curve that it would have had; finished, it says so.
  */
-#include "app.h"
+#include "answers.h"
 #include "core/run/step.h"
 #include "run_folder.h"
 #include "sinks.h"
@@ -79,15 +79,26 @@ static mr_status validate(train_run *r, mr_err *err)
         mr_data_set set = { .size = sizeof set };
         mr_err past = MR_ERR_INIT;
         double nll, bpb;
+        uint32_t n = 0;
+        answers x = { 0 };
         if (r->s->data_ops->set(r->s->data, i, &set, &past))
             return 0;
         if (strncmp(set.name, "valid", 5))
             continue;
-        mr_status st = mri_session_evaluate(r->s, i, r->c->train.eval_steps, &nll, &bpb, err);
+        const mri_cfg_train *t = &r->c->train;
+        mr_status st = mri_session_evaluate(r->s, i, t->eval_steps, &nll, &bpb, err);
+        if (!st && set.choices > 1)
+            st = answers_choose(r->s, i, t->eval_steps * t->micro_batch, &x, err);
         if (st)
             return st;
-        mr_metric m[3] = { { "val_loss", nll }, { "bits_per_byte", bpb } };
-        app_sinks_event(&r->sinks, "eval", r->s->done.step, m, bpb > 0 ? 2 : 1,
+        mr_metric m[3] = { { "val_loss", nll } };
+        n = 1;
+        if (bpb > 0)
+            m[n++] = (mr_metric){ "bits_per_byte", bpb };
+        if (set.choices > 1)
+            m[n++] = (mr_metric){ "accuracy", x.accuracy };
+        answers_free(&x);
+        app_sinks_event(&r->sinks, "eval", r->s->done.step, m, n,
                         strcmp(set.name, "valid") ? set.name : NULL);
     }
 }
@@ -209,6 +220,27 @@ static void say_start(train_run *r)
     free(mem);
 }
 
+/* Where a validation set has choices: RUN_DIR/answers.html, of as many samples as validation. */
+static mr_status write_answers(train_run *r, mr_err *err)
+{
+    const mri_cfg_train *t = &r->c->train;
+    mri_str html = { 0 };
+    answers x = { 0 };
+    char *path = mri_format("%s/answers.html", r->c->run.dir);
+    mr_status st = answers_find(r->s, t->eval_steps * t->micro_batch, &x, err);
+    if (!st && x.n)
+        st = answers_page(r->s, &x, &html, err);
+    if (!st && x.n)
+        st = mri_write_file_atomic(path, html.s, html.n, err);
+    if (!st && x.n && !r->a->quiet)
+        fprintf(stderr, "mrun: %lld of %lld held-out pictures named rightly; %s shows them\n",
+                (long long)x.right, (long long)x.n, path);
+    answers_free(&x);
+    mri_str_free(&html);
+    free(path);
+    return st;
+}
+
 static bool has_sample(const mri_config *c)
 {
     return c->train.sample_prompt && *c->train.sample_prompt;
@@ -265,6 +297,8 @@ int job_train(app *a, mri_config *c)
     say_start(&r);
     MR_TRY(loop(&r, &err));
     app_sinks_event(&r.sinks, "end", r.s->done.step, NULL, 0, NULL);
+    if (!stop_signal)
+        MR_TRY(write_answers(&r, &err));
     if (has_sample(c) && !stop_signal)
         st = app_print_sample(r.s, c->train.sample_prompt, c->train.sample_tokens, &err);
 out:

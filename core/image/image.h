@@ -33,6 +33,8 @@ mr_status mri_image_load(const char *path, const mri_image_limits *limits, mri_i
                          mr_err *err);
 /* black; MR_E_NOMEM where the host has no room */
 mr_status mri_image_new(int64_t width, int64_t height, mri_image *out, mr_err *err);
+/* appends a PNG of it */
+mr_status mri_image_to_png(const mri_image *image, mri_str *out, mr_err *err);
 void mri_image_free(mri_image *image); /* {0} is fine */
 
 typedef enum mri_resample { MRI_BILINEAR, MRI_BICUBIC } mri_resample;

@@ -224,3 +224,24 @@ void mri_tiles_free(mri_tiles *t)
     free(t->pixels);
     *t = (mri_tiles){ 0 };
 }
+
+mr_status mri_image_from_tile(const mri_image_rule *rule, const float *pixels, mri_image *out,
+                              mr_err *err)
+{
+    int64_t n = rule->side * rule->side;
+    mr_status st = mri_image_new(rule->side, rule->side, out, err);
+    for (int c = 0; !st && c < 3; c++) {
+        float table[256];
+        table_of(rule, c, table); /* rising: the byte whose value is nearest */
+        for (int64_t i = 0; i < n; i++) {
+            int low = 0, high = 255;
+            while (high - low > 1) {
+                int middle = (low + high) / 2;
+                *(table[middle] <= pixels[c * n + i] ? &low : &high) = middle;
+            }
+            float below = pixels[c * n + i] - table[low], above = table[high] - pixels[c * n + i];
+            out->rgb[3 * i + c] = (uint8_t)(below <= above ? low : high);
+        }
+    }
+    return st;
+}

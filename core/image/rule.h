@@ -48,5 +48,8 @@ mr_status mri_image_prepare(const mri_image_rule *rule, const mri_image *image, 
 mr_status mri_image_prepare_into(const mri_image_rule *rule, const mri_image *image, float *pixels,
                                  int64_t room, mri_tiles *out, mr_err *err);
 void mri_tiles_free(mri_tiles *t);
+/* A prepared tile as a picture again, for people to look at. */
+mr_status mri_image_from_tile(const mri_image_rule *rule, const float *pixels, mri_image *out,
+                              mr_err *err);
 
 #endif

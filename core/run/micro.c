@@ -124,41 +124,62 @@ static mr_status place_sample(const mri_session *s, mri_micro *m, int64_t r, int
     return MR_E_IMAGE_COUNT;
 }
 
+/* Tokens in the vocabulary, one sequence where the plugin promised it; seq_start in the batch. */
+static mr_status check_sample(const mri_session *s, mri_micro *m, int64_t at, int64_t seq,
+                              int64_t sample, mr_err *err)
+{
+    for (int64_t i = 0; i < seq; i++) {
+        m->seq_start[at + i] += (int32_t)at;
+        if (s->whole && m->seq_start[at + i] != at)
+            return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_PLUGIN,
+                           "token %lld of sample %lld starts a sequence at %lld; the data "
+                           "plugin promises samples of one sequence", (long long)i,
+                           (long long)sample, (long long)(m->seq_start[at + i] - at));
+        if (m->tokens[at + i] < 0 || m->tokens[at + i] >= s->info.vocab)
+            return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
+                           "sample %lld has token %d, the model's vocabulary is %lld",
+                           (long long)sample, m->tokens[at + i], (long long)s->info.vocab);
+    }
+    return 0;
+}
+
+mr_status mri_micro_read_row(mri_session *s, mri_micro *m, int64_t r, uint32_t set, int64_t sample,
+                             int64_t choice, int64_t *answer, mr_err *err)
+{
+    int64_t seq = s->config->train.seq, at = r * seq;
+    mr_sample x = { sizeof x, 0, m->tokens + at, m->targets + at, m->positions + at,
+                    m->seq_start + at, m->weight + at, NULL, 0, 0, choice, 0 };
+    mr_status st = 0;
+    if (m->image_rows)
+        memset(m->image_rows + at, 0xFF, (size_t)seq * 4); /* -1 */
+    offer_pixels(m, r, m->t / seq, &x);
+    if (x.pixels)
+        memset(x.pixels, 0, (size_t)(x.room * m->tile_values) * sizeof(float));
+    MR_TRY(s->data_ops->read(s->data, set, sample, &x, err));
+    MR_TRY(place_sample(s, m, r, seq, &x, sample, err));
+    MR_TRY(check_sample(s, m, at, seq, sample, err));
+    *answer = x.answer;
+out:
+    return st;
+}
+
 mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
                          double *weight, mr_err *err)
 {
-    int64_t seq = s->config->train.seq, rows = m->t / seq;
+    int64_t seq = s->config->train.seq, rows = m->t / seq, answer;
     for (int64_t r = 0; r < rows; r++) {
-        int64_t at = r * seq;
-        if (m->image_rows)
-            memset(m->image_rows + at, 0xFF, (size_t)seq * 4); /* -1 */
-        if (m->pixels && !r)
-            memset(m->pixels, 0, (size_t)(m->images * m->tile_values) * sizeof(float));
         if (limit >= 0 && first + r >= limit) {
-            mri_micro_blank(m, at, s->whole ? seq : 1);
+            mri_micro_blank(m, r * seq, s->whole ? seq : 1);
+            if (m->pixels)
+                memset(m->pixels + m->images / rows * r * m->tile_values, 0,
+                       (size_t)(m->images / rows * (rows - r) * m->tile_values) * sizeof(float));
             return 0;
         }
-        mr_sample x = { sizeof x, 0, m->tokens + at, m->targets + at, m->positions + at,
-                        m->seq_start + at, m->weight + at, NULL, 0, 0, 0, 0 };
-        offer_pixels(m, r, rows, &x);
-        mr_status st = s->data_ops->read(s->data, set, first + r, &x, err);
-        if (!st)
-            st = place_sample(s, m, r, seq, &x, first + r, err);
+        mr_status st = mri_micro_read_row(s, m, r, set, first + r, 0, &answer, err);
         if (st)
             return st;
-        for (int64_t i = 0; i < seq; i++) {
-            m->seq_start[at + i] += (int32_t)at;
-            *weight += m->weight[at + i];
-            if (s->whole && m->seq_start[at + i] != at)
-                return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_PLUGIN,
-                               "token %lld of sample %lld starts a sequence at %lld; the data "
-                               "plugin promises samples of one sequence", (long long)i,
-                               (long long)(first + r), (long long)(m->seq_start[at + i] - at));
-            if (m->tokens[at + i] < 0 || m->tokens[at + i] >= s->info.vocab)
-                return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
-                               "sample %lld has token %d, the model's vocabulary is %lld",
-                               (long long)(first + r), m->tokens[at + i], (long long)s->info.vocab);
-        }
+        for (int64_t i = r * seq; i < (r + 1) * seq; i++)
+            *weight += m->weight[i];
     }
     return 0;
 }

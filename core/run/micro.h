@@ -31,6 +31,10 @@ void mri_micro_sequence(mri_micro *m, const int32_t *ids, int64_t n, int64_t seq
  * have `room` rows; *next moves on. */
 mr_status mri_micro_place_images(mri_micro *m, int64_t from, int64_t n, int32_t id, int64_t *next,
                                  int64_t room, mr_err *err);
+/* One sample of a set into row r; choice: 0, or that of the set's choices in its answer's place.
+ * *answer: which choice is right, 0: none. */
+mr_status mri_micro_read_row(mri_session *s, mri_micro *m, int64_t r, uint32_t set, int64_t sample,
+                             int64_t choice, int64_t *answer, mr_err *err);
 /* Samples first, first+1, ... of a set, one a row; rows past `limit` (if >= 0) stay blank. Adds
  * the weights of what was read to *weight. */
 mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,

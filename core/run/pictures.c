@@ -29,7 +29,8 @@ mr_status mri_pictures_check(const mri_session *s, const mri_session_options *o,
 
 int64_t mri_pictures_room(const mri_session *s, const mri_session_options *o, const char *mode)
 {
-    if (!strcmp(mode, "train") || (!strcmp(mode, "infer") && !o->eval_tokens))
+    bool own = !strcmp(mode, "train") ? o->train_tokens > 0 : o->eval_tokens > 0;
+    if ((!strcmp(mode, "train") || !strcmp(mode, "infer")) && !own)
         return s->config->train.images * s->config->train.micro_batch;
     return o->images;
 }

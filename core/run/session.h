@@ -96,8 +96,8 @@ typedef struct mri_session {
 typedef struct mri_session_options {
     uint32_t needs;
     int64_t eval_tokens, prefill_tokens, slots, max_seq; /* prefill_tokens 0: no such exec */
-    int64_t images; /* tiles that decode and an eval of eval_tokens have room for; train, and eval
-                       by its batches, have [train] images a sequence */
+    int64_t images; /* tiles that decode, and a train or eval of own tokens, have room for; by the
+                       data's batches they have [train] images a sequence */
     bool guard, stress; /* plans with guard bytes; without sharing of memory */
     bool dry; /* plan only: nothing is allocated (mrun plan) */
     bool whole; /* the caller's own batches are rows of whole sequences; batches of the data are
