@@ -132,9 +132,10 @@ int cmd_bench(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--backend",    "--dtype",  "--against", "--hf",
                                          "--steps",      "--warmup", "--profile", "--prompt-tokens",
-                                         "--max-tokens", "--size",   NULL };
-    static const char *const flags[] = { "--quick", "--synthetic", "--shapes",
-                                         "--brief", "--cpu-time",  NULL };
+                                         "--max-tokens", "--size",   "--batch",   "--context",
+                                         NULL };
+    static const char *const flags[] = { "--quick", "--synthetic", "--shapes",       "--brief",
+                                         "--cpu-time", "--skip-prefill", NULL };
     app_args args = { 0 };
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
     if (code)

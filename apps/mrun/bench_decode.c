@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_decode.c - `mrun bench decode PROFILE.ini|RUN_DIR|--hf DIR [--prompt-tokens N]
- * [--max-tokens N]`: reading a prompt and writing one token after the other, with random weights
- * unless [model] hf gives some.
+ * bench_decode.c - `mrun bench decode PROFILE.ini|RUN_DIR|--hf DIR [--batch N] [--context N]
+ * [--skip-prefill] [--max-tokens N]`: reading a prompt, and writing one token after the other of N
+ * sequences that have `context` positions behind them, greedily, with random weights unless
+ * [model] hf gives some. --skip-prefill only says that the positions are there.
  *
- * Decoding is bound by memory: every weight is read once a token. So what is quoted is the ratio
- * of (bytes that a token must read) / time to the read rate, which is probed before, between and
- * after, because memory's rate changes within minutes. Prefill is bound by products.
+ * Decoding is bound by memory: every weight is read once a step, and of every sequence its cache.
+ * So what is quoted is the floor, the bytes that a step must read over the read rate, which is
+ * probed before, between and after, because memory's rate changes within minutes. Prefill is
+ * bound by products.
  */
 #include "bench.h"
 #include "core/base/rng.h"
@@ -20,45 +22,61 @@ enum { CHUNK = 128, ROUNDS = 4 }; /* prefill's tokens at a time; probes between 
 typedef struct decode_bench {
     app *a;
     mri_session *s;
-    int64_t prompt, tokens;
+    int64_t batch, context, tokens;
+    bool skip_prefill;
     bench_peaks peaks;
-    bench_times prefill, token;
-    double read;                      /* mean of the probes */
-    double weight_bytes, cache_bytes; /* a token, at the middle position */
+    bench_times prefill, step;
+    double read; /* mean of the probes */
+    /* bytes of a step at the middle position: all weights, the experts' among them, the cache */
+    double weight_bytes, expert_bytes, all_expert_bytes, cache_bytes;
 } decode_bench;
 
-/* Of a step with one token: grouped products read the experts that have rows (at most one a row),
- * cached attention the positions so far; everything else what its cost says. */
+/* ---- bytes ---------------------------------------------------------------------------------- */
+
+/* What one sequence reads and writes of a cache with rows of so many bytes, as of `position`. */
+static double row_bytes(const mr_call *c, double row, double position)
+{
+    int64_t chunk = mr_attr_i(c, "chunk", 0);
+    double seen = chunk ? fmod(position, (double)chunk) + 1 : position + 1;
+    return row * (seen + 1);
+}
+
+static double of_row(const mr_type *cache) /* [N,P,..] */
+{
+    return (double)mr_bytes(cache) / ((double)cache->dim[0] * (double)cache->dim[1]);
+}
+
+/* Grouped products read the experts that have rows: each of B tokens goes to K of E, and if it
+ * may be any of them, an expert is read with probability 1 - (1 - K/E)^B. Attention over a cache
+ * reads the positions so far; everything else is what its cost says. */
 static void step_bytes(decode_bench *b, const mri_plan *pl, const mri_step *s, double position)
 {
     const mri_node *n = &pl->prog->nodes.v[s->node];
     const mr_type *types[2 * MRI_MAX_OPERANDS];
     mr_call c = mri_node_call(pl->prog, n, types);
     const char *id = n->def->id;
-    double bytes = s->cost.bytes;
-    if (!strcmp(id, "grouped_linear")) {
-        double rows = (double)mr_rows(c.in[0]), experts = (double)c.in[1]->dim[0];
-        bytes -= (double)mr_bytes(c.in[1]) * (1 - fmin(1, rows / experts));
-    } else if (!strcmp(id, "attention.cached")) {
-        double room = (double)c.in[5]->dim[1] * (double)c.in[5]->dim[0];
-        double row = (double)(mr_bytes(c.in[5]) + mr_bytes(c.in[6])) / room;
-        int64_t chunk = mr_attr_i(&c, "chunk", 0);
-        double seen = chunk ? fmod(position, (double)chunk) + 1 : position + 1;
-        b->cache_bytes += row * (seen + 1); /* read so far, one written */
-        return;
-    } else if (!strcmp(id, "mla_attention.cached")) {
-        double room = (double)c.in[6]->dim[1] * (double)c.in[6]->dim[0];
-        double cache = (double)mr_bytes(c.in[6]);
-        b->cache_bytes += cache / room * (position + 2);
-        bytes -= cache;
+    double B = (double)b->batch;
+    if (!strcmp(id, "attention.paged")) {
+        double row = of_row(c.in[6]) + of_row(c.in[7]);
+        b->cache_bytes += B * row_bytes(&c, row, position);
+    } else if (!strcmp(id, "mla_attention.paged")) {
+        b->cache_bytes += B * row_bytes(&c, of_row(c.in[7]), position);
+        b->weight_bytes += (double)mr_bytes(c.in[3]);
+    } else if (!strcmp(id, "grouped_linear")) {
+        double experts = (double)c.in[1]->dim[0], of = (double)mr_rows(c.in[0]) / B / experts;
+        double all = (double)mr_bytes(c.in[1]), read = all * (1 - pow(1 - fmin(1, of), B));
+        b->all_expert_bytes += all;
+        b->expert_bytes += read;
+        b->weight_bytes += s->cost.bytes - all + read;
+    } else {
+        b->weight_bytes += s->cost.bytes;
     }
-    b->weight_bytes += bytes;
 }
 
 static void count_bytes(decode_bench *b)
 {
     const mri_exec *e = b->s->decode;
-    double position = (double)b->prompt + (double)b->tokens / 2;
+    double position = (double)b->context + (double)b->tokens / 2;
     for (uint32_t i = 0; i < e->frames.n; i++) {
         const mri_plan *pl = e->frames.v[i].plan;
         for (size_t k = 0; k < pl->steps[MRI_F].n; k++)
@@ -66,101 +84,169 @@ static void count_bytes(decode_bench *b)
     }
 }
 
-static double forward_flops(const mri_exec *e)
+/* ---- time ----------------------------------------------------------------------------------- */
+
+/* Any ids do, as no weight is chosen by them but the experts', and those should differ. */
+static int32_t id_at(const decode_bench *b, int64_t sequence, int64_t position)
 {
-    return e ? mri_exec_flops(e, MRI_F) / (double)e->opt.tokens : 0;
+    mri_rng rng = mri_rng_named((uint64_t)b->s->config->run.seed, "bench decode");
+    uint64_t i = (uint64_t)(sequence * (b->context + b->tokens) + position);
+    return (int32_t)(mri_rng_bits(rng, i) % (uint64_t)b->s->info.vocab);
+}
+
+static mr_status read_prompt(const decode_bench *b, int64_t sequence, mr_err *err)
+{
+    mri_session *s = b->s;
+    mri_rows *r = &s->rows[s->prefill != NULL];
+    mr_status st = 0;
+    for (int64_t at = 0; at < b->context;) {
+        MR_TRY(mri_rows_begin(r, err));
+        for (; at < b->context && r->n < r->room; at++)
+            mri_rows_add(r, id_at(b, sequence, at), at, sequence, at == b->context - 1);
+        MR_TRY(mri_rows_run(r, &s->pages, err));
+    }
+    MR_TRY(mri_rows_next(r, err));
+out:
+    return st;
+}
+
+static mr_status write_tokens(const decode_bench *b, int64_t position, mr_err *err)
+{
+    mri_rows *r = &b->s->rows[0];
+    mr_status st = 0;
+    MR_TRY(mri_rows_begin(r, err));
+    for (int64_t i = 0; i < b->batch; i++)
+        mri_rows_add(r, id_at(b, i, position), position, i, true);
+    MR_TRY(mri_rows_run(r, &b->s->pages, err));
+    MR_TRY(mri_rows_next(r, err));
+out:
+    return st;
 }
 
 static mr_status measure(decode_bench *b, mr_err *err)
 {
-    mri_session *s = b->s;
-    int64_t n = b->prompt + b->tokens;
-    int32_t *ids = mri_alloc((size_t)n * sizeof *ids);
-    float *logits = mri_alloc((size_t)s->info.vocab * sizeof *logits);
-    mri_rng rng = mri_rng_named((uint64_t)s->config->run.seed, "bench decode");
     double start, probes = 1;
     mr_status st = 0;
-    for (int64_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(mri_rng_bits(rng, (uint64_t)i) % (uint64_t)s->info.vocab);
     b->read = b->peaks.read;
-    MR_TRY(mri_session_decode(s, ids, b->prompt < 8 ? b->prompt : 8, 0, logits, err)); /* warm-up */
-    MR_TRY(mri_session_decode(s, ids, 1, 0, logits, err));
+    for (int64_t i = 0; i < b->batch; i++) {
+        mri_pages_reach(&b->s->pages, i, b->context + b->tokens); /* there are enough for all */
+        if (!b->skip_prefill)
+            MR_TRY(read_prompt(b, i, err)); /* the first warms up, too */
+    }
+    for (int i = 0; i < 3; i++) /* warm-up; a graph plugin records */
+        MR_TRY(write_tokens(b, b->context, err));
     for (int round = 0; round < ROUNDS; round++) {
         start = bench_now();
-        MR_TRY(mri_session_decode(s, ids, b->prompt, 0, logits, err));
-        MRI_PUSH(&b->prefill, bench_now() - start);
+        if (!b->skip_prefill) {
+            MR_TRY(read_prompt(b, round % b->batch, err));
+            MRI_PUSH(&b->prefill, bench_now() - start);
+        }
         int64_t from = b->tokens * round / ROUNDS, to = b->tokens * (round + 1) / ROUNDS;
         for (int64_t i = from; i < to; i++) {
             start = bench_now();
-            MR_TRY(mri_session_decode(s, ids + b->prompt + i, 1, b->prompt + i, logits, err));
-            MRI_PUSH(&b->token, bench_now() - start);
+            MR_TRY(write_tokens(b, b->context + i, err));
+            MRI_PUSH(&b->step, bench_now() - start);
         }
-        b->read += bench_probe(&s->device).read;
+        b->read += bench_probe(&b->s->device).read;
         probes++;
     }
     b->read /= probes;
 out:
-    free(ids);
-    free(logits);
     return st;
+}
+
+/* ---- what is said ----------------------------------------------------------------------------- */
+
+static void print_json(decode_bench *b, bench_stat p, bench_stat t, double flops)
+{
+    const mri_session *s = b->s;
+    double bytes = b->weight_bytes + b->cache_bytes;
+    printf("{\"kind\": \"decode\", \"parameters\": %llu, \"dtype\": \"%s\", \"batch\": %lld, "
+           "\"context\": %lld, \"prefill_tokens_per_s\": %.3f, \"prefill_flops_per_s\": %.4g, "
+           "\"prefill_of_peak\": %.4f, ",
+           (unsigned long long)s->params.count, s->model_dtype, (long long)b->batch,
+           (long long)b->context, bench_ratio((double)b->context, p.median), flops,
+           bench_ratio(flops, bench_peak(&b->peaks, s->model_dtype)));
+    printf("\"decode_tokens_per_s\": %.3f, \"step_ms\": %.4f, \"min_ms\": %.4f, \"max_ms\": %.4f, "
+           "\"bytes_per_step\": %.6g, \"expert_bytes\": %.6g, \"cache_bytes\": %.6g, "
+           "\"bytes_per_s\": %.4g, \"read_bytes_per_s\": %.4g, \"floor_ms\": %.4f, "
+           "\"of_read\": %.4f}\n",
+           (double)b->batch / t.median, t.median * 1e3, t.min * 1e3, t.max * 1e3, bytes,
+           b->expert_bytes, b->cache_bytes, bytes / t.median, b->read,
+           1e3 * bench_ratio(bytes, b->read), bench_ratio(bytes / t.median, b->read));
+}
+
+static void print_bytes(const decode_bench *b)
+{
+    char *w = mri_bytes_text(b->weight_bytes), *c = mri_bytes_text(b->cache_bytes);
+    char *e = mri_bytes_text(b->expert_bytes);
+    printf("         a step reads %s of weights", w);
+    if (b->all_expert_bytes > 0)
+        printf(" (%s of them are experts', %.1f %% of all)", e,
+               100 * b->expert_bytes / b->all_expert_bytes);
+    printf(" and %s of cache\n", c);
+    free(w);
+    free(c);
+    free(e);
 }
 
 static void print(decode_bench *b)
 {
     const mri_session *s = b->s;
-    bench_stat p = bench_summary(&b->prefill), t = bench_summary(&b->token);
+    bench_stat p = bench_summary(&b->prefill), t = bench_summary(&b->step);
+    const mri_exec *e = s->prefill ? s->prefill : s->decode;
     double bytes = b->weight_bytes + b->cache_bytes, rate = bytes / t.median;
-    double flops =
-        forward_flops(s->prefill ? s->prefill : s->decode) * (double)b->prompt / p.median;
-    double peak = bench_peak(&b->peaks, s->model_dtype);
+    double flops = mri_exec_flops(e, MRI_F) / (double)e->opt.tokens *
+                   bench_ratio((double)b->context, p.median);
     if (b->a->json) {
-        printf(
-            "{\"kind\": \"decode\", \"parameters\": %llu, \"dtype\": \"%s\", \"prompt_tokens\": "
-            "%lld, "
-            "\"prefill_tokens_per_s\": %.3f, \"prefill_flops_per_s\": %.4g, \"prefill_of_peak\": "
-            "%.4f, \"decode_tokens_per_s\": %.3f, \"token_ms\": %.4f, \"min_ms\": %.4f, "
-            "\"max_ms\": "
-            "%.4f, \"bytes_per_token\": %.6g, \"cache_bytes\": %.6g, \"bytes_per_s\": %.4g, "
-            "\"read_bytes_per_s\": %.4g, \"of_read\": %.4f}\n",
-            (unsigned long long)s->params.count, s->model_dtype, (long long)b->prompt,
-            (double)b->prompt / p.median, flops, bench_ratio(flops, peak), 1 / t.median,
-            t.median * 1e3, t.min * 1e3, t.max * 1e3, bytes, b->cache_bytes, rate, b->read,
-            bench_ratio(rate, b->read));
+        print_json(b, p, t, flops);
         return;
     }
     printf("model  : %.2f M parameters, %s\n", (double)s->params.count / 1e6, s->model_dtype);
-    printf(
-        "prefill: %lld tokens in %.1f ms (%.1f to %.1f): %.1f tokens/s, %.1f GFLOP/s = %.1f %% of "
-        "products' peak\n",
-        (long long)b->prompt, p.median * 1e3, p.min * 1e3, p.max * 1e3,
-        (double)b->prompt / p.median, flops * 1e-9, 100 * bench_ratio(flops, peak));
-    printf("decode : %.2f ms a token (%.2f to %.2f): %.2f tokens/s\n", t.median * 1e3, t.min * 1e3,
-           t.max * 1e3, 1 / t.median);
-    char *w = mri_bytes_text(b->weight_bytes), *c = mri_bytes_text(b->cache_bytes);
-    printf(
-        "         reads %s of weights and %s of cache a token: %.2f GB/s = %.2f of the %.2f GB/s "
-        "that were read in this run\n",
-        w, c, rate * 1e-9, bench_ratio(rate, b->read), b->read * 1e-9);
-    free(w);
-    free(c);
+    if (p.n)
+        printf("prefill: %lld tokens in %.1f ms (%.1f to %.1f): %.1f tokens/s, %.1f GFLOP/s = %.1f "
+               "%% of products' peak\n",
+               (long long)b->context, p.median * 1e3, p.min * 1e3, p.max * 1e3,
+               (double)b->context / p.median, flops * 1e-9,
+               100 * bench_ratio(flops, bench_peak(&b->peaks, s->model_dtype)));
+    printf("decode : %lld at a time, from position %lld: %.3f ms a step (%.3f to %.3f): %.2f "
+           "tokens/s\n", (long long)b->batch, (long long)b->context, t.median * 1e3, t.min * 1e3,
+           t.max * 1e3, (double)b->batch / t.median);
+    print_bytes(b);
+    printf("         %.2f GB/s; floor %.3f ms at the %.2f GB/s that were read in this run, ratio "
+           "%.2f\n", rate * 1e-9, 1e3 * bench_ratio(bytes, b->read), b->read * 1e-9,
+           bench_ratio(rate, b->read));
+}
+
+/* ---- the command ------------------------------------------------------------------------------ */
+
+/* the number that an option gives, or what it is without; -1: not from 1 to 2^24 */
+static int64_t number(const app_args *args, const char *option, int64_t without)
+{
+    const char *s = app_arg(args, option);
+    int64_t n = s ? atoll(s) : without;
+    return n < 1 || n > 1 << 24 ? -1 : n;
 }
 
 int bench_decode(app *a, const app_args *args)
 {
     static const char *const extra[] = { "job.run=generate" };
-    const char *prompt = app_arg(args, "--prompt-tokens"), *tokens = app_arg(args, "--max-tokens");
     decode_bench b = { .a = a,
-                       .prompt = prompt ? atoll(prompt) : 256,
-                       .tokens = tokens ? atoll(tokens) : 32 };
-    mri_session_options o = { .needs = MRI_NEED_DECODE, .slots = 1 };
+                       .batch = number(args, "--batch", 1),
+                       .context = number(args, "--context", number(args, "--prompt-tokens", 256)),
+                       .tokens = number(args, "--max-tokens", 32),
+                       .skip_prefill = app_arg(args, "--skip-prefill") };
+    mri_session_options o = { .needs = MRI_NEED_DECODE };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
     mr_status st = 0;
-    if (b.prompt < 1 || b.tokens < ROUNDS || b.prompt > 1 << 24 || b.tokens > 1 << 24)
-        return app_usage(a, "--prompt-tokens is a number from 1 on, --max-tokens one from %d on",
-                         ROUNDS);
-    o.max_seq = b.prompt + b.tokens;
-    o.prefill_tokens = b.prompt < CHUNK ? b.prompt : CHUNK;
+    if (b.batch < 1 || b.context < 1 || b.tokens < ROUNDS)
+        return app_usage(a, "--batch, --context (or --prompt-tokens) and --max-tokens are numbers "
+                            "from 1 on, the last from %d on", ROUNDS);
+    o.slots = b.batch;
+    o.max_seq = b.context + b.tokens;
+    if (!b.skip_prefill)
+        o.prefill_tokens = b.batch < CHUNK ? b.context < CHUNK ? b.context : CHUNK : 2 * b.batch;
     MR_TRY(app_model_config(a, args, extra, 1, &c, &err));
     MR_TRY(mri_session_open(a->registry, c, &o, &b.s, &err));
     MR_TRY(mri_session_init_weights(b.s, &err));
@@ -173,7 +259,7 @@ int bench_decode(app *a, const app_args *args)
     bench_print_peaks(a, &b.s->device, &b.peaks, "last");
 out:
     free(b.prefill.v);
-    free(b.token.v);
+    free(b.step.v);
     mri_session_close(b.s);
     mri_config_free(c);
     return st ? app_fail(a, &err) : EXIT_OK;

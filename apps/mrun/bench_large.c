@@ -76,10 +76,10 @@ const bench_shape bench_large_shapes[] = {
     { "grouped_linear", GROUPED(65536, 128, 2048, 768, 129), false },
     { "attention", ATTN(16384, 8192, 32, 8, 128, 4096, 1024, 1024), false },
     { "attention", ATTN(16384, 4096, 16, 16, 192, 3072, 3072, 2048), false },
-    { "attention.cached",
+    { "attention.paged",
       "q=F[64,2048] k=F[64,1024] v=F[64,1024] positions=i32[64]<4096 slot=i32[64]ramp "
-      "k_cache=F[64,4096,1024] v_cache=F[64,4096,1024] @heads=16 @kv_heads=8 @head_dim=128",
-      false },
+      "pages=i32[64,64]perm k_cache=F[4096,64,1024] v_cache=F[4096,64,1024] @heads=16 "
+      "@kv_heads=8 @head_dim=128", false },
     { "route_topk", "logits=f32[16384,64] bias=f32[64] @k=8 @norm=1 @scale=2.5", false },
     { "permute", "x=F[16384,2048] rows=i32[131072]perm slots=i32[131072]inv:rows probs=-", false },
     { "unpermute",

@@ -34,9 +34,9 @@ const bench_shape bench_shapes[] = {
     { "attention", ATTN(2048, 2048, 12, 12, 64, 768, 768), false },
     { "attention", ATTN(2048, 2048, 16, 4, 128, 2048, 512), false },
     { "attention", ATTN(2048, 2048, 16, 4, 128, 2048, 512) " @chunk=512", false },
-    { "attention.cached",
+    { "attention.paged",
       "q=F[1,2048] k=F[1,512] v=F[1,512] positions=i32[1]{2047} slot=i32[1]{0} "
-      "k_cache=F[1,2048,512] v_cache=F[1,2048,512] @heads=16 @kv_heads=4 @head_dim=128", true },
+      "pages=i32[1,32]perm k_cache=F[32,64,512] v_cache=F[32,64,512] @heads=16 @kv_heads=4 @head_dim=128", true },
     { "grouped_linear", "x=F[4096,768] w=F[4,768,1536] offsets=i32[5]part:4096", false },
     { "grouped_linear", "x=F[1024,512] w=F[8,512,1024] offsets=i32[9]part:1024", true },
     { "grouped_linear", "x=F[512,512] w=F[64,512,512] offsets=i32[65]part:512", true },
@@ -89,9 +89,9 @@ const bench_shape bench_shapes[] = {
     { "rope_tail", "x=F[1024,3072] positions=i32[1024]ramp @head_dim=192 @inv_freq=" FREQ32, true },
     { "mla_kv", "kv=F[1024,4096] kr=F[1024,64] positions=i32[1024]ramp @heads=16 @nope_dim=128 "
                 "@inv_freq=" FREQ32, true },
-    { "mla_attention.cached",
+    { "mla_attention.paged",
       "q=F[1,3072] c=F[1,512] kr=F[1,64] w=F[4096,512] positions=i32[1]{2047} slot=i32[1]{0} "
-      "cache=F[1,2048,576] @heads=16 @nope_dim=128 @inv_freq=" FREQ32, true },
+      "pages=i32[1,32]perm cache=F[32,64,576] @heads=16 @nope_dim=128 @inv_freq=" FREQ32, true },
     { "split", "x=F[4096,576] @first=512", true },
     { "sumsq", "x=f32[10000000] acc=f32[1]zero", true },
     { "clip_scale",

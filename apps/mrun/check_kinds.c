@@ -220,7 +220,14 @@ static void on_bind(mr_asm *m, int32_t instance, const char *name, const char *f
 static void build_block(check *c, void *model, const char *kind, const char *mode)
 {
     const mr_model_ops *ops = c->unit->table;
-    mr_block_env env = { sizeof env, 0, mode, 32, 2, 16 };
+    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = 32 };
+    if (!strcmp(mode, "decode")) {
+        env.slots = 2;
+        env.max_seq = 20;
+        env.pages = 4;
+        env.page = 16;
+        env.logit_rows = 2;
+    }
     mr_err err = MR_ERR_INIT;
     check_program *p = check_program_new();
     mr_status st = ops->build(model, kind, &env, &check_builder, (mr_prog *)p, &err);

@@ -81,7 +81,7 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
     mr_block_env env = { sizeof env, 0, "train",
                          s->config->train.micro_batch * s->config->train.seq, 0, 0,
                          s->config->train.seq, s->whole, 0,
-                         s->train ? s->train->opt.images : 0 };
+                         s->train ? s->train->opt.images : 0, 0, 0, 0 };
     mri_plan_options po = { .train = true,
                             .split_w = s->config->train.split_weight_gradient != 0,
                             .deterministic = s->config->run.deterministic != 0,

@@ -77,24 +77,6 @@ static inline int64_t mri_last_seen(const mri_heads *h, int64_t s, int64_t t)
     return h->causal ? t : s + h->seq - 1;
 }
 
-/* -> the row of a cache [B,S,..] that token t owns, or -1 if it is unused */
-static inline mr_status mri_cache_row(const char *op, const mr_type *cache, mri_view pos,
-                                      mri_view slot, int64_t t, int64_t *row, mr_err *err)
-{
-    int64_t B = cache->dim[0], S = cache->dim[1];
-    int64_t p = mri_get_i(pos, t), b = mri_get_i(slot, t);
-    *row = -1;
-    if (b == -1)
-        return 0;
-    if (b < 0 || b >= B || p < 0 || p >= S)
-        return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
-                       "%s: row %lld is (slot %lld, position %lld), the cache has %lld slots of "
-                       "%lld", op, (long long)t, (long long)b, (long long)p, (long long)B,
-                       (long long)S);
-    *row = b * S + p;
-    return 0;
-}
-
 /* A cache of N pages of P rows, [N,P,..], behind a table: position p of slot b is row p % P of
  * page pages[b][p / P]. A table's entry is looked at only where a row is needed. */
 typedef struct mri_paged {

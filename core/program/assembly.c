@@ -13,13 +13,23 @@ static const char *own(mri_assembly *a, const char *s)
 
 bool mri_is_batch_input(const char *name)
 {
-    static const char *const fields[] = { "tokens", "positions",  "seq_start", "targets",
-                                          "loss_weight", "slot", "image_rows", "pixels",
-                                          "features" };
+    static const char *const fields[] = { "tokens",      "positions",  "seq_start", "targets",
+                                          "loss_weight", "slot",       "pages",     "logit_rows",
+                                          "image_rows",  "pixels",     "features" };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!strcmp(name, fields[i]))
             return true;
     return false;
+}
+
+static mr_type batch_type(const mr_block_env *env, const char *name)
+{
+    if (!strcmp(name, "pages") && env->page > 0)
+        return mr_type2("i32", env->slots, (env->max_seq + env->page - 1) / env->page);
+    if (!strcmp(name, "logit_rows"))
+        return mr_type1("i32", env->logit_rows);
+    return mr_type1(!strcmp(name, "loss_weight") ? "f32" : "i32",
+                    !strcmp(name, "pages") ? 0 : env->tokens);
 }
 
 /* ---- the table that assemble() gets ------------------------------------------------------ */
@@ -120,14 +130,38 @@ mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind)
     return (mr_list){ names, n };
 }
 
-static mr_status check_edges(const mri_assembly *a, mr_err *err)
+static mr_status check_fed(const mr_prog *p, const mri_value *x, const mr_block_env *env,
+                           mr_err *err)
 {
+    mr_type fed = batch_type(env, x->name);
+    if (mr_same_type(&fed, &x->type))
+        return 0;
+    mri_str s = { 0 };
+    mri_type_print(&fed, &s);
+    mri_str_add(&s, ", the block takes ");
+    mri_type_print(&x->type, &s);
+    mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN, "input %s of block %s is fed as %s", x->name,
+            p->name, s.s);
+    mr_hint(err, "mode %s has %lld tokens; see the head of model.h", env->mode,
+            (long long)env->tokens);
+    mri_str_free(&s);
+    return MR_E_PROGRAM;
+}
+
+static mr_status check_edges(const mri_assembly *a, const mr_block_env *env, mr_err *err)
+{
+    mr_status st;
     for (uint32_t i = 0; i < a->instances.n; i++) {
         const mr_prog *p = a->kinds.v[a->instances.v[i].kind].prog;
         for (size_t v = 0; v < p->values.n; v++) {
             const mri_value *x = &p->values.v[v];
-            if (x->kind != MRI_INPUT || mri_is_batch_input(x->name))
+            if (x->kind != MRI_INPUT)
                 continue;
+            if (mri_is_batch_input(x->name)) {
+                if ((st = check_fed(p, x, env, err)))
+                    return st;
+                continue;
+            }
             mri_edge e;
             mr_val src = 0;
             if (mri_assembly_source(a, i, x->name, &e)) {
@@ -188,7 +222,7 @@ mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env 
     for (size_t k = 0; k < a->kinds.n; k++)
         MR_TRY(build_kind(ops, model, a->kinds.v[k].name, env, model_dtype, &a->kinds.v[k].prog,
                           err));
-    MR_TRY(check_edges(a, err));
+    MR_TRY(check_edges(a, env, err));
 out:
     if (st) {
         mri_assembly_free(a);

@@ -41,7 +41,8 @@ struct mr_asm {
 };
 typedef struct mr_asm mri_assembly;
 
-/* Is `name` one of the inputs that core feeds from the batch (model.h)? */
+/* Is `name` one of the inputs that core feeds from the batch (model.h)? They have the types that
+ * the block's environment says; others are refused by mri_assemble(). */
 bool mri_is_batch_input(const char *name);
 
 /* Calls the plugin's assemble(), then build() once a kind, with the builder. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * batch.c - what is computed from batches beside training steps (step.c): gradients of one
- * batch, validation, scores, cached decoding.
+ * batch, validation, scores.
  */
 #include "micro.h"
 #include "pictures.h"
@@ -148,54 +148,6 @@ mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float
 out:
     mri_micro_free(&m);
     free(x);
-    free(raw);
-    return st;
-}
-
-mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int64_t pos,
-                             float *logits, mr_err *err)
-{
-    mr_status st = 0;
-    void *raw = NULL;
-    mri_micro m[2] = { mri_micro_of(s->decode), { 0 } };
-    if (s->prefill)
-        m[1] = mri_micro_of(s->prefill);
-    if (!pos)
-        s->pictures.next = 0;
-    if (n < 1 || pos < 0 || pos + n > s->decode->opt.max_seq) {
-        st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "positions %lld to %lld, the cache holds %lld",
-                     (long long)pos, (long long)(pos + n), (long long)s->decode->opt.max_seq);
-        goto out;
-    }
-    for (int64_t at = 0; at < n;) {
-        bool chunk = s->prefill && n - at > 1;
-        mri_exec *e = chunk ? s->prefill : s->decode;
-        mri_micro *x = &m[chunk];
-        int64_t now = n - at < x->t ? n - at : x->t;
-        mri_micro_blank(x, 0, 1);
-        for (int64_t i = 0; i < now; i++) {
-            x->tokens[i] = ids[at + i];
-            x->positions[i] = (int32_t)(pos + at + i);
-            x->seq_start[i] = 0;
-            x->slot[i] = 0;
-        }
-        MR_TRY(mri_pictures_place_on(s, x, now, err));
-        mri_batch b = mri_micro_batch(x, true);
-        MR_TRY(mri_exec_upload(e, &b, err));
-        MR_TRY(mri_graphs_forward(&s->graphs, e, err));
-        at += now;
-        if (at < n)
-            continue;
-        const mr_type *type;
-        const char *p = mri_exec_output(e, "logits", &type);
-        size_t row = (size_t)mr_last(type) * mr_dtype_bytes(type->dtype);
-        raw = mri_alloc(row);
-        MR_TRY(mri_device_read(&s->device, raw, p + (size_t)(now - 1) * row, row, err));
-        MR_TRY(mri_convert(logits, "f32", raw, type->dtype, (uint64_t)mr_last(type), err));
-    }
-out:
-    mri_micro_free(&m[0]);
-    mri_micro_free(&m[1]);
     free(raw);
     return st;
 }

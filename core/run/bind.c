@@ -35,9 +35,30 @@ uint64_t mri_exec_fields_bytes(const mri_exec_options *o)
 }
 
 /* Pixels come last, so all others are as far apart. */
+static uint64_t field_step(const mri_exec_options *o)
+{
+    return align(mri_exec_field_bytes(o, 0));
+}
+
 char *mri_exec_field(const mri_exec *e, uint32_t k)
 {
-    return e->base + e->at_fields + k * align(mri_exec_field_bytes(&e->opt, 0));
+    return e->base + e->at_fields + k * field_step(&e->opt);
+}
+
+static int64_t table_entries(const mri_exec *e)
+{
+    const mri_exec_options *o = &e->opt;
+    return o->page ? o->slots * ((o->max_seq + o->page - 1) / o->page) : 0;
+}
+
+uint64_t mri_exec_fed_at(const mri_exec *e, const char *name)
+{
+    for (uint32_t k = 0; k < MRI_BATCH_FIELDS; k++)
+        if (!strcmp(fields[k], name))
+            return k * field_step(&e->opt);
+    return !strcmp(name, "pages")        ? e->at_table - e->at_fields
+           : !strcmp(name, "logit_rows") ? e->at_rows - e->at_fields
+                                         : UINT64_MAX;
 }
 
 bool mri_is_loss(const mr_prog *p, const char *output)
@@ -113,7 +134,11 @@ void mri_exec_lay_out(mri_exec *e)
     uint32_t n = (uint32_t)e->assembly->instances.n;
     uint64_t *reach = mri_alloc((n + 1) * sizeof *reach); /* of what B of an instance reads */
     e->at_fields = at;
-    at += mri_exec_fields_bytes(&e->opt);
+    e->at_table = at += mri_exec_fields_bytes(&e->opt);
+    at += align((uint64_t)table_entries(e) * 4);
+    e->at_rows = at;
+    at += align((uint64_t)e->opt.logit_rows * 4);
+    e->fed_bytes = at - e->at_fields;
     e->at_losses = at;
     at += align((e->losses.n ? e->losses.n : 1) * sizeof(float) * MRI_SCALAR_STRIDE);
     for (uint32_t i = 0; i < n; i++) {
@@ -225,9 +250,9 @@ static void *gradient_address(const mri_exec *e, uint32_t i, const char *name)
 static void *input_address(const mri_exec *e, uint32_t i, const char *name)
 {
     mri_edge edge;
-    for (uint32_t k = 0; k < MRI_BATCH_FIELDS; k++)
-        if (!strcmp(fields[k], name))
-            return mri_exec_field(e, k);
+    uint64_t fed = mri_exec_fed_at(e, name);
+    if (fed != UINT64_MAX)
+        return e->base + e->at_fields + fed;
     if (!strcmp(name, "features"))
         return e->features;
     if (mri_is_grad_edge(name))

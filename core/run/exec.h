@@ -4,9 +4,9 @@
  * block kind, one frame an instance.
  *
  * Memory of an exec is one block, laid out once:
- *   batch fields | losses | keep | gradient edges (two that alternate, or one an instance when
- *   W is split) | scratch (shared) | edges and saved values of every instance, and over them,
- *   where a step is one micro-batch, the main gradients
+ *   what the host feeds: batch fields (, page table, logit rows) | losses | keep | gradient edges
+ *   (two that alternate, or one an instance when W is split) | scratch (shared) | edges and saved
+ *   values of every instance, and over them, where a step is one micro-batch, the main gradients
  * Execs of one session that are never live together (training, validation) are bound to
  * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
  *
@@ -52,6 +52,7 @@ typedef struct mri_exec_options {
     const struct mri_exec *states_of; /* use that exec's states (prefill beside decode), or NULL */
     /* No step has two: main gradients may lie in the exec's own block, and plan.sum_squares holds. */
     bool one_micro_batch;
+    int64_t pages, page, logit_rows; /* decode: as in mr_block_env */
 } mri_exec_options;
 
 typedef struct mri_exec {
@@ -64,7 +65,8 @@ typedef struct mri_exec {
     MRI_VEC(mri_loss) losses;
     MRI_VEC(mri_state) states;
     uint64_t bytes;              /* of its block */
-    uint64_t at_fields, at_losses, at_saved, at_keep, at_grads, at_scratch;
+    uint64_t at_fields, at_table, at_rows, fed_bytes; /* what is fed: all from at_fields on */
+    uint64_t at_losses, at_saved, at_keep, at_grads, at_scratch;
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
     /* Main gradients in the block: bytes, 0 if they lie elsewhere; bytes of them that saved values
      * share (gradients.c). */
@@ -86,6 +88,8 @@ uint64_t mri_exec_fields_bytes(const mri_exec_options *o); /* of its batch field
 /* Points every frame at the parameters and into `base` (bytes long, 64-byte aligned); the first
  * time also allocates the states. An exec whose states are borrowed binds after their owner. */
 mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);
+/* Where a fed input lies in the fed block, in bytes from at_fields; UINT64_MAX: it is not fed */
+uint64_t mri_exec_fed_at(const mri_exec *e, const char *name);
 mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
 /* The same as the first that touches the main gradients: those of `sole` parameters are written,

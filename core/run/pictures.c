@@ -128,10 +128,17 @@ mr_status mri_pictures_place(const mri_session *s, mri_micro *m, int64_t n, mr_e
     return st;
 }
 
-mr_status mri_pictures_place_on(mri_session *s, mri_micro *m, int64_t n, mr_err *err)
+mr_status mri_pictures_next(mri_session *s, int32_t id, int32_t *row, mr_err *err)
 {
-    if (!m->image_rows)
+    mri_pictures *p = &s->pictures;
+    int64_t rows = p->tiles * s->info.image_tokens;
+    *row = -1;
+    if (id != s->info.image_token)
         return 0;
-    return mri_micro_place_images(m, 0, n, s->info.image_token, &s->pictures.next,
-                                  s->pictures.tiles * s->info.image_tokens, err);
+    if (p->next == rows)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                       "the text has more placeholders (token %d) than the %lld rows that its "
+                       "pictures give", s->info.image_token, (long long)rows);
+    *row = (int32_t)p->next++;
+    return 0;
 }

@@ -21,7 +21,7 @@ uint64_t mri_pictures_bytes(const mri_session *s);
 
 /* A whole sequence of n tokens in the first rows of `m`: its placeholders and its pixels. */
 mr_status mri_pictures_place(const mri_session *s, mri_micro *m, int64_t n, mr_err *err);
-/* The next n tokens of the decoded sequence. */
-mr_status mri_pictures_place_on(mri_session *s, mri_micro *m, int64_t n, mr_err *err);
+/* The row that the next token of the decoded sequence takes, or -1 if it is no placeholder. */
+mr_status mri_pictures_next(mri_session *s, int32_t id, int32_t *row, mr_err *err);
 
 #endif

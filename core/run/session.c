@@ -133,11 +133,20 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
 {
     bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
     bool own = train ? o->train_tokens > 0 : o->eval_tokens > 0; /* batches are not the data's */
-    mri_assembly *a = NULL;
     int64_t size = s->info.image_size, images = mri_pictures_room(s, o, mode);
-    mr_block_env env = { sizeof env, 0, mode, tokens, decode ? o->slots : 0,
-                         decode ? o->max_seq : 0, decode || own ? 0 : s->config->train.seq,
-                         !decode && s->whole, 0, images };
+    const mri_pages *g = &s->pages;
+    mri_assembly *a = NULL;
+    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = tokens, .images = images };
+    if (decode) {
+        env.slots = g->slots;
+        env.max_seq = o->max_seq;
+        env.pages = g->pages;
+        env.page = g->page;
+        env.logit_rows = tokens > g->slots ? g->slots : 0;
+    } else {
+        env.seq = own ? 0 : s->config->train.seq;
+        env.whole = s->whole;
+    }
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
@@ -167,7 +176,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL,
                               .loss = o->main_loss ? "lm_loss" : NULL },
-                            decode ? s->decode : NULL, one };
+                            decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows };
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
 }
 
@@ -297,6 +306,35 @@ out:
     return st;
 }
 
+/* The pages, before the decode execs are planned: their states are as large. */
+static mr_status open_pages(mri_session *s, const mri_session_options *o, mr_err *err)
+{
+    int64_t page = o->page ? o->page : MRI_PAGE, of_slot = 0, all = 0;
+    if (o->slots < 1 || o->max_seq < 1 || o->page < 0 || o->pages < 0 || o->max_seq > INT32_MAX ||
+        __builtin_mul_overflow(o->slots, of_slot = (o->max_seq - 1) / page + 1, &all) ||
+        all > INT32_MAX || o->pages > INT32_MAX) {
+        mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                "%lld sequences of %lld positions in %lld pages of %lld", (long long)o->slots,
+                (long long)o->max_seq, (long long)o->pages, (long long)page);
+        mr_hint(err, "each is 1 or more (pages and page also 0), and no number is above %d",
+                INT32_MAX);
+        return MR_E_ARG;
+    }
+    mri_pages_open(&s->pages, o->slots, of_slot, o->pages ? o->pages : all, page);
+    return 0;
+}
+
+static mr_status open_decode(mri_session *s, const mri_session_options *o, mr_err *err)
+{
+    mr_status st = 0;
+    MR_TRY(open_pages(s, o, err));
+    MR_TRY(make_exec(s, o, "decode", o->slots, &s->decode, err));
+    if (o->prefill_tokens > o->slots)
+        MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
+out:
+    return st;
+}
+
 /* What a step is fed by, and the graph plugin. */
 static mr_status open_steps(mri_session *s, mr_err *err)
 {
@@ -351,9 +389,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     if (o->needs & MRI_NEED_EVAL)
         MR_TRY(make_exec(s, o, "infer", o->eval_tokens ? o->eval_tokens : tokens, &s->eval, err));
     if (o->needs & MRI_NEED_DECODE)
-        MR_TRY(make_exec(s, o, "decode", 1, &s->decode, err));
-    if ((o->needs & MRI_NEED_DECODE) && o->prefill_tokens > 1)
-        MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
+        MR_TRY(open_decode(s, o, err));
     if ((o->needs & MRI_NEED_DECODE) && o->images)
         MR_TRY(make_exec(s, o, "images", o->images * s->info.image_tokens, &s->encode, err));
     if (o->needs & MRI_NEED_UPDATE)
@@ -365,6 +401,10 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
             MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0,
                                     lends_gradients(s), err));
         MR_TRY(make_arena(s, err));
+        if (s->decode)
+            MR_TRY(mri_rows_open(&s->rows[0], s->decode, &s->graphs, err));
+        if (s->prefill)
+            MR_TRY(mri_rows_open(&s->rows[1], s->prefill, &s->graphs, err));
         if (s->update) {
             MR_TRY(mri_update_alloc(s->update, err));
             MR_TRY(mri_feed_alloc(&s->feed, err));
@@ -387,6 +427,9 @@ void mri_session_close(mri_session *s)
     if (s->device.stream)
         mri_device_sync(&s->device, &ignored); /* graphs and pinned memory may be in use */
     mri_graphs_close(&s->graphs);
+    mri_rows_close(&s->rows[0]);
+    mri_rows_close(&s->rows[1]);
+    mri_pages_close(&s->pages);
     mri_feed_free(&s->feed);
     mri_schedule_free(&s->schedule);
     mri_update_free(s->update);

@@ -13,6 +13,7 @@
 #include "core/plugin/registry.h"
 #include "core/store/store.h"
 #include "mrun/data.h"
+#include "decode.h"
 #include "feed.h"
 #include "graphs.h"
 #include "imager.h"
@@ -70,10 +71,12 @@ typedef struct mri_session {
     const mr_optimizer_ops *optimizer_ops;
     void *optimizer;
     mri_update *update;
-    mri_exec *train, *eval, *decode, *prefill; /* prefill: decode by chunks, same states */
-    mri_exec *encode;     /* pictures alone, for decode */
+    mri_exec *train, *eval, *decode, *prefill; /* decode: a row a slot; prefill: more, same states */
+    mri_pages pages;    /* who has which page of the states */
+    mri_rows rows[2];   /* of decode and of prefill */
+    mri_exec *encode;   /* pictures alone, for decode */
     mri_pictures pictures;
-    mri_imager imager; /* of models that take pictures */
+    mri_imager imager;  /* of models that take pictures */
     char *arena;
     uint64_t arena_bytes;
     mri_feed feed;
@@ -95,7 +98,10 @@ typedef struct mri_session {
  * from the plans and checked against the device before any of it is taken. */
 typedef struct mri_session_options {
     uint32_t needs;
-    int64_t eval_tokens, prefill_tokens, slots, max_seq; /* prefill_tokens 0: no such exec */
+    int64_t eval_tokens;
+    int64_t prefill_tokens; /* rows of the prefill exec; not above slots: there is none */
+    int64_t slots, max_seq; /* sequences that run at a time, positions of each at most */
+    int64_t page, pages;    /* positions of a page; pages. 0: MRI_PAGE; enough for all slots */
     int64_t images; /* tiles that decode, and a train or eval of own tokens, have room for; by the
                        data's batches they have [train] images a sequence */
     bool guard, stress; /* plans with guard bytes; without sharing of memory */
@@ -146,7 +152,8 @@ mr_status mri_session_imager(mri_session *s, const mri_imager **out, mr_err *err
 mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float *nll, float *logits,
                             mr_err *err);
 
-/* Cached decoding in slot 0: feeds n ids at positions pos..; logits of the last one, [V] f32. */
+/* Cached decoding in slot 0: feeds n ids at positions pos..; logits of the last one, [V] f32. Not
+ * beside an engine (engine.h), which has slots and pages for its own. */
 mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int64_t pos,
                              float *logits, mr_err *err);
 

@@ -147,12 +147,11 @@ static mr_val attention(const gpt2 *m, mr_net n, const mr_block_env *env, mr_val
     mr_val v = product(n, "attn.v_proj", x, D, "tp:0 fsdp:1", m->std);
     n.b->region(n.p, "core_attn");
     if (!strcmp(env->mode, "decode")) {
-        mr_type cache = mr_type3("model", env->slots, env->max_seq, D);
-        mr_val k_cache = n.b->state(n.p, "k_cache", &cache, MR_STATE_PER_SLOT);
-        mr_val v_cache = n.b->state(n.p, "v_cache", &cache, MR_STATE_PER_SLOT);
-        MR_OPN(n, "attention.cached", out, 1,
+        mr_val k_cache = mr_paged_state(n, env, "k_cache", D);
+        mr_val v_cache = mr_paged_state(n, env, "v_cache", D);
+        MR_OPN(n, "attention.paged", out, 1,
                MR_IN(q, k, v, fed(n, env, "positions", "i32"), fed(n, env, "slot", "i32"),
-                     k_cache, v_cache), at, 6);
+                     mr_fed_pages(n, env), k_cache, v_cache), at, 6);
     } else {
         MR_OPN(n, "attention", out, 2, MR_IN(q, k, v, fed(n, env, "seq_start", "i32")), at, 6);
     }
@@ -195,7 +194,8 @@ static void head(const gpt2 *m, mr_net n, const mr_block_env *env)
 {
     mr_type t = mr_type2("model", env->tokens, m->hidden);
     mr_val ce[3] = { 0 }; /* loss [1], nll [T], lse [T] */
-    mr_val x = norm(m, n, "ln_f", n.b->input(n.p, "x", &t));
+    mr_val x = mr_logit_rows(n, env, n.b->input(n.p, "x", &t));
+    x = norm(m, n, "ln_f", x);
     mr_val w = matrix(n, "lm_head.weight", m->vocab, m->hidden, "tp:0 fsdp:1", m->std);
     mr_val logits = MR_OP(n, "linear", MR_IN(x, w, 0), MR_NOAT);
     if (strcmp(env->mode, "train"))

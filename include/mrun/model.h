@@ -11,7 +11,9 @@
  *   tokens i32 [T]; positions i32 [T] (0-based in the sequence or document);
  *   seq_start i32 [T] (index in [0,T) of the first token that token t may attend to: its
  *   document's or sequence's first); targets i32 [T]; loss_weight f32 [T] (0: not counted).
- * In mode "decode" (generation with a cache) also: slot i32 [T] (row of the cache).
+ * In mode "decode" (generation with a cache) also: slot i32 [T] (the running sequence, -1: an
+ * unused row); pages i32 [slots, ceil(max_seq / page)] (which pages of the caches a slot has);
+ * logit_rows i32 [R] (tokens whose logits are wanted, ascending, then zeros).
  *
  * Pictures come as square tiles, N a micro-batch, of S x S pixels: a tile is image_tokens rows
  * of features, and each row replaces the embedding of one token image_token. Where N > 0 core
@@ -76,6 +78,8 @@ typedef struct mr_block_env {
     uint32_t whole, pad2; /* 1: every sequence has exactly seq tokens and starts at a multiple of
                              seq; say it on with attribute packed = 0 of op attention. 0: unknown */
     int64_t images; /* N: tiles of the micro-batch; 0: none, then the assembly is of text alone */
+    int64_t pages, page;  /* decode: a cache has so many pages, of so many positions           */
+    int64_t logit_rows;   /* decode: R, logits are wanted of so many tokens; 0: of every token */
 } mr_block_env;
 
 typedef struct mr_asm mr_asm; /* the host's assembly under construction */
@@ -121,6 +125,35 @@ typedef struct mr_model_service {
     void (*close)(mr_model_part *);                                       /* [main] */
 } mr_model_service;
 #define MR_EXT_MODEL "mrun.model/1"
+/* ---- mode "decode": what every family's blocks have there ----------------------------- */
+
+/* The page table: operand `pages` of attention.paged and mla_attention.paged. */
+MR_UNUSED static inline mr_val mr_fed_pages(mr_net n, const mr_block_env *env)
+{
+    int64_t page = MR_HAS(env, page) && env->page > 0 ? env->page : 1;
+    mr_type t = mr_type2("i32", env->slots, (env->max_seq + page - 1) / page);
+    return n.b->input(n.p, "pages", &t);
+}
+
+/* A cache of the layer, of `width` values a token. */
+MR_UNUSED static inline mr_val mr_paged_state(mr_net n, const mr_block_env *env, const char *name,
+                                              int64_t width)
+{
+    mr_type t = mr_type3("model", MR_HAS(env, page) ? env->pages : 0,
+                         MR_HAS(env, page) ? env->page : 0, width);
+    return n.b->state(n.p, name, &t, MR_STATE_PAGED);
+}
+
+/* The head's input: of x [T, D], in mode decode, the rows whose logits are wanted. */
+MR_UNUSED static inline mr_val mr_logit_rows(mr_net n, const mr_block_env *env, mr_val x)
+{
+    mr_val in[2] = { 0, x };
+    if (strcmp(env->mode, "decode") || !MR_HAS(env, logit_rows) || !env->logit_rows)
+        return x;
+    mr_type t = mr_type1("i32", env->logit_rows);
+    in[0] = n.b->input(n.p, "logit_rows", &t);
+    return mr_op1_(n, __FILE__, __LINE__, "embedding", in, 2, NULL, 0);
+}
 
 #ifdef __cplusplus
 }

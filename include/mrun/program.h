@@ -80,7 +80,11 @@ typedef struct mr_param {
     const char *tensors;
 } mr_param;
 
-enum { MR_STATE_CHECKPOINT = 1, MR_STATE_PER_SLOT = 2 };
+enum {
+    MR_STATE_CHECKPOINT = 1,
+    MR_STATE_PER_SLOT = 2, /* a row of memory for each running sequence                        */
+    MR_STATE_PAGED = 4     /* pages of rows, which running sequences own (model.h, mr_block_env) */
+};
 
 /* ---- the builder: a host service that never changes when an op is added --------------
  * Asking again for an input, state or scalar by name gives the same value.

@@ -113,6 +113,7 @@
         F(mr_block_env, size) F(mr_block_env, pad) F(mr_block_env, mode) F(mr_block_env, tokens) \
         F(mr_block_env, slots) F(mr_block_env, max_seq) F(mr_block_env, seq) \
         F(mr_block_env, whole) F(mr_block_env, pad2) F(mr_block_env, images) \
+        F(mr_block_env, pages) F(mr_block_env, page) F(mr_block_env, logit_rows) \
     S(mr_assembler) \
         F(mr_assembler, size) F(mr_assembler, pad) F(mr_assembler, instance) \
         F(mr_assembler, edge) F(mr_assembler, bind) F(mr_assembler, env) \

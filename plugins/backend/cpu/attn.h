@@ -17,7 +17,6 @@ struct attn {
     int64_t queries;                  /* query rows of a tile */
     int64_t chunk;
     int64_t slots, of_slot, pages, page; /* of a paged cache: B, M, N and P */
-    int64_t positions;
     int64_t whole;                    /* tokens of each sequence, seen as a whole; 0: causal */
     float scale;
     uint64_t room;                    /* bytes of a part's scratch */

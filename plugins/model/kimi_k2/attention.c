@@ -4,7 +4,7 @@
  * are linear in a latent c of a few hundred values, beside one rotated key part that the heads
  * share; queries may have a latent of their own. Training and scoring expand the latent to H
  * heads and run `attention`; decoding caches c and the shared part alone (576 values a token in
- * Kimi-K2) and leaves the expansion absorbed in query and output: mla_attention.cached.
+ * Kimi-K2) and leaves the expansion absorbed in query and output: mla_attention.paged.
  */
 #include "kimi_k2.h"
 
@@ -72,15 +72,14 @@ static mr_val absorbed(const k2_model *m, const k2_block *b, mr_val c, const mr_
                        mr_val w)
 {
     mr_net n = b->net;
-    mr_type t = mr_type3("model", b->env->slots, b->env->max_seq, m->kv_rank + m->rope);
-    mr_val cache = n.b->state(n.p, "latent_cache", &t, MR_STATE_PER_SLOT);
+    mr_val cache = mr_paged_state(n, b->env, "latent_cache", m->kv_rank + m->rope);
     k2_region(b, "mla_up_proj");
     mr_val q = queries(m, b, c);
     k2_end(b);
     k2_region(b, "core_attn");
-    mr_val o = MR_OP(n, "mla_attention.cached",
+    mr_val o = MR_OP(n, "mla_attention.paged",
                      MR_IN(q, latent[0], latent[1], w, k2_fed(b, "positions", "i32"),
-                           k2_fed(b, "slot", "i32"), cache),
+                           k2_fed(b, "slot", "i32"), mr_fed_pages(n, b->env), cache),
                      MR_AT(mr_ai("heads", m->heads), mr_ai("nope_dim", m->nope),
                            mr_afs("inv_freq", m->inv_freq, (uint32_t)(m->rope / 2)),
                            mr_af("factor", m->turn_factor), mr_af("scale", m->scale)));

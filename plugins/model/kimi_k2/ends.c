@@ -19,6 +19,7 @@ void k2_head(const k2_model *m, const k2_block *b)
     mr_net n = b->net;
     mr_type t = mr_type2("model", b->env->tokens, m->hidden);
     mr_val x = n.b->input(n.p, "x", &t);
+    x = mr_logit_rows(n, b->env, x);
     x = k2_norm(b, x, "model.norm.weight", m->hidden, m->eps);
     mr_val w = k2_in_weight(m, n, "lm_head.weight", m->vocab, m->hidden);
     mr_val logits = MR_OP(n, "linear", MR_IN(x, w, 0), MR_NOAT); /* [T, V] */

@@ -37,12 +37,12 @@ static mr_val core_attention(const l4_model *m, const l4_block *b, mr_val q, mr_
 
     l4_region(b, "core_attn");
     if (b->decode) {
-        mr_type cache =
-            mr_type3("model", b->env->slots, b->env->max_seq, m->kv_heads * m->head_dim);
-        mr_val k_cache = b->net.b->state(b->net.p, "k_cache", &cache, MR_STATE_PER_SLOT);
-        mr_val v_cache = b->net.b->state(b->net.p, "v_cache", &cache, MR_STATE_PER_SLOT);
-        MR_OPN(b->net, "attention.cached", out, 1,
-               MR_IN(q, k, v, positions, l4_fed(b, "slot", "i32"), k_cache, v_cache), at, n_at);
+        mr_val k_cache = mr_paged_state(b->net, b->env, "k_cache", m->kv_heads * m->head_dim);
+        mr_val v_cache = mr_paged_state(b->net, b->env, "v_cache", m->kv_heads * m->head_dim);
+        mr_val pages = mr_fed_pages(b->net, b->env);
+        MR_OPN(b->net, "attention.paged", out, 1,
+               MR_IN(q, k, v, positions, l4_fed(b, "slot", "i32"), pages, k_cache, v_cache), at,
+               n_at);
     } else {
         MR_OPN(b->net, "attention", out, 2, MR_IN(q, k, v, l4_fed(b, "seq_start", "i32")), at,
                n_at);

@@ -19,6 +19,7 @@ void l4_head(const l4_model *m, const l4_block *b)
     mr_net n = b->net;
     mr_type t = mr_type2("model", b->env->tokens, m->hidden);
     mr_val x = n.b->input(n.p, "x", &t);
+    x = mr_logit_rows(n, b->env, x);
     x = l4_norm(m, b, x, l4_norm_weight(m, n, "model.norm.weight"), 0);
     mr_val w = l4_in_weight(m, n, "lm_head.weight", m->vocab, m->hidden);
     mr_val logits = MR_OP(n, "linear", MR_IN(x, w, 0), MR_NOAT); /* [T, V] */

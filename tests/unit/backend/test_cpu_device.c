@@ -187,9 +187,6 @@ Test(cpu_device, reports_indices_that_are_out_of_range)
     fails_alike(&r, "route_plan", "index=i32[3,1]{0,4,1} @experts=4");
     fails_alike(&r, "attention", "q=F[3,4] k=F[3,4] v=F[3,4] seq_start=i32[3]{0,2,0} @heads=1 "
                                  "@kv_heads=1 @head_dim=4");
-    fails_alike(&r, "attention.cached",
-                "q=F[1,4] k=F[1,4] v=F[1,4] positions=i32[1]{5} slot=i32[1]{0} k_cache=F[1,5,4] "
-                "v_cache=F[1,5,4] @heads=1 @kv_heads=1 @head_dim=4");
     static const char *const places[] = { "positions=i32[1]{6} slot=i32[1]{0}",
                                           "positions=i32[1]{-1} slot=i32[1]{0}",
                                           "positions=i32[1]{0} slot=i32[1]{1}",

@@ -90,35 +90,6 @@ static const struct {
     { "split", "x=F[130,576] @first=512" },
     { "split", "x=F[3,5,77] @first=12" },
     { "concat", "a=F[1100,24] b=F[1100,8] @first=24 @second=8" },
-    { "mla_attention.cached", "q=F[90,96] c=F[90,40] kr=F[90,8] w=F[160,40] positions=i32[90]ramp "
-                              "slot=i32[90]zero cache=F[1,100,48] @heads=4 @nope_dim=16 "
-                              "@inv_freq=1,0.3,0.1,0.01" },
-    { "mla_attention.cached", "q=F[3,231] c=F[3,33] kr=F[3,6] w=F[231,33] "
-                              "positions=i32[3]{150,0,64} slot=i32[3]{1,-1,0} cache=F[2,151,39] "
-                              "@heads=11 @nope_dim=15 @inv_freq=1,0.3,0.1 @factor=1.1" },
-    { "mla_attention.cached", "q=F[2,768] c=F[2,512] kr=F[2,64] w=F[1024,512] "
-                              "positions=i32[2]{700,64} slot=i32[2]{1,0} cache=F[2,701,576] "
-                              "@heads=4 @nope_dim=128 @inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,"
-                              "0.1,0.09,0.08,0.07,0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,"
-                              "0.007,0.006,0.005,0.004,0.003,0.002,0.001,9e-4,8e-4,7e-4,6e-4 "
-                              "@scale=0.01" },
-    { "mla_attention.cached", "q=F[12,24] c=F[12,16] kr=F[12,4] w=F[32,16] positions="
-                              "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
-                              "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} cache=F[3,12,20] "
-                              "@heads=2 @nope_dim=8 @inv_freq=1,0.3" },
-    { "attention.cached", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
-                          "slot=i32[90]zero k_cache=F[1,100,32] v_cache=F[1,100,32] @heads=4 "
-                          "@kv_heads=2 @head_dim=16" },
-    { "attention.cached", "q=F[3,66] k=F[3,33] v=F[3,33] positions=i32[3]{150,0,64} "
-                          "slot=i32[3]{1,-1,0} k_cache=F[2,151,33] v_cache=F[2,151,33] @heads=2 "
-                          "@kv_heads=1 @head_dim=33" },
-    { "attention.cached", "q=F[2,128] k=F[2,64] v=F[2,48] positions=i32[2]{150,64} "
-                          "slot=i32[2]{1,0} k_cache=F[2,151,64] v_cache=F[2,151,48] @heads=4 "
-                          "@kv_heads=2 @head_dim=32 @chunk=40" },
-    { "attention.cached", "q=F[12,32] k=F[12,16] v=F[12,16] positions="
-                          "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
-                          "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} k_cache=F[3,12,16] "
-                          "v_cache=F[3,12,16] @heads=2 @kv_heads=1 @head_dim=16" },
     { "attention.paged", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
                          "slot=i32[90]zero pages=i32[1,7]perm k_cache=F[7,16,32] "
                          "v_cache=F[7,16,32] @heads=4 @kv_heads=2 @head_dim=16" },
@@ -143,6 +114,13 @@ static const struct {
                              "positions=i32[3]{150,0,64} slot=i32[3]{1,-1,0} pages=i32[2,3]perm "
                              "cache=F[6,64,39] @heads=11 @nope_dim=15 @inv_freq=1,0.3,0.1 "
                              "@factor=1.1" },
+    { "mla_attention.paged", "q=F[2,768] c=F[2,512] kr=F[2,64] w=F[1024,512] "
+                             "positions=i32[2]{700,64} slot=i32[2]{1,0} pages=i32[2,11]perm "
+                             "cache=F[22,64,576] @heads=4 @nope_dim=128 "
+                             "@inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,"
+                             "0.1,0.09,0.08,0.07,0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,"
+                             "0.007,0.006,0.005,0.004,0.003,0.002,0.001,9e-4,8e-4,7e-4,6e-4 "
+                             "@scale=0.01" },
     { "mla_attention.paged", "q=F[12,24] c=F[12,16] kr=F[12,4] w=F[32,16] positions="
                              "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
                              "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} pages=i32[3,3]perm "

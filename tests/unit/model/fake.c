@@ -298,7 +298,8 @@ void fk_free(mr_prog *p)
 mr_prog *fk_build(fk_model *m, const char *kind, const char *mode, int64_t tokens)
 {
     mr_err err = MR_ERR_INIT;
-    mr_block_env env = { sizeof env, 0, mode, tokens, 3, 64, 0 };
+    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = tokens, .slots = 3,
+                         .max_seq = 64, .pages = 5, .page = 16, .logit_rows = 2 };
     mr_prog *p = mri_alloc(sizeof *p);
     mr_status st = m->ops->build(m->model, kind, &env, &builder, p, &err);
     cr_assert_eq(st, 0, "%s", err.what);

@@ -130,13 +130,14 @@ static const char *mla_kv(const mr_call *c, mr_type *out)
     return NULL;
 }
 
-static const char *mla_cached(const mr_call *c, mr_type *out)
+static const char *mla_paged(const mr_call *c, mr_type *out)
 {
     mla m = mla_of(c, c->in[3]->dim[0]);
     int64_t L = mr_last(c->in[1]);
     FAIL_UNLESS(m.V > 0 && mr_last(c->in[0]) == m.H * (m.N + m.P) && mr_last(c->in[2]) == m.P);
     FAIL_UNLESS(mr_last(c->in[3]) == L && mr_is(c->in[4], "i32") && mr_is(c->in[5], "i32"));
-    FAIL_UNLESS(c->in[6]->rank == 3 && mr_last(c->in[6]) == L + m.P);
+    FAIL_UNLESS(mr_is(c->in[6], "i32") && c->in[6]->rank == 2);
+    FAIL_UNLESS(c->in[7]->rank == 3 && mr_last(c->in[7]) == L + m.P);
     out[0] = with_last(c->in[0], m.H * m.V);
     return NULL;
 }
@@ -150,9 +151,10 @@ static const char *split(const mr_call *c, mr_type *out)
     return NULL;
 }
 
-static const char *attention_cached(const mr_call *c, mr_type *out)
+static const char *attention_paged(const mr_call *c, mr_type *out)
 {
-    for (int i = 5; i < 7; i++)
+    FAIL_UNLESS(mr_is(c->in[5], "i32") && c->in[5]->rank == 2);
+    for (int i = 6; i < 8; i++)
         FAIL_UNLESS(c->in[i]->rank == 3 && mr_last(c->in[i]) == mr_last(c->in[1]));
     out[0] = *c->in[0];
     return heads(c);
@@ -254,12 +256,12 @@ static const fk_shape table[] = {
     { "attn_temperature", "x positions -> y", "floor_scale attn_scale", attn_temperature },
     { "attention", "q k v seq_start -> o lse", "heads kv_heads head_dim scale chunk seq packed",
       attention },
-    { "attention.cached", "q k v positions slot k_cache! v_cache! -> o",
-      "heads kv_heads head_dim scale chunk seq packed", attention_cached },
+    { "attention.paged", "q k v positions slot pages k_cache! v_cache! -> o",
+      "heads kv_heads head_dim scale chunk seq packed", attention_paged },
     { "rope_tail", "x positions -> y", "head_dim inv_freq factor inverse", rope },
     { "mla_kv", "kv kr positions -> k v", "heads nope_dim inv_freq factor", mla_kv },
-    { "mla_attention.cached", "q c kr w positions slot cache! -> o",
-      "heads nope_dim inv_freq factor scale", mla_cached },
+    { "mla_attention.paged", "q c kr w positions slot pages cache! -> o",
+      "heads nope_dim inv_freq factor scale", mla_paged },
     { "split", "x -> a b", "first", split },
     { "swiglu", "gate up? -> y", "", swiglu },
     { "gelu", "x -> y", "approx", same },

@@ -67,15 +67,15 @@ Test(kimi_k2_blocks, decoding_caches_the_latent_alone)
 {
     fk_model m = open_tiny("");
     expect_outline(&m, "layer.dense", "decode",
-                   TO_LATENTS "attn/mla_up_proj:linear\nattn/core_attn:mla_attention.cached\n"
+                   TO_LATENTS "attn/mla_up_proj:linear\nattn/core_attn:mla_attention.paged\n"
                               "attn:linear\n:add\nlayernorm:rmsnorm\n" MLP);
     mr_prog *p = fk_build(&m, "layer.dense", "decode", 2);
-    const fk_op *a = fk_find(p, "mla_attention.cached", 0);
+    const fk_op *a = fk_find(p, "mla_attention.paged", 0);
     cr_assert_eq(p->states.n, 1);
-    cr_assert_eq(p->states.v[0].flags, MR_STATE_PER_SLOT);
-    cr_assert_eq(a->in[6], p->states.v[0].v);
-    const mr_type *t = fk_type(p, a->in[6]);
-    cr_assert(t->dim[0] == 3 && t->dim[1] == 64 && t->dim[2] == 18);
+    cr_assert_eq(p->states.v[0].flags, MR_STATE_PAGED);
+    cr_assert_eq(a->in[7], p->states.v[0].v);
+    const mr_type *t = fk_type(p, a->in[7]);
+    cr_assert(t->dim[0] == 5 && t->dim[1] == 16 && t->dim[2] == 18);
     cr_assert_float_eq(fk_attr(a, "scale")->u.f, 1 / sqrt(14), 1e-15);
     fk_free(p);
     fk_close(&m);

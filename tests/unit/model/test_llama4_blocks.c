@@ -198,27 +198,30 @@ Test(llama4_blocks, head_gives_what_the_mode_needs)
     p = fk_build(&m, "head", "decode", 6);
     cr_assert_eq(p->outputs.n, 1);
     cr_assert_str_eq(p->outputs.v[0].name, "logits");
+    cr_assert_eq(fk_type(p, p->outputs.v[0].v)->dim[0], 2, "only the rows that are asked for");
     cr_assert_null(fk_find(p, "cross_entropy", 0));
     fk_free(p);
     fk_close(&m);
 }
 
-Test(llama4_blocks, decoding_keeps_keys_and_values_per_slot)
+Test(llama4_blocks, decoding_keeps_keys_and_values_in_pages)
 {
     fk_model m = open_tiny("");
     for (int i = 0; i < 2; i++) {
         mr_prog *p = fk_build(&m, i ? "layer.moe.nope" : "layer.moe.rope", "decode", 2);
-        const fk_op *a = fk_find(p, "attention.cached", 0);
+        const fk_op *a = fk_find(p, "attention.paged", 0);
         cr_assert_null(fk_find(p, "attention", 0));
         cr_assert_not_null(a);
         cr_assert_eq(p->states.n, 2);
         const fk_named *k = fk_named_in(p->states.v, 2, "k_cache");
         const fk_named *v = fk_named_in(p->states.v, 2, "v_cache");
-        cr_assert_eq(k->flags, MR_STATE_PER_SLOT);
-        cr_assert_eq(a->in[5], k->v);
-        cr_assert_eq(a->in[6], v->v);
+        cr_assert_eq(k->flags, MR_STATE_PAGED);
+        cr_assert_eq(a->in[6], k->v);
+        cr_assert_eq(a->in[7], v->v);
+        const mr_type *table = fk_type(p, a->in[5]);
+        cr_assert(table->dim[0] == 3 && table->dim[1] == 4);
         const mr_type *t = fk_type(p, k->v);
-        cr_assert(t->dim[0] == 3 && t->dim[1] == 64 && t->dim[2] == 16);
+        cr_assert(t->dim[0] == 5 && t->dim[1] == 16 && t->dim[2] == 16);
         cr_assert_eq(fk_attr(a, "chunk")->u.i, i ? 0 : 8);
         fk_free(p);
     }

@@ -11,11 +11,10 @@ Test(catalogue, holds_every_documented_dense_op_once)
     static const char *const ids[] = {
         "linear", "linear.dgrad", "linear.wgrad", "sum_rows", "accumulate", "add", "cast", "store",
         "embedding", "embedding.bwd", "rmsnorm", "rmsnorm.bwd", "layernorm", "layernorm.bwd",
-        "rope", "attn_temperature", "attention", "attention.bwd", "attention.cached",
-        "attention.paged", "mla_attention.paged", "swiglu",
+        "rope", "attn_temperature", "attention", "attention.bwd", "attention.paged", "swiglu",
         "swiglu.bwd", "gelu", "gelu.bwd", "weighted_swiglu", "weighted_swiglu.bwd",
         "weighted_srelu", "weighted_srelu.bwd", "cross_entropy", "cross_entropy.bwd", "rope_tail",
-        "mla_kv", "mla_kv.bwd", "mla_attention.cached", "split", "concat",
+        "mla_kv", "mla_kv.bwd", "mla_attention.paged", "split", "concat",
     };
     const mr_op_def *def;
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)

@@ -69,7 +69,8 @@ Test(mla, rows_are_cut_and_laid_end_to_end)
 }
 
 /* ---- the absorbed form ---------------------------------------------------------------------- */
-enum { T = 11, H = 3, N = 4, P = 4, V = 5, L = 6, S = 16, C = N + P, D = N + V };
+enum { T = 11, H = 3, N = 4, P = 4, V = 5, L = 6, PAGES = 6, PAGE = 3, C = N + P,
+       D = N + V };
 #define GEOMETRY "@heads=3 @nope_dim=4 @inv_freq=1,0.2 @factor=1.1"
 
 typedef struct whole { /* one sequence, and the expanded form's result */
@@ -102,16 +103,18 @@ static whole expanded(void)
 
 static void absorbed_equals(const whole *x, const int *pieces, int n_pieces)
 {
-    double cache[2 * S * (L + P)];
-    for (int i = 0; i < 2 * S * (L + P); i++)
+    static const int32_t table[2][4] = { { -1, 99, -1, 99 }, { 4, 0, 5, 2 } };
+    double cache[PAGES * PAGE * (L + P)];
+    for (int i = 0; i < PAGES * PAGE * (L + P); i++)
         cache[i] = 1e3; /* what nobody wrote must not be seen */
     for (int p = 0, first = 0; p < n_pieces; first += pieces[p++]) {
         int n = pieces[p];
         char text[300];
         mr_err err = MR_ERR_INIT;
         snprintf(text, sizeof text, "q=F[%d,24] c=F[%d,6] kr=F[%d,4] w=F[27,6] positions=i32[%d] "
-                 "slot=i32[%d] cache=F[2,16,10] " GEOMETRY " @scale=0.4", n, n, n, n, n);
-        mri_case *a = make_case("mla_attention.cached", text, "f64");
+                 "slot=i32[%d] pages=i32[2,4] cache=F[6,3,10] " GEOMETRY " @scale=0.4", n, n, n, n,
+                 n);
+        mri_case *a = make_case("mla_attention.paged", text, "f64");
         memcpy(doubles(a, 0), doubles(x->q, 0) + first * H * C,
                sizeof(double) * (size_t)(n * H * C));
         memcpy(doubles(a, 1), x->c + first * L, sizeof(double) * (size_t)(n * L));
@@ -121,15 +124,16 @@ static void absorbed_equals(const whole *x, const int *pieces, int n_pieces)
             ((int32_t *)a->in[4].data)[i] = first + i;
             ((int32_t *)a->in[5].data)[i] = 1;
         }
-        memcpy(doubles(a, 6), cache, sizeof cache);
-        cr_assert_eq(run_case(a, "mla_attention.cached", &err), 0, "%s", err.what);
-        memcpy(cache, doubles(a, 6), sizeof cache);
+        memcpy(a->in[6].data, table, sizeof table);
+        memcpy(doubles(a, 7), cache, sizeof cache);
+        cr_assert_eq(run_case(a, "mla_attention.paged", &err), 0, "%s", err.what);
+        memcpy(cache, doubles(a, 7), sizeof cache);
         for (int64_t i = 0; i < n * H * V; i++)
             cr_assert_float_eq(out_at(a, 0, i), out_at(x->attention, 0, first * H * V + i), 1e-12);
         drop(a);
     }
-    for (int i = 0; i < S * (L + P); i++)
-        cr_assert_eq(cache[i], 1e3); /* slot 0 is untouched */
+    for (int i = 0; i < PAGE * (L + P); i++) /* pages 1 and 3 are nobody's */
+        cr_assert(cache[PAGE * (L + P) + i] == 1e3 && cache[3 * PAGE * (L + P) + i] == 1e3);
 }
 
 Test(mla, absorbed_attention_over_latents_equals_the_expanded_form)
@@ -152,8 +156,9 @@ Test(mla, misfits_are_refused_by_what_does_not_fit)
             "kr");
     refused("mla_kv.bwd", "dk=- dv=- positions=i32[2] @heads=2 @nope_dim=2 @inv_freq=1 "
                           "@value_dim=2", "absent");
-    refused("mla_attention.cached",
-            "q=F[1,3] c=F[1,1] kr=F[1,2] w=F[2,1] positions=i32[1] slot=i32[1] cache=F[2,7,4] "
+    refused("mla_attention.paged",
+            "q=F[1,3] c=F[1,1] kr=F[1,2] w=F[2,1] positions=i32[1] slot=i32[1] "
+            "pages=i32[1,1] cache=F[2,7,4] "
             "@heads=1 @nope_dim=1 @inv_freq=1", "cache");
     refused("split", "x=F[2,3] @first=3", "first is 3");
     refused("concat", "a=- b=- @first=1 @second=1", "absent");
@@ -161,17 +166,17 @@ Test(mla, misfits_are_refused_by_what_does_not_fit)
 
 Test(mla, a_row_outside_the_cache_is_refused)
 {
-    static const char *const places[] = { "positions=i32[1]{7} slot=i32[1]{0}",
+    static const char *const places[] = { "positions=i32[1]{14} slot=i32[1]{0}",
                                           "positions=i32[1]{-1} slot=i32[1]{0}",
                                           "positions=i32[1]{0} slot=i32[1]{2}" };
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         char text[200];
         mr_err err = MR_ERR_INIT;
-        snprintf(text, sizeof text, "q=F[1,3] c=F[1,1] kr=F[1,2] w=F[2,1] %s cache=F[2,7,3] "
-                 "@heads=1 @nope_dim=1 @inv_freq=1", places[i]);
-        mri_case *c = make_case("mla_attention.cached", text, "f64");
-        cr_assert_eq(run_case(c, "mla_attention.cached", &err), MR_E_ARG, "%s", places[i]);
-        cr_assert(strstr(err.what, "2 slots of 7"), "%s", err.what);
+        snprintf(text, sizeof text, "q=F[1,3] c=F[1,1] kr=F[1,2] w=F[2,1] %s "
+                 "pages=i32[2,2]zero cache=F[1,7,3] @heads=1 @nope_dim=1 @inv_freq=1", places[i]);
+        mri_case *c = make_case("mla_attention.paged", text, "f64");
+        cr_assert_eq(run_case(c, "mla_attention.paged", &err), MR_E_ARG, "%s", places[i]);
+        cr_assert(strstr(err.what, "2 slots of 2 pages of 7"), "%s", err.what);
         drop(c);
     }
 }
