@@ -36,13 +36,6 @@ bool mri_pages_reach(mri_pages *p, int64_t slot, int64_t n)
     return true;
 }
 
-int64_t mri_pages_within(const mri_pages *p, int64_t slot, int64_t n)
-{
-    int64_t most = p->held[slot] + p->n_free;
-    most = (most < p->of_slot ? most : p->of_slot) * p->page;
-    return n < most ? n : most;
-}
-
 void mri_pages_release(mri_pages *p, int64_t slot)
 {
     int32_t *row = p->table + slot * p->of_slot;

@@ -32,8 +32,6 @@ static inline int64_t mri_pages_for(const mri_pages *p, int64_t positions)
 /* Sees to it that the slot has pages for positions 0..n-1. false: too few are free (or the slot
  * cannot have so many), and nothing has changed. */
 bool mri_pages_reach(mri_pages *p, int64_t slot, int64_t n);
-/* Positions below n that the slot could have if it took what is free. */
-int64_t mri_pages_within(const mri_pages *p, int64_t slot, int64_t n);
 void mri_pages_release(mri_pages *p, int64_t slot);
 
 #endif

@@ -123,10 +123,24 @@ Test(bench, a_profile_may_be_a_bench)
     free(out);
 }
 
-Test(bench, decode_counts_the_bytes_of_a_token)
+/* A cached row of the profile's two layers has 2 (16 + 16) floats, and a step at position 20 reads 21
+ * and writes 1; of two experts with 6144 floats each a token reads one, four read 1 - 1/16 of all. */
+Test(bench, decode_counts_the_bytes_of_a_step)
 {
+    const struct {
+        const char *options, *cache, *experts;
+    } row[] = { { "--context 16", "\"cache_bytes\": 5632,", "\"expert_bytes\": 12288," },
+                { "--prompt-tokens 16 --skip-prefill --batch 4", "\"cache_bytes\": 22528,",
+                  "\"expert_bytes\": 23040," } };
     write_text("p.ini", profile);
-    char *out = run("bench decode p.ini --json --prompt-tokens 16 --max-tokens 8", 0);
-    cr_assert_eq(count(out, "decode", "bytes_per_token"), 1);
-    free(out);
+    for (int i = 0; i < 2; i++) {
+        char *words = mri_format("bench decode p.ini --json --max-tokens 8 %s", row[i].options);
+        char *out = run(words, 0);
+        cr_assert(strstr(out, row[i].cache), "%s", out);
+        cr_assert(strstr(out, row[i].experts), "%s", out);
+        cr_assert_eq(count(out, "decode", "bytes_per_step"), 1);
+        free(words);
+        free(out);
+    }
+    free(run("bench decode p.ini --batch 0", 2));
 }

@@ -268,7 +268,7 @@ static mr_status f_build(void *model, const char *kind, const mr_block_env *env,
     if (!strcmp(kind, "last") && !strcmp(f->fault, "type"))
         t.dim[1] = 5;
     if (!strcmp(kind, "first")) {
-        mr_type i = mr_type1("f32", 3);
+        mr_type i = mr_type1("f32", strcmp(f->fault, "fed") ? 3 : 4);
         b->input(p, "loss_weight", &i);
         mr_param w = tiny_param(t);
         b->output(p, "y", b->param(p, "w", &w));
@@ -299,6 +299,7 @@ Test(assembly, refuses_what_does_not_connect)
         { "missing", "input z of block last (instance 1, 'b.') has no source" },
         { "no output", "input x of block last (instance 1, 'b.') has no source" },
         { "type", "input x of block last: output y of block first is f32[3,4] and not f32[3,5]" },
+        { "fed", "input loss_weight of block first is fed as f32[3], the block takes f32[4]" },
         { "backwards", "edge 1 -> 0 of 2 instances must lead forwards" },
         { "kindless", "an instance has no block kind" },
         { "bind", "bind() on instance 7 of 2" },
