@@ -194,7 +194,9 @@ static mr_status build_kind(const mr_model_ops *ops, void *model, const char *ki
                             mr_err *err)
 {
     mr_prog *p = *out = mri_prog_new(kind, model_dtype);
+    p->decode = !strcmp(env->mode, "decode") && env->page > 0 ? env : NULL;
     mr_status st = ops->build(model, kind, env, &mri_builder, p, err);
+    p->decode = NULL;
     if (p->failed) { /* the builder's first error explains more than what followed it */
         *err = p->err;
         st = p->failed;

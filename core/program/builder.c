@@ -112,6 +112,8 @@ static mr_val b_scalar(mr_prog *p, const char *name)
 static mr_val b_op(mr_prog *p, const char *id, const mr_val *in, uint32_t n_in, const mr_attr *attr,
                    uint32_t n_attr, mr_val *out, uint32_t n_out, const char *file, int32_t line)
 {
+    if (!p->failed && p->decode && id && !strcmp(id, "attention") && n_in == 4)
+        return mri_prog_paged(p, in, attr, n_attr, out, n_out, file, line);
     /* outputs are zeroed afterwards only: a caller may name one variable as operand and output */
     if (p->failed || mri_prog_node(p, id ? id : "(null)", in, n_in, attr, n_attr, out, n_out, file,
                                    line)) {

@@ -146,15 +146,7 @@ static mr_val attention(const gpt2 *m, mr_net n, const mr_block_env *env, mr_val
     mr_val k = product(n, "attn.k_proj", x, D, "tp:0 fsdp:1", m->std);
     mr_val v = product(n, "attn.v_proj", x, D, "tp:0 fsdp:1", m->std);
     n.b->region(n.p, "core_attn");
-    if (!strcmp(env->mode, "decode")) {
-        mr_val k_cache = mr_paged_state(n, env, "k_cache", D);
-        mr_val v_cache = mr_paged_state(n, env, "v_cache", D);
-        MR_OPN(n, "attention.paged", out, 1,
-               MR_IN(q, k, v, fed(n, env, "positions", "i32"), fed(n, env, "slot", "i32"),
-                     mr_fed_pages(n, env), k_cache, v_cache), at, 6);
-    } else {
-        MR_OPN(n, "attention", out, 2, MR_IN(q, k, v, fed(n, env, "seq_start", "i32")), at, 6);
-    }
+    MR_OPN(n, "attention", out, 2, MR_IN(q, k, v, fed(n, env, "seq_start", "i32")), at, 6);
     n.b->end(n.p);
     double std = m->std / sqrt(2.0 * (double)m->layers); /* writes to the residual stream */
     return product(n, "attn.c_proj", out[0], D, "tp:1 fsdp:0", std);

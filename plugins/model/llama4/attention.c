@@ -5,6 +5,7 @@
  *         (qk_norm), causal attention inside chunks of the sequence;
  *   nope: no positions at all, causal attention over the whole sequence, queries scaled up
  *         slowly with their position (attn_temperature) so that long contexts stay sharp.
+ * In mode decode core reads keys and values of op `attention` from its cache.
  */
 #include "llama4.h"
 #include <math.h>
@@ -20,8 +21,7 @@ static mr_val rotate(const l4_model *m, const l4_block *b, mr_val x, mr_val posi
 }
 
 /* q [T, H*C], k and v [T, G*C] -> o [T, H*C] */
-static mr_val core_attention(const l4_model *m, const l4_block *b, mr_val q, mr_val k, mr_val v,
-                             mr_val positions)
+static mr_val core_attention(const l4_model *m, const l4_block *b, mr_val q, mr_val k, mr_val v)
 {
     const mr_attr at[] = {
         mr_ai("heads", m->heads),
@@ -32,21 +32,11 @@ static mr_val core_attention(const l4_model *m, const l4_block *b, mr_val q, mr_
         mr_ai("seq", MR_HAS(b->env, seq) ? b->env->seq : 0),
         mr_ai("packed", !(MR_HAS(b->env, whole) && b->env->whole)),
     };
-    const uint32_t n_at = sizeof at / sizeof *at;
     mr_val out[2] = { 0, 0 }; /* o, lse */
 
     l4_region(b, "core_attn");
-    if (b->decode) {
-        mr_val k_cache = mr_paged_state(b->net, b->env, "k_cache", m->kv_heads * m->head_dim);
-        mr_val v_cache = mr_paged_state(b->net, b->env, "v_cache", m->kv_heads * m->head_dim);
-        mr_val pages = mr_fed_pages(b->net, b->env);
-        MR_OPN(b->net, "attention.paged", out, 1,
-               MR_IN(q, k, v, positions, l4_fed(b, "slot", "i32"), pages, k_cache, v_cache), at,
-               n_at);
-    } else {
-        MR_OPN(b->net, "attention", out, 2, MR_IN(q, k, v, l4_fed(b, "seq_start", "i32")), at,
-               n_at);
-    }
+    MR_OPN(b->net, "attention", out, 2, MR_IN(q, k, v, l4_fed(b, "seq_start", "i32")), at,
+           sizeof at / sizeof *at);
     l4_end(b);
     return out[0];
 }
@@ -57,7 +47,7 @@ mr_val l4_attention(const l4_model *m, const l4_block *b, mr_val x)
     mr_net n = b->net;
     int64_t D = m->hidden, Q = m->heads * m->head_dim, KV = m->kv_heads * m->head_dim;
     bool scaled = b->nope && m->temperature;
-    mr_val positions = !b->nope || scaled || b->decode ? l4_fed(b, "positions", "i32") : 0;
+    mr_val positions = !b->nope || scaled ? l4_fed(b, "positions", "i32") : 0;
 
     mr_val q = MR_OP(n, "linear",
                      MR_IN(x, l4_in_weight(m, n, "self_attn.q_proj.weight", Q, D),
@@ -78,7 +68,7 @@ mr_val l4_attention(const l4_model *m, const l4_block *b, mr_val x)
     if (scaled)
         q = MR_OP(n, "attn_temperature", MR_IN(q, positions),
                   MR_AT(mr_af("floor_scale", m->floor_scale), mr_af("attn_scale", m->attn_scale)));
-    mr_val o = core_attention(m, b, q, k, v, positions);
+    mr_val o = core_attention(m, b, q, k, v);
     return MR_OP(n, "linear",
                  MR_IN(o, l4_out_weight(m, n, "self_attn.o_proj.weight", D, Q),
                        l4_bias(m, n, "self_attn.o_proj.bias", D, "-")),
