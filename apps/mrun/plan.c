@@ -2,7 +2,7 @@
  *
  * plan.c - `mrun plan PROFILE.ini [--print PASS]`: what the run would do, before it does it.
  * Memory, flops and the schedule on stdout; --print shows every block after one pass (types,
- * vjp, recompute, fuse, lower, streams, arena).
+ * join, vjp, recompute, fuse, lower, streams, arena).
  */
 #include "app.h"
 #include "core/run/session.h"
@@ -82,13 +82,11 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
                          s->config->train.micro_batch * s->config->train.seq, 0, 0,
                          s->config->train.seq, s->whole, 0,
                          s->train ? s->train->opt.images : 0, 0, 0, 0 };
-    mri_plan_options po = { .train = true,
-                            .split_w = s->config->train.split_weight_gradient != 0,
-                            .deterministic = s->config->run.deterministic != 0,
-                            .recompute = &s->config->train.recompute,
-                            .stop_after = pass,
-                            .fuse = s->config->train.fuse != 0,
-                            .host_fallback = true };
+    mri_plan_options po = s->train->opt.plan;
+    po.stop_after = pass;
+    po.host_fallback = true;
+    po.beside = mri_exec_beside;
+    po.beside_ctx = s->train;
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (!st)
         st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
@@ -121,8 +119,8 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
 int cmd_plan(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--print", NULL };
-    static const char *const passes[] = { "types", "vjp",     "recompute", "fuse",
-                                          "lower", "streams", "arena" };
+    static const char *const passes[] = { "types", "join",  "vjp",     "recompute",
+                                          "fuse",  "lower", "streams", "arena" };
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
@@ -136,8 +134,8 @@ int cmd_plan(app *a, int argc, char **argv)
     if (!code && args.positional.n != 1)
         code = app_usage(a, "plan needs one profile: mrun plan PROFILE.ini");
     if (!code && !known)
-        code = app_usage(a, "no pass '%s': types, vjp, recompute, fuse, lower, streams or arena",
-                         pass);
+        code = app_usage(a, "no pass '%s': types, join, vjp, recompute, fuse, lower, streams or "
+                         "arena", pass);
     mr_status st = 0;
     if (code)
         goto done;

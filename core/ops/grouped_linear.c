@@ -188,8 +188,8 @@ static mr_status wgrad_first_shape(const mr_call *c, mr_type *const *out, mr_err
 {
     mr_status st =
         mri_infer(c, out, err, "grouped_linear.wgrad.first",
-                  is_io(c) ? "x:F[R,I] dy:F[R,O] offsets:i32[N] sumsq:S[1]? -> dw:S[N,I,O]"
-                           : "x:F[R,I] dy:F[R,O] offsets:i32[N] sumsq:S[1]? -> dw:S[N,O,I]",
+                  is_io(c) ? "x:F[R,I] dy:F[R,O] offsets:i32[N] sumsq:S[1] -> dw:S[N,I,O]"
+                           : "x:F[R,I] dy:F[R,O] offsets:i32[N] sumsq:S[1] -> dw:S[N,O,I]",
                   NULL);
     if (!st)
         out[0]->dim[0] -= 1;

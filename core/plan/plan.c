@@ -37,8 +37,10 @@ static void add_ports(mri_plan *plan)
     for (size_t i = 0; i < p->values.n; i++) {
         const mri_value *v = &p->values.v[i];
         mri_plan_port port = { v->name, (mr_val)(i + 1), v->type };
-        if (v->kind == MRI_PARAM)
+        if (v->kind == MRI_PARAM && !v->joined)
             MRI_PUSH(&plan->params, port);
+        else if (v->kind == MRI_PARAM)
+            continue;
         else if (v->kind == MRI_STATE)
             MRI_PUSH(&plan->states, port);
         else if (v->kind == MRI_SCALAR)
@@ -102,9 +104,9 @@ static const struct {
     const char *name;
     mr_status (*run)(mri_plan *, const mri_plan_options *, mr_err *);
 } passes[] = {
-    { "types", pass_types },    { "vjp", pass_vjp },         { "recompute", pass_recompute },
-    { "fuse", mri_pass_fuse },  { "lower", mri_pass_lower }, { "streams", pass_streams },
-    { "arena", pass_arena },
+    { "types", pass_types },         { "join", mri_pass_join }, { "vjp", pass_vjp },
+    { "recompute", pass_recompute }, { "fuse", mri_pass_fuse }, { "lower", mri_pass_lower },
+    { "streams", pass_streams },     { "arena", pass_arena },
 };
 
 /* The program with all that the passes decided: options, kernels, room. */

@@ -5,6 +5,7 @@
  *
  * Passes, in order, each followed by the verifier and printable (`mrun plan --print PASS`):
  *   types      the program as built, dtypes resolved by the precision recipe
+ *   join       products of one x by matrices that lie side by side become one
  *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
  *   recompute  forward nodes of the chosen regions run again in B instead of being saved
  *   fuse       neighbouring ops as one that moves fewer bytes, where the backend has it
@@ -99,6 +100,10 @@ typedef struct mri_plan_options {
                                  back through them (mri_assembly_consumed) */
     const char *stop_after; /* name of a pass: stop there, for printing; NULL: all        */
     bool fuse;             /* one op for several where the backend answers for it */
+    /* Does parameter b follow a without a gap, of one group, wherever this block kind is used?
+     * NULL: nobody knows. */
+    bool (*beside)(const void *ctx, const char *kind, const char *a, const char *b);
+    const void *beside_ctx;
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
     const char *loss;   /* train: the one loss that is differentiated; NULL: all of them   */
 } mri_plan_options;
@@ -114,6 +119,7 @@ void mri_plan_print(const mri_plan *p, mri_str *out); /* steps with addresses, m
 int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); /* -1: none */
 
 /* ---- the passes (each in its own file) ---- */
+mr_status mri_pass_join(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const char *loss, mr_err *err);
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);

@@ -30,6 +30,7 @@ typedef struct mri_value {
     mr_type type;
     uint8_t kind, phase; /* phase of the defining node, for temporaries        */
     uint8_t trainable;   /* a gradient may be asked of it (computed by vjp)    */
+    uint8_t joined;      /* PARAM: part of another one now (core/plan/join.c)  */
     uint32_t node, slot; /* TEMP: the defining node and which output           */
     uint32_t flags;      /* of a parameter or state                            */
     mr_val of;           /* GRAD: its parameter                                */

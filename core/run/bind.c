@@ -179,17 +179,51 @@ int32_t mri_output_index(const mri_plan *pl, const char *name)
 
 /* ---- addresses ---------------------------------------------------------------------------- */
 
+static const mri_tensor_slot *slot_named(const mri_exec *e, uint32_t instance, const char *local)
+{
+    char *name = mri_assembly_full_name(e->assembly, instance, local);
+    int64_t s = mri_params_find(e->params, name);
+    free(name);
+    MRI_ASSERT(s >= 0);
+    return &e->params->slots.v[s];
+}
+
+const mri_tensor_slot *mri_exec_slot(const mri_exec *e, uint32_t instance, size_t param, uint32_t k)
+{
+    const char *names = e->frames.v[instance].plan->params.v[param].name;
+    while (k-- && names)
+        names = (names = strchr(names, '|')) ? names + 1 : NULL;
+    if (!names)
+        return NULL;
+    char *local = mri_format("%.*s", (int)strcspn(names, "|"), names);
+    const mri_tensor_slot *s = slot_named(e, instance, local);
+    free(local);
+    return s;
+}
+
+bool mri_exec_beside(const void *exec, const char *kind, const char *a, const char *b)
+{
+    const mri_exec *e = exec;
+    bool used = false;
+    for (uint32_t i = 0; i < e->assembly->instances.n; i++) {
+        if (strcmp(e->assembly->kinds.v[e->assembly->instances.v[i].kind].name, kind))
+            continue;
+        const mri_tensor_slot *x = slot_named(e, i, a), *y = slot_named(e, i, b);
+        if (x->group != y->group || x->f32 != y->f32 || x->at + x->n != y->at)
+            return false;
+        used = true;
+    }
+    return used;
+}
+
 /* Gradients of a frozen parameter have no memory and no step that writes them. */
 static void bind_params(mri_exec *e, uint32_t instance)
 {
     const mri_frame *f = &e->frames.v[instance];
     for (size_t j = 0; j < f->plan->params.n; j++) {
-        char *name = mri_assembly_full_name(e->assembly, instance, f->plan->params.v[j].name);
-        int64_t s = mri_params_find(e->params, name);
-        free(name);
-        MRI_ASSERT(s >= 0);
-        f->param[j] = mri_params_weight(e->params, &e->params->slots.v[s]);
-        f->grad[j] = mri_params_grad(e->params, &e->params->slots.v[s]);
+        const mri_tensor_slot *s = mri_exec_slot(e, instance, j, 0);
+        f->param[j] = mri_params_weight(e->params, s);
+        f->grad[j] = mri_params_grad(e->params, s);
     }
 }
 

@@ -21,6 +21,10 @@ const mri_plan *mri_exec_plan(const mri_exec *e, uint32_t instance);
 bool mri_is_loss(const mr_prog *p, const char *output);
 /* "d:x" outputs are gradient edges; everything else that is no loss is an edge of F. */
 bool mri_is_grad_edge(const char *name);
+/* Parameter k (0, 1, ...) of those that a plan's param is: one, or several side by side whose
+ * names "|" joins (core/plan/join.c). NULL past the last. */
+const mri_tensor_slot *mri_exec_slot(const mri_exec *e, uint32_t instance, size_t param,
+                                     uint32_t k);
 int32_t mri_output_index(const mri_plan *pl, const char *name); /* -1: none */
 
 /* gradients.c: the least offset from the saved values at which the main gradients may begin;

@@ -88,6 +88,8 @@ static mr_status compile_kinds(mri_exec *e, mr_err *err)
         mri_plan_options opt = e->opt.plan;
         mr_prog *prog = a->kinds.v[k].prog;
         opt.consumed = &consumed[k];
+        opt.beside = mri_exec_beside;
+        opt.beside_ctx = e;
         a->kinds.v[k].prog = NULL;
         st = mri_plan_compile(prog, &opt, e->device->ops, e->device->dev, &pl, err);
         if (!st) {

@@ -85,6 +85,8 @@ mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *para
                           mr_err *err);
 void mri_exec_free(mri_exec *e);
 uint64_t mri_exec_fields_bytes(const mri_exec_options *o); /* of its batch fields */
+/* mri_plan_options.beside, for plans of an exec's block kinds */
+bool mri_exec_beside(const void *exec, const char *kind, const char *a, const char *b);
 /* Points every frame at the parameters and into `base` (bytes long, 64-byte aligned); the first
  * time also allocates the states. An exec whose states are borrowed binds after their owner. */
 mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);

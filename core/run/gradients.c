@@ -20,16 +20,6 @@ static uint64_t padded(const mri_tensor_slot *s)
     return (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
 }
 
-static const mri_tensor_slot *slot_of(const mri_exec *e, uint32_t instance, size_t param)
-{
-    const char *local = e->frames.v[instance].plan->params.v[param].name;
-    char *name = mri_assembly_full_name(e->assembly, instance, local);
-    int64_t s = mri_params_find(e->params, name);
-    free(name);
-    MRI_ASSERT(s >= 0);
-    return &e->params->slots.v[s];
-}
-
 /* Of each parameter: how many instances bind it (2: more than one), and the last that does, whose
  * backward comes first. */
 typedef struct users {
@@ -39,12 +29,14 @@ typedef struct users {
 static users *find_users(const mri_exec *e)
 {
     users *u = mri_alloc((e->params->slots.n + 1) * sizeof *u);
+    const mri_tensor_slot *s;
     for (uint32_t i = 0; i < e->frames.n; i++)
-        for (size_t j = 0; j < e->frames.v[i].plan->params.n; j++) {
-            users *x = &u[slot_of(e, i, j) - e->params->slots.v];
-            x->n += x->n < 2;
-            x->last = i;
-        }
+        for (size_t j = 0; j < e->frames.v[i].plan->params.n; j++)
+            for (uint32_t k = 0; (s = mri_exec_slot(e, i, j, k)); k++) {
+                users *x = &u[s - e->params->slots.v];
+                x->n += x->n < 2;
+                x->last = i;
+            }
     return u;
 }
 
@@ -120,20 +112,21 @@ static void list_ranges(mri_exec *e, const users *u, const uint8_t *how)
 
 void mri_gradients_plan(mri_exec *e)
 {
+    const mri_params *p = e->params;
     users *u = find_users(e);
-    uint8_t *how = mri_alloc(e->params->slots.n + 1);
+    uint8_t *how = mri_alloc(p->slots.n + 1);
     for (uint32_t i = 0; i < e->frames.n; i++) {
         mri_frame *f = &e->frames.v[i];
         uint8_t *mine = mri_alloc(f->plan->params.n + 1);
         for (size_t j = 0; j < f->plan->params.n; j++) {
-            const mri_tensor_slot *slot = slot_of(e, i, j);
-            size_t k = (size_t)(slot - e->params->slots.v);
-            const mri_step *s = u[k].n == 1 && slot->at < e->params->trainable
-                                    ? writes_first(f->plan, j)
-                                    : NULL;
+            const mri_tensor_slot *slot;
+            const mri_step *s = writes_first(f->plan, j);
+            for (uint32_t k = 0; s && (slot = mri_exec_slot(e, i, j, k)); k++)
+                if (u[slot - p->slots.v].n > 1 || slot->at >= p->trainable)
+                    s = NULL;
+            for (uint32_t k = 0; s && (slot = mri_exec_slot(e, i, j, k)); k++)
+                how[slot - p->slots.v] = s->first_sums ? SUMMED : WRITTEN;
             mine[j] = s != NULL;
-            if (s)
-                how[k] = s->first_sums ? SUMMED : WRITTEN;
         }
         f->sole = mine;
     }
