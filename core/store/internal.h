@@ -22,6 +22,8 @@ mr_status mri_safetensors_from_map(const char *path, mri_map m, mri_safetensors 
 mri_safetensors *mri_safetensors_empty(void);
 /* one more file into a set that is still being opened; mri_safetensors_seal() ends it */
 mr_status mri_safetensors_add(mri_safetensors *f, const char *path, mri_map m, mr_err *err);
+/* all of `from` behind what `to` has; `from` is gone */
+void mri_safetensors_absorb(mri_safetensors *to, mri_safetensors *from);
 mr_status mri_safetensors_seal(mri_safetensors *f, const char *path, mr_err *err);
 
 /* ---- safetensors_write.c ---------------------------------------------------------------- */

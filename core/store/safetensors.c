@@ -25,7 +25,8 @@ struct mri_safetensors {
     MRI_VEC(mri_tensor) tensors; /* by file, then by offset; names are owned */
     MRI_VEC(void *) copies;      /* data of tensors that their file misaligns */
     MRI_VEC(char *) metadata;    /* key, value, key, value ... */
-    const mri_tensor **by_name;  /* sorted, made by seal */
+    uint32_t *by_name;           /* hash table, made by seal: a tensor's number + 1, or 0 */
+    size_t mask;                 /* its entries - 1 */
 };
 
 typedef struct span { /* a tensor before its place is known to be sound */
@@ -219,23 +220,49 @@ out:
     return st;
 }
 
-static int by_name(const void *a, const void *b)
+/* The entry of `name`: its tensor's, or the empty one where it would stand. */
+static uint32_t *entry(const mri_safetensors *f, const char *name)
 {
-    return strcmp((*(const mri_tensor *const *)a)->name, (*(const mri_tensor *const *)b)->name);
+    size_t h = (size_t)mri_hash_str(0, name);
+    for (h ^= h >> 32;; h++) {
+        uint32_t *e = &f->by_name[h & f->mask];
+        if (!*e || !strcmp(f->tensors.v[*e - 1].name, name))
+            return e;
+    }
 }
 
 mr_status mri_safetensors_seal(mri_safetensors *f, const char *path, mr_err *err)
 {
-    size_t n = f->tensors.n;
-    f->by_name = mri_alloc(n * sizeof(void *));
-    for (size_t i = 0; i < n; i++)
-        f->by_name[i] = &f->tensors.v[i];
-    if (n)
-        qsort(f->by_name, n, sizeof(void *), by_name);
-    for (size_t i = 1; i < n; i++)
-        if (!strcmp(f->by_name[i - 1]->name, f->by_name[i]->name))
-            return BAD("%s: two files hold a tensor named %s", path, f->by_name[i]->name);
+    size_t size = 16;
+    if (f->tensors.n >= UINT32_MAX / 2)
+        return BAD("%s holds %zu tensors, the limit is %u", path, f->tensors.n, UINT32_MAX / 2);
+    while (size < 2 * f->tensors.n)
+        size *= 2;
+    f->by_name = mri_alloc(size * sizeof *f->by_name);
+    f->mask = size - 1;
+    for (size_t i = 0; i < f->tensors.n; i++) {
+        uint32_t *e = entry(f, f->tensors.v[i].name);
+        if (*e)
+            return BAD("%s: two files hold a tensor named %s", path, f->tensors.v[i].name);
+        *e = (uint32_t)i + 1;
+    }
     return 0;
+}
+
+#define MOVE(vec) \
+    do { \
+        for (size_t i = 0; i < from->vec.n; i++) \
+            MRI_PUSH(&to->vec, from->vec.v[i]); \
+        from->vec.n = 0; \
+    } while (0)
+
+void mri_safetensors_absorb(mri_safetensors *to, mri_safetensors *from)
+{
+    MOVE(maps);
+    MOVE(tensors);
+    MOVE(copies);
+    MOVE(metadata);
+    mri_safetensors_close(from);
 }
 
 mri_safetensors *mri_safetensors_empty(void)
@@ -297,10 +324,8 @@ const mri_tensor *mri_safetensors_at(const mri_safetensors *f, size_t i)
 
 const mri_tensor *mri_safetensors_find(const mri_safetensors *f, const char *name)
 {
-    const mri_tensor key = { .name = name }, *k = &key;
-    const mri_tensor **hit =
-        f->tensors.n ? bsearch(&k, f->by_name, f->tensors.n, sizeof k, by_name) : NULL;
-    return hit ? *hit : NULL;
+    uint32_t e = *entry(f, name);
+    return e ? &f->tensors.v[e - 1] : NULL;
 }
 
 void mri_safetensors_advise(const mri_safetensors *f, const void *p, size_t n, int what)

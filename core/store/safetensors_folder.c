@@ -4,17 +4,22 @@
  * the shards that model.safetensors.index.json names.
  *
  * Invariant: the index and the shards agree both ways. Every tensor of the index is in the
- * shard that it names, and no shard holds a tensor that the index puts elsewhere or nowhere.
- * A shard's name never leaves the folder.
+ * shard that it names, no shard holds a tensor that the index puts elsewhere or nowhere, and the
+ * bytes of all are the index's total_size, where it says one. A shard's name never leaves the
+ * folder. Shards are read by threads; which of several errors is told depends on none of them.
  */
+#include "dtype.h"
 #include "internal.h"
+#include <inttypes.h>
 #include <jansson.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define SINGLE "model.safetensors"
 #define INDEX "model.safetensors.index.json"
-enum { INDEX_MAX = 256 << 20 };
+enum { INDEX_MAX = 256 << 20, THREADS = 16 };
 
 #define BAD(...) mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, __VA_ARGS__)
 
@@ -52,19 +57,32 @@ static mr_status shard_names(const char *index, json_t *map, const char ***out, 
     return 0;
 }
 
-static mr_status add_shard(mri_safetensors *f, const char *dir, const char *index,
-                           const json_t *map, const char *shard, mr_err *err)
+typedef struct shard {
+    const char *name; /* of the file */
+    mri_safetensors *set;
+    mr_status st;
+    mr_err err;
+} shard;
+
+typedef struct shards {
+    const char *dir, *index;
+    const json_t *map; /* only read by threads */
+    shard *v;
+    size_t n, next;
+} shards;
+
+static mr_status read_shard(const shards *a, shard *s, mr_err *err)
 {
     mri_map m;
     mr_status st = 0;
-    size_t first = mri_safetensors_count(f);
-    char *path = mri_format("%s/%s", dir, shard);
+    char *path = mri_format("%s/%s", a->dir, s->name);
+    s->set = mri_safetensors_empty();
     MR_TRY(mri_map_open(path, &m, err));
-    MR_TRY(mri_safetensors_add(f, path, m, err));
-    for (size_t i = first; i < mri_safetensors_count(f); i++) {
-        const char *name = mri_safetensors_at(f, i)->name;
-        const char *home = json_string_value(json_object_get(map, name));
-        if (home && !strcmp(home, shard))
+    MR_TRY(mri_safetensors_add(s->set, path, m, err));
+    for (size_t i = 0; i < mri_safetensors_count(s->set); i++) {
+        const char *name = mri_safetensors_at(s->set, i)->name;
+        const char *home = json_string_value(json_object_get(a->map, name));
+        if (home && !strcmp(home, s->name))
             continue;
         st = BAD("%s holds tensor %s, which %s puts %s%s", path, name, INDEX,
                  home ? "into " : "nowhere", home ? home : "");
@@ -73,29 +91,85 @@ static mr_status add_shard(mri_safetensors *f, const char *dir, const char *inde
     }
 out:
     if (st == MR_E_STORE_MISSING)
-        mr_hint(err, "%s names this shard: fetch the folder again", index);
+        mr_hint(err, "%s names this shard: fetch the folder again", a->index);
     free(path);
     return st;
+}
+
+static void *read_shards(void *arg)
+{
+    shards *a = arg;
+    for (size_t i; (i = __atomic_fetch_add(&a->next, 1, __ATOMIC_RELAXED)) < a->n;)
+        a->v[i].st = read_shard(a, &a->v[i], &a->v[i].err);
+    return NULL;
+}
+
+/* The caller works too; threads that cannot be started are done without. */
+static void read_all(shards *a)
+{
+    pthread_t thread[THREADS];
+    cpu_set_t set;
+    size_t n = 0, want = sched_getaffinity(0, sizeof set, &set) ? 1 : (size_t)CPU_COUNT(&set);
+    json_object_seed(0); /* its first use is not for several threads at once */
+    while (n + 1 < want && n + 1 < a->n && n < THREADS &&
+           !pthread_create(&thread[n], NULL, read_shards, a))
+        n++;
+    read_shards(a);
+    while (n)
+        pthread_join(thread[--n], NULL);
+}
+
+/* metadata.total_size, a number that some writers gave a point */
+static mr_status check_total(const mri_safetensors *f, const char *index, const json_t *doc,
+                             mr_err *err)
+{
+    const json_t *total = json_object_get(json_object_get(doc, "metadata"), "total_size");
+    uint64_t sum = 0, bytes = 0;
+    if (!total || json_is_null(total))
+        return 0;
+    for (size_t i = 0; i < mri_safetensors_count(f); i++)
+        if (mri_type_bytes(&mri_safetensors_at(f, i)->type, &bytes))
+            sum += bytes; /* each lies in a file of its own: no overflow */
+    if (json_is_number(total) && json_number_value(total) == (double)sum)
+        return 0;
+    BAD("%s: the shards hold %" PRIu64 " bytes of tensors, metadata.total_size says otherwise",
+        index, sum);
+    if (json_is_number(total))
+        mr_detail(err, "it says %.0f", json_number_value(total));
+    mr_hint(err, "fetch the folder again; if a tool rewrote the shards, take total_size out");
+    return MR_E_STORE_FORMAT;
 }
 
 static mr_status open_sharded(const char *dir, const char *index, mri_safetensors **out,
                               mr_err *err)
 {
     json_t *doc = NULL, *map, *value;
-    const char **shards = NULL, *name;
-    size_t n = 0;
+    const char **names = NULL, *name;
+    shards a = { .dir = dir, .index = index };
     mr_status st = 0;
     mri_safetensors *f = mri_safetensors_empty();
 
     MR_TRY(mri_json_read(index, INDEX_MAX, &doc, err));
-    map = json_object_get(doc, "weight_map");
+    a.map = map = json_object_get(doc, "weight_map");
     if (!json_is_object(map)) {
         st = BAD("%s has no object \"weight_map\"", index);
         goto out;
     }
-    MR_TRY(shard_names(index, map, &shards, &n, err));
-    for (size_t i = 0; i < n; i++)
-        MR_TRY(add_shard(f, dir, index, map, shards[i], err));
+    MR_TRY(shard_names(index, map, &names, &a.n, err));
+    a.v = mri_alloc(a.n * sizeof *a.v);
+    for (size_t i = 0; i < a.n; i++)
+        a.v[i] = (shard){ .name = names[i], .err = MR_ERR_INIT };
+    read_all(&a);
+    for (size_t i = 0; i < a.n; i++) {
+        if (a.v[i].st) {
+            st = a.v[i].st;
+            if (err)
+                *err = a.v[i].err;
+            goto out;
+        }
+        mri_safetensors_absorb(f, a.v[i].set);
+        a.v[i].set = NULL;
+    }
     MR_TRY(mri_safetensors_seal(f, dir, err));
     json_object_foreach(map, name, value) {
         if (mri_safetensors_find(f, name))
@@ -104,12 +178,16 @@ static mr_status open_sharded(const char *dir, const char *index, mri_safetensor
         mr_hint(err, "the folder mixes files of two exports: fetch it again");
         goto out;
     }
+    MR_TRY(check_total(f, index, doc, err));
     *out = f;
     f = NULL;
 out:
+    for (size_t i = 0; a.v && i < a.n; i++)
+        mri_safetensors_close(a.v[i].set);
+    free(a.v);
     mri_safetensors_close(f);
     json_decref(doc);
-    free(shards);
+    free(names);
     return st;
 }
 

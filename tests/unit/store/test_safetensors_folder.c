@@ -83,6 +83,56 @@ Test(safetensors_folder, index_and_shards_must_agree)
     scratch_drop(dir);
 }
 
+Test(safetensors_folder, total_size_is_that_of_the_tensors)
+{
+    static const struct {
+        const char *total;
+        bool ok;
+    } row[] = { { "32", true },     { "32.0", true }, { "null", true }, { "31", false },
+                { "1e300", false }, { "-1", false },  { "\"32\"", false } };
+    char *dir = scratch_make(), *path = mri_format("%s/model.safetensors.index.json", dir);
+    put_shard(dir, "m.safetensors", "a", "b");
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        mr_err err = MR_ERR_INIT;
+        mri_safetensors *f;
+        char *text = mri_format("{\"metadata\": {\"total_size\": %s}, \"weight_map\": "
+                                "{\"a\": \"m.safetensors\", \"b\": \"m.safetensors\"}}",
+                                row[i].total);
+        scratch_put(path, text, strlen(text));
+        cr_assert_eq(mri_safetensors_open_folder(dir, &f, &err) == 0, row[i].ok, "%s: %s",
+                     row[i].total, err.what);
+        cr_assert(row[i].ok || strstr(err.what, "hold 32 bytes"), "%s", err.what);
+        mri_safetensors_close(f);
+        free(text);
+    }
+    free(path);
+    scratch_drop(dir);
+}
+
+Test(safetensors_folder, of_several_bad_shards_the_first_is_told)
+{
+    char *dir = scratch_make();
+    mri_str map = { 0 };
+    mri_str_add(&map, "{");
+    for (int i = 0; i < 40; i++) {
+        char *name = mri_format("m-%02d.safetensors", i), *tensor_name = mri_format("t%d", i);
+        put_shard(dir, name, tensor_name, i == 7 || i == 23 ? "stray" : NULL);
+        mri_str_fmt(&map, "%s\"%s\": \"%s\"", i ? ", " : "", tensor_name, name);
+        free(tensor_name);
+        free(name);
+    }
+    mri_str_add(&map, "}");
+    put_index(dir, map.s);
+    for (int i = 0; i < 20; i++) {
+        mr_err err = MR_ERR_INIT;
+        mri_safetensors *f;
+        cr_assert_eq(mri_safetensors_open_folder(dir, &f, &err), MR_E_STORE_FORMAT);
+        cr_assert(strstr(err.what, "m-07.safetensors holds tensor stray"), "%s", err.what);
+    }
+    mri_str_free(&map);
+    scratch_drop(dir);
+}
+
 Test(safetensors_folder, a_folder_without_weights_says_what_was_tried)
 {
     char *dir = scratch_make();
