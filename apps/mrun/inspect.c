@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * inspect.c - `mrun inspect PATH [--json]`: tensors, totals, step, the profile's differences. */
+ * inspect.c - `mrun inspect PATH [--all] [--json]`: tensors, totals, step, the profile's
+ * differences; of a Hugging Face folder also what its family makes of it. */
 #include "inspect.h"
 #include "app.h"
 #include <stdlib.h>
@@ -44,15 +45,16 @@ static char *differences(const inspect_view *v)
 
 int cmd_inspect(app *a, int argc, char **argv)
 {
+    static const char *const flags[] = { "--all", NULL };
     mr_err err = MR_ERR_INIT;
     mri_str out = { 0 };
     app_args args = { 0 };
     inspect_view view;
-    int rc = app_args_parse(a, argc, argv, NULL, NULL, &args);
+    int rc = app_args_parse(a, argc, argv, NULL, flags, &args);
     if (rc)
         goto out;
     if (args.positional.n != 1) {
-        rc = app_usage(a, "inspect takes one folder or file: mrun inspect PATH [--json]");
+        rc = app_usage(a, "inspect takes one folder or file: mrun inspect PATH [--all] [--json]");
         goto out;
     }
     if (inspect_open(args.positional.v[0], &view, &err)) {
@@ -60,7 +62,10 @@ int cmd_inspect(app *a, int argc, char **argv)
         goto out;
     }
     char *diff = differences(&view);
-    inspect_print(&view, diff, a->json, &out);
+    if (view.has_config)
+        inspect_plan(&view, a->registry);
+    inspect_how how = { diff, a->json, app_arg(&args, "--all") != NULL };
+    inspect_print(&view, &how, &out);
     fwrite(out.s, 1, out.n, stdout);
     free(diff);
     inspect_close(&view);

@@ -1,52 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * inspect_print.c - a view for people (aligned text) and for programs (one JSON object).
- * Both are made from the same totals, so that they cannot disagree.
+ * inspect_print.c - a view for people: aligned text. Tensors of a model's folder are shown by
+ * pattern, those of a checkpoint and of a file each.
  */
 #include "core/store/dtype.h"
 #include "inspect.h"
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct total {
-    const char *dtype; /* NULL: of all */
-    uint64_t tensors, elements, bytes;
-} total;
-
-static void count(total *t, const mri_tensor *x)
+inspect_total inspect_total_of(const inspect_view *v, const char *dtype)
 {
-    uint64_t bytes = 0;
-    mri_type_bytes(&x->type, &bytes);
-    t->tensors++;
-    t->elements += (uint64_t)mr_numel(&x->type);
-    t->bytes += bytes;
-}
-
-static total total_of(const inspect_group *g, size_t n, const char *dtype)
-{
-    total t = { .dtype = dtype };
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < mri_safetensors_count(g[i].tensors); k++) {
-            const mri_tensor *x = mri_safetensors_at(g[i].tensors, k);
-            if (!dtype || !strcmp(dtype, x->type.dtype))
-                count(&t, x);
+    inspect_total t = { .dtype = dtype };
+    for (size_t i = 0; i < v->groups.n; i++)
+        for (size_t k = 0; k < mri_safetensors_count(v->groups.v[i].tensors); k++) {
+            const mri_tensor *x = mri_safetensors_at(v->groups.v[i].tensors, k);
+            if (dtype && strcmp(dtype, x->type.dtype))
+                continue;
+            t.tensors++;
+            t.elements += (uint64_t)mr_numel(&x->type);
+            t.bytes += inspect_bytes(x);
         }
     return t;
 }
 
-/* "[512, 64]" serves both outputs */
-static void add_shape(mri_str *out, const mr_type *t)
-{
-    mri_str_add(out, "[");
-    for (uint32_t i = 0; i < t->rank; i++)
-        mri_str_fmt(out, "%s%" PRId64, i ? ", " : "", t->dim[i]);
-    mri_str_add(out, "]");
-}
-
-/* ---- text ------------------------------------------------------------------------------- */
-static void print_total(mri_str *out, const total *t)
+static void print_total(mri_str *out, const inspect_total *t)
 {
     char *bytes = mri_bytes_text((double)t->bytes);
     mri_str_fmt(out, "%" PRIu64 " tensor%s, %" PRIu64 " elements, %s\n", t->tensors,
@@ -54,31 +32,53 @@ static void print_total(mri_str *out, const total *t)
     free(bytes);
 }
 
-static void print_group(mri_str *out, const inspect_group *g)
+typedef struct line { /* of a table of tensors */
+    const mr_type *type;
+    const char *name;
+    uint64_t count, bytes; /* count 0: is not shown */
+} line;
+
+static void print_lines(mri_str *out, const line *v, size_t n)
 {
     int widest = 0;
-    size_t n = mri_safetensors_count(g->tensors);
     mri_str shape = { 0 };
     for (size_t i = 0; i < n; i++, shape.n = 0) {
-        add_shape(&shape, &mri_safetensors_at(g->tensors, i)->type);
+        inspect_shape(&shape, v[i].type);
         widest = (int)shape.n > widest ? (int)shape.n : widest;
     }
-    if (*g->name)
-        mri_str_fmt(out, "\n%s\n", g->name);
-    else
-        mri_str_add(out, "\n");
     for (size_t i = 0; i < n; i++) {
-        const mri_tensor *x = mri_safetensors_at(g->tensors, i);
-        total t = { 0 };
-        count(&t, x);
         shape.n = 0;
-        add_shape(&shape, &x->type);
-        char *bytes = mri_bytes_text((double)t.bytes);
-        mri_str_fmt(out, "  %-6s  %-*s  %10s  %s\n", x->type.dtype, widest, shape.s, bytes,
-                    x->name);
+        inspect_shape(&shape, v[i].type);
+        char *bytes = mri_bytes_text((double)v[i].bytes);
+        mri_str_fmt(out, "  %-6s  %-*s  %10s  ", v[i].type->dtype, widest, shape.s, bytes);
+        if (v[i].count)
+            mri_str_fmt(out, "%7" PRIu64 " x ", v[i].count);
+        mri_str_fmt(out, "%s\n", v[i].name);
         free(bytes);
     }
     mri_str_free(&shape);
+}
+
+static void print_group(mri_str *out, const inspect_group *g)
+{
+    size_t n = mri_safetensors_count(g->tensors);
+    line *v = mri_alloc(n * sizeof *v);
+    for (size_t i = 0; i < n; i++) {
+        const mri_tensor *x = mri_safetensors_at(g->tensors, i);
+        v[i] = (line){ &x->type, x->name, 0, inspect_bytes(x) };
+    }
+    mri_str_fmt(out, *g->name ? "\n%s\n" : "\n%s", g->name);
+    print_lines(out, v, n);
+    free(v);
+}
+
+static void print_patterns(mri_str *out, const inspect_list *l)
+{
+    line *v = mri_alloc(l->n * sizeof *v);
+    for (size_t i = 0; i < l->n; i++)
+        v[i] = (line){ &l->v[i].first->type, l->v[i].text, l->v[i].count, l->v[i].bytes };
+    print_lines(out, v, l->n);
+    free(v);
 }
 
 static void print_checkpoint(mri_str *out, const inspect_view *v)
@@ -101,20 +101,94 @@ static void print_checkpoint(mri_str *out, const inspect_view *v)
                     i + 1 == v->n_steps ? "\n" : "");
 }
 
-static void print_text(const inspect_view *v, const char *differences, mri_str *out)
+static void print_memory(const inspect_model *m, mri_str *out)
 {
-    total all = total_of(v->groups.v, v->groups.n, NULL);
+    mri_str_add(out, "\nmemory          generate         train  cache a token  (no activations)\n");
+    for (size_t i = 0; i < m->n_memory; i++) {
+        const inspect_memory *r = &m->memory[i];
+        char *g = mri_bytes_text((double)r->generate), *t = mri_bytes_text((double)r->train);
+        char *c = mri_bytes_text((double)r->cache);
+        mri_str_fmt(out, "  %-6s    %12s  %12s   %12s\n", r->recipe, g, t, c);
+        free(g);
+        free(t);
+        free(c);
+    }
+}
+
+static void print_model(const inspect_view *v, mri_str *out)
+{
+    const inspect_model *m = v->model;
+    if (m->problem.code) {
+        mri_str_fmt(out, "\nnot planned %s\n", m->problem.what);
+        if (*m->problem.detail)
+            mri_str_fmt(out, "            %s\n", m->problem.detail);
+        if (*m->problem.hint)
+            mri_str_fmt(out, "            %s\n", m->problem.hint);
+        return;
+    }
+    if (v->set && !m->misfits.n)
+        mri_str_add(out, "\nmissing     nothing\n");
+    else if (v->set)
+        mri_str_add(out, "\nmissing or of another shape\n");
+    for (size_t i = 0; i < m->misfits.n; i++)
+        mri_str_fmt(out, "  %s\n", m->misfits.v[i]);
+    if (v->set && !m->extra.n)
+        mri_str_add(out, "not read    nothing\n");
+    else if (v->set)
+        mri_str_add(out, "not read by this family\n");
+    print_patterns(out, &m->extra);
+    print_memory(m, out);
+}
+
+static void print_folder(const inspect_view *v, mri_str *out)
+{
+    if (v->model && v->model->plugin)
+        mri_str_fmt(out, "plugin      model/%s", v->model->plugin);
+    if (v->model && v->model->plugin && v->model->tensors)
+        mri_str_fmt(out, ", %" PRIu64 " parameters in %" PRIu64 " tensors", v->model->parameters,
+                    v->model->tensors);
+    if (v->model && v->model->plugin)
+        mri_str_add(out, "\n");
+    mri_str_fmt(out, "quantised   %s%s%s\n", v->quant ? v->quant->method : "no",
+                v->quant ? ", " : "", v->quant ? v->quant->name : "");
+    mri_str_add(out, "beside it   ");
+    for (size_t i = 0; i < v->beside.n; i++)
+        mri_str_fmt(out, "%s%s", i ? ", " : "", v->beside.v[i]);
+    mri_str_add(out, v->beside.n ? "\n" : "no tokenizer\n");
+    if (!v->set)
+        mri_str_add(out, "weights     none\n");
+}
+
+void inspect_print(const inspect_view *v, const inspect_how *how, mri_str *out)
+{
+    if (how->json) {
+        inspect_json(v, how, out);
+        return;
+    }
+    const char *differences = how->differences;
+    bool folder = !strcmp(v->kind, "folder");
+    inspect_total all = inspect_total_of(v, NULL);
     mri_str_fmt(out, "%-10s  %s\n", v->kind, v->path);
     if (v->family)
         mri_str_fmt(out, "family      %s\n", v->family);
     if (v->checkpoint)
         print_checkpoint(out, v);
-    for (size_t i = 0; i < v->groups.n; i++)
-        print_group(out, &v->groups.v[i]);
+    if (folder)
+        print_folder(v, out);
+    if (folder && v->set && !how->all) {
+        inspect_list l = { 0 };
+        inspect_collapse(v->set, NULL, &l);
+        mri_str_add(out, "\n");
+        print_patterns(out, &l);
+        inspect_list_free(&l);
+    } else {
+        for (size_t i = 0; i < v->groups.n; i++)
+            print_group(out, &v->groups.v[i]);
+    }
     mri_str_add(out, "\n");
     const mri_dtype *d;
     for (size_t i = 0; (d = mri_dtype_at(i)); i++) {
-        total t = total_of(v->groups.v, v->groups.n, d->name);
+        inspect_total t = inspect_total_of(v, d->name);
         if (!t.tensors || t.tensors == all.tensors)
             continue;
         mri_str_fmt(out, "%-10s  ", d->name);
@@ -122,102 +196,10 @@ static void print_text(const inspect_view *v, const char *differences, mri_str *
     }
     mri_str_add(out, "total       ");
     print_total(out, &all);
+    if (v->model)
+        print_model(v, out);
     if (differences)
         mri_str_fmt(out, "\nprofile     %s\n%s",
                     *differences ? "differs from the run's (checkpoint | run)" : "the run's",
                     differences);
-}
-
-/* ---- JSON ------------------------------------------------------------------------------- */
-static void json_total(mri_str *out, const total *t)
-{
-    mri_str_fmt(out,
-                "{\"tensors\": %" PRIu64 ", \"elements\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
-                t->tensors, t->elements, t->bytes);
-}
-
-static void json_group(mri_str *out, const inspect_group *g)
-{
-    mri_str_add(out, "{\"name\": ");
-    mri_str_json(out, g->name);
-    mri_str_add(out, ", \"tensors\": [");
-    for (size_t i = 0; i < mri_safetensors_count(g->tensors); i++) {
-        const mri_tensor *x = mri_safetensors_at(g->tensors, i);
-        total t = { 0 };
-        count(&t, x);
-        mri_str_add(out, i ? ",\n  {\"name\": " : "\n  {\"name\": ");
-        mri_str_json(out, x->name);
-        mri_str_fmt(out, ", \"dtype\": \"%s\", \"shape\": ", x->type.dtype);
-        add_shape(out, &x->type);
-        mri_str_fmt(out, ", \"bytes\": %" PRIu64 "}", t.bytes);
-    }
-    mri_str_add(out, "]}");
-}
-
-static void json_checkpoint(mri_str *out, const inspect_view *v)
-{
-    const mri_checkpoint_meta *m = mri_checkpoint_info(v->checkpoint);
-    mri_str_fmt(out, ", \"step\": %" PRId64 ", \"samples\": %" PRId64 ", \"tokens\": %" PRId64
-                     ",\n \"counters\": {",
-                m->step, m->samples, m->tokens);
-    for (size_t i = 0; i < m->counters.n; i++) {
-        const mr_attr *a = &m->counters.v[i];
-        mri_str_add(out, i ? ", " : "");
-        mri_str_json(out, a->key);
-        if (a->type == MR_A_I64)
-            mri_str_fmt(out, ": %" PRId64, a->u.i);
-        else if (isfinite(a->u.f))
-            mri_str_fmt(out, ": %.17g", a->u.f);
-        else
-            mri_str_add(out, ": null"); /* JSON has no NaN */
-    }
-    mri_str_add(out, "}, \"steps\": [");
-    for (size_t i = 0; i < v->n_steps; i++)
-        mri_str_fmt(out, "%s%" PRId64, i ? ", " : "", v->steps[i]);
-    mri_str_add(out, "]");
-}
-
-static void json_differences(mri_str *out, const char *lines)
-{
-    mri_str_add(out, ",\n \"profile_differences\": [");
-    for (int i = 0; *lines; i++) {
-        size_t n = strcspn(lines, "\n");
-        char *line = mri_strndup(lines, n);
-        mri_str_add(out, i ? ", " : "");
-        mri_str_json(out, line);
-        free(line);
-        lines += n + (lines[n] == '\n');
-    }
-    mri_str_add(out, "]");
-}
-
-static void print_json(const inspect_view *v, const char *differences, mri_str *out)
-{
-    total all = total_of(v->groups.v, v->groups.n, NULL);
-    mri_str_fmt(out, "{\"kind\": \"%s\", \"path\": ", v->kind);
-    mri_str_json(out, v->path);
-    if (v->family) {
-        mri_str_add(out, ", \"family\": ");
-        mri_str_json(out, v->family);
-    }
-    if (v->checkpoint)
-        json_checkpoint(out, v);
-    mri_str_add(out, ",\n \"groups\": [");
-    for (size_t i = 0; i < v->groups.n; i++) {
-        mri_str_add(out, i ? ",\n " : "");
-        json_group(out, &v->groups.v[i]);
-    }
-    mri_str_add(out, "],\n \"total\": ");
-    json_total(out, &all);
-    if (differences)
-        json_differences(out, differences);
-    mri_str_add(out, "}\n");
-}
-
-void inspect_print(const inspect_view *v, const char *differences, bool json, mri_str *out)
-{
-    if (json)
-        print_json(v, differences, out);
-    else
-        print_text(v, differences, out);
 }

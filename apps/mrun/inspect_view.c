@@ -66,6 +66,24 @@ static void read_family(inspect_view *v)
     free(path);
 }
 
+static bool has_index(const char *dir)
+{
+    return exists(dir, "model.safetensors.index.json");
+}
+
+static void find_beside(inspect_view *v)
+{
+    static const char *const files[] = {
+        "tokenizer.json",     "tokenizer.model",     "tiktoken.model",      "tokenizer_config.json",
+        "vocab.json",         "merges.txt",          "special_tokens_map.json",
+        "chat_template.jinja", "chat_template.json", "generation_config.json",
+        "preprocessor_config.json",
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (exists(v->path, files[i]))
+            MRI_PUSH(&v->beside, files[i]);
+}
+
 static mr_status open_folder(inspect_view *v, mr_err *err)
 {
     bool found = false;
@@ -75,9 +93,15 @@ static mr_status open_folder(inspect_view *v, mr_err *err)
     MR_TRY(open_newest(v, &found, err));
     if (found)
         goto out;
-    MR_TRY(mri_safetensors_open_folder(v->path, &v->set, err));
     v->kind = "folder";
+    find_beside(v);
     read_family(v);
+    v->has_config = exists(v->path, "config.json");
+    st = mri_safetensors_open_folder(v->path, &v->set, err);
+    if (st == MR_E_STORE_MISSING && v->has_config && !has_index(v->path))
+        st = 0; /* a model without weights still has a plan */
+    MR_TRY(st);
+    MR_TRY(mri_quant_open(v->path, &v->quant, err));
 out:
     if (st == MR_E_STORE_MISSING)
         mr_hint(err, "give a .safetensors file, a Hugging Face folder, a checkpoint or a run");
@@ -112,6 +136,16 @@ void inspect_close(inspect_view *v)
 {
     mri_checkpoint_close(v->checkpoint);
     mri_safetensors_close(v->set);
+    mri_quant_free(v->quant);
+    if (v->model) {
+        for (size_t i = 0; i < v->model->misfits.n; i++)
+            free(v->model->misfits.v[i]);
+        free(v->model->misfits.v);
+        inspect_list_free(&v->model->extra);
+        free(v->model->plugin);
+        free(v->model);
+    }
+    free(v->beside.v);
     free(v->groups.v);
     free(v->steps);
     free(v->family);

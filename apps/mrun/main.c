@@ -30,7 +30,8 @@ static const app_command commands[] = {
     { "new", "KIND NAME [DIR]", "a plugin skeleton that builds and passes its check", cmd_new },
     { "plan", "PROFILE.ini [--print PASS]",
       "memory, flops and schedule of a run, before it starts", cmd_plan },
-    { "inspect", "DIR|FILE.safetensors", "what a checkpoint or a model folder holds", cmd_inspect },
+    { "inspect", "DIR|FILE.safetensors [--all]",
+      "what a checkpoint or a model folder holds, and what its family needs", cmd_inspect },
     { "fill-in", "FILE.in", "", cmd_fill_in }, /* no doc: not in the help */
     { "plugins", "[--scan]", "the plugins that are there, from their notes", cmd_plugins },
     { "report", "RUN_DIR [-o FILE]", "a run as one HTML page", cmd_report },

@@ -1,30 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * source.c - see source.h. */
 #include "source.h"
-#include "core/base/json.h"
+#include "family.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-/* A family's plugin has the name of its config.json's model_type, "_text" left off. */
-static mr_status family_of(const char *dir, char **set, mr_err *err)
-{
-    char *path = mri_format("%s/config.json", dir);
-    mri_json *json = NULL;
-    const char *type;
-    mr_status st = mri_json_read(path, 16 << 20, &json, err);
-    if (!st && !mri_json_service.string(json, "model_type", &type))
-        st = mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER, "%s has no model_type", path);
-    if (!st) {
-        size_t n = strlen(type);
-        if (n > 5 && !strcmp(type + n - 5, "_text"))
-            n -= 5;
-        *set = mri_format("model.plugin=%.*s", (int)n, type);
-    }
-    mri_json_free(json);
-    free(path);
-    return st;
-}
 
 /* Which plugin reads which file of a model's folder; the first that is there. */
 static const struct {
@@ -67,10 +47,19 @@ static char *checkpoints_of(const char *dir)
     return exists(dir, "checkpoints") ? mri_format("checkpoint.dir=%s/checkpoints", dir) : NULL;
 }
 
+/* Is the family chosen by hand? */
+static bool names_model(const char *const *given, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strncmp(given[i], "model.plugin=", 13))
+            return true;
+    return false;
+}
+
 mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
                             const char *const *given, size_t n_given, mri_config **out, mr_err *err)
 {
-    char *resolved = NULL, *family = NULL, *folder = NULL, *tokenizer[2] = { NULL };
+    char *resolved = NULL, *name = NULL, *family = NULL, *folder = NULL, *tokenizer[2] = { NULL };
     char *checkpoints = NULL;
     MRI_VEC(const char *) sets = { 0 };
     struct stat sb;
@@ -87,9 +76,12 @@ mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
     }
     if (hf) {
         folder = mri_format("model.hf=%s", hf);
-        MR_TRY(family_of(hf, &family, err));
         MRI_PUSH(&sets, folder);
-        MRI_PUSH(&sets, family);
+        if (!names_model(given, n_given)) {
+            MR_TRY(mri_family_of(reg, hf, &name, err));
+            family = mri_format("model.plugin=%s", name);
+            MRI_PUSH(&sets, family);
+        }
         if (mri_source_tokenizer(hf, tokenizer)) {
             MRI_PUSH(&sets, tokenizer[0]);
             MRI_PUSH(&sets, tokenizer[1]);
@@ -101,6 +93,7 @@ mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
 out:
     free(resolved);
     free(checkpoints);
+    free(name);
     free(family);
     free(folder);
     free(tokenizer[0]);

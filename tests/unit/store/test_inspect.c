@@ -17,7 +17,8 @@ static char *shown(const char *path, const char *differences, bool json)
     mri_str out = { 0 };
     mr_err err = MR_ERR_INIT;
     cr_assert_eq(inspect_open(path, &v, &err), 0, "%s", err.what);
-    inspect_print(&v, differences, json, &out);
+    inspect_how how = { differences, json, false };
+    inspect_print(&v, &how, &out);
     inspect_close(&v);
     return mri_str_take(&out);
 }
