@@ -57,8 +57,8 @@ static mr_status unknown(const words *w, const char *const *names, size_t n, con
         if (mri_distance(w->list.v[0], names[i]) < mri_distance(w->list.v[0], names[best]))
             best = i;
     }
-    mr_fail(err, MR_E_PLUGIN_NOT_FOUND, MR_BLAME_USER, "no model plugin takes \"%.64s\", which %s "
-            "is of", w->list.v[0], path);
+    mr_fail(err, MR_E_PLUGIN_NOT_FOUND, MR_BLAME_USER, "no plugin takes models of type \"%.64s\" "
+            "(%s)", w->list.v[0], path);
     mr_detail(err, "families: %s", known.s ? known.s : "none");
     if (n)
         mr_hint(err, "the nearest family is %s; name a plugin of your own with --set "
