@@ -56,36 +56,73 @@ static mr_status measure(inspect_model *m, mri_registry *reg, const char *dir, c
     return st;
 }
 
+static void misfit(inspect_model *m, size_t *n, char *line) /* takes the line over */
+{
+    if ((*n)++ < MISFITS)
+        MRI_PUSH(&m->misfits, line);
+    else
+        free(line);
+}
+
 static void mark(const mri_safetensors *f, uint8_t *used, const mri_tensor *t)
 {
     if (t)
         used[t - mri_safetensors_at(f, 0)] = 1;
 }
 
+/* One weight by its name: what stands in the folder for it is read. False: nothing does. */
+static bool read_name(inspect_view *v, const char *name, uint8_t *used, size_t *n)
+{
+    mri_stored s;
+    mr_err err = MR_ERR_INIT;
+    bool found;
+    if (mri_stored_find(v->set, v->quant, name, &s, &found, &err)) {
+        misfit(v->model, n, mri_strdup(err.what));
+        mark(v->set, used, mri_safetensors_find(v->set, name));
+        return true;
+    }
+    if (found) {
+        mark(v->set, used, s.data);
+        mark(v->set, used, s.scale);
+        mark(v->set, used, s.zero);
+    }
+    return found;
+}
+
+/* A parameter: the tensor of its name, or all that stand in its stead. */
+static void read_slot(inspect_view *v, const mri_tensor_slot *s, uint8_t *used, size_t *n)
+{
+    size_t before = *n;
+    mri_pieces pieces = { 0 };
+    mr_err err = MR_ERR_INIT;
+    int64_t count = s->desc.tensors && strchr(s->desc.tensors, '#') ? s->desc.type.dim[0] : 1;
+    if (read_name(v, s->name, used, n))
+        count = 0;
+    else if (!s->desc.tensors)
+        misfit(v->model, n, mri_format("no tensor %s", s->name));
+    for (int64_t i = 0; s->desc.tensors && i < count; i++)
+        for (const char *w = s->desc.tensors; *(w += strspn(w, " ")); w += strcspn(w, " ")) {
+            char *name = mri_piece_name(s, w, strcspn(w, " "), i);
+            if (!read_name(v, name, used, n))
+                misfit(v->model, n, mri_format("no tensor %s", name));
+            free(name);
+        }
+    if (*n == before && mri_pieces_find(v->set, v->quant, s, "the folder", &pieces, &err))
+        misfit(v->model, n, mri_strdup(err.what)); /* all there, and of another shape */
+    free(pieces.list.v);
+}
+
 static void compare(inspect_view *v, const mri_session *s)
 {
-    inspect_model *m = v->model;
-    size_t n = mri_safetensors_count(v->set), missing = 0;
+    size_t n = mri_safetensors_count(v->set), misfits = 0;
     uint8_t *used = mri_alloc(n);
-    for (size_t i = 0; i < s->params.slots.n; i++) {
-        mri_pieces pieces = { 0 };
-        mr_err err = MR_ERR_INIT;
-        if (mri_pieces_find(v->set, v->quant, &s->params.slots.v[i], "the folder", &pieces, &err) &&
-            missing++ < MISFITS)
-            MRI_PUSH(&m->misfits, mri_strdup(err.what));
-        for (size_t k = 0; k < pieces.list.n; k++) {
-            const mri_stored *from = &pieces.list.v[k].from;
-            mark(v->set, used, from->data);
-            mark(v->set, used, from->scale);
-            mark(v->set, used, from->zero);
-        }
-        free(pieces.list.v);
-    }
-    if (missing > MISFITS)
-        MRI_PUSH(&m->misfits, mri_format("and %zu parameters more", missing - MISFITS));
+    for (size_t i = 0; i < s->params.slots.n; i++)
+        read_slot(v, &s->params.slots.v[i], used, &misfits);
+    if (misfits > MISFITS)
+        MRI_PUSH(&v->model->misfits, mri_format("and %zu more", misfits - MISFITS));
     for (size_t i = 0; i < n; i++) /* now: what is left over */
         used[i] = !used[i] && !mri_quant_companion(v->quant, mri_safetensors_at(v->set, i)->name);
-    inspect_collapse(v->set, used, &m->extra);
+    inspect_collapse(v->set, used, &v->model->extra);
     free(used);
 }
 
