@@ -17,6 +17,20 @@ void mri_map_close(mri_map *m);
 /* see mri_safetensors_advise(); p .. p + n lies in m */
 void mri_map_advise(const mri_map *m, const uint8_t *p, size_t n, int what);
 
+/* ---- safetensors_header.c ---------------------------------------------------------------- */
+typedef struct mri_span { /* a tensor before its place is known to be sound */
+    uint64_t begin, end;
+    mri_tensor t; /* its name is owned, its data not set */
+} mri_span;
+
+typedef struct mri_header {
+    MRI_VEC(mri_span) spans;
+    MRI_VEC(char *) metadata; /* key, value, key, value ... */
+} mri_header;
+/* false: not in the usual form, or malformed; nothing is left to free then */
+bool mri_header_scan(const char *p, size_t n, mri_header *out);
+void mri_header_free(mri_header *h);
+
 /* ---- safetensors.c: takes `m` over, also when it fails ---------------------------------- */
 mr_status mri_safetensors_from_map(const char *path, mri_map m, mri_safetensors **out, mr_err *err);
 mri_safetensors *mri_safetensors_empty(void);

@@ -29,11 +29,6 @@ struct mri_safetensors {
     size_t mask;                 /* its entries - 1 */
 };
 
-typedef struct span { /* a tensor before its place is known to be sound */
-    uint64_t begin, end;
-    mri_tensor t;
-} span;
-
 #define BAD(...) mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, __VA_ARGS__)
 
 /* Names go into log lines, tables and file names: no control characters. */
@@ -77,37 +72,45 @@ static mr_status read_type(const char *path, const char *name, const json_t *v, 
     return 0;
 }
 
-static mr_status read_span(const char *path, const char *name, const json_t *v, uint64_t room,
-                           span *s, mr_err *err)
+static mr_status read_span(const char *path, const char *name, const json_t *v, mri_span *s,
+                           mr_err *err)
 {
     const json_t *off = json_object_get(v, "data_offsets");
     const json_t *b = json_array_get(off, 0), *e = json_array_get(off, 1);
-    uint64_t need;
     mr_status st = read_type(path, name, v, &s->t.type, err);
     if (st)
         return st;
     if (json_array_size(off) != 2 || !json_is_integer(b) || !json_is_integer(e))
         return BAD("%s: InvalidHeader: tensor %s: data_offsets must be two whole numbers", path,
                    name);
-    if (json_integer_value(b) < 0 || json_integer_value(e) < json_integer_value(b) ||
-        (uint64_t)json_integer_value(e) > room)
-        return BAD("%s: InvalidOffset: tensor %s spans [%lld, %lld) of %llu data bytes", path, name,
-                   (long long)json_integer_value(b), (long long)json_integer_value(e),
-                   (unsigned long long)room);
+    if (json_integer_value(b) < 0 || json_integer_value(e) < 0)
+        return BAD("%s: InvalidOffset: tensor %s: a data_offset is below 0", path, name);
     s->begin = (uint64_t)json_integer_value(b);
     s->end = (uint64_t)json_integer_value(e);
-    if (!mri_type_bytes(&s->t.type, &need))
-        return BAD("%s: ValidationOverflow: the shape of tensor %s overflows, or is no whole "
-                   "number of bytes",
-                   path, name);
-    if (need != s->end - s->begin)
-        return BAD("%s: TensorInvalidInfo: tensor %s needs %llu bytes by its shape, but its "
-                   "data_offsets give %llu",
-                   path, name, (unsigned long long)need, (unsigned long long)(s->end - s->begin));
     return 0;
 }
 
-static mr_status read_metadata(const char *path, json_t *v, mri_safetensors *f, mr_err *err)
+/* within the data's `room` bytes, and as many as the type needs */
+static mr_status check_span(const char *path, const mri_span *s, uint64_t room, mr_err *err)
+{
+    uint64_t need;
+    if (s->end < s->begin || s->end > room)
+        return BAD("%s: InvalidOffset: tensor %s spans [%llu, %llu) of %llu data bytes", path,
+                   s->t.name, (unsigned long long)s->begin, (unsigned long long)s->end,
+                   (unsigned long long)room);
+    if (!mri_type_bytes(&s->t.type, &need))
+        return BAD("%s: ValidationOverflow: the shape of tensor %s overflows, or is no whole "
+                   "number of bytes",
+                   path, s->t.name);
+    if (need != s->end - s->begin)
+        return BAD("%s: TensorInvalidInfo: tensor %s needs %llu bytes by its shape, but its "
+                   "data_offsets give %llu",
+                   path, s->t.name, (unsigned long long)need,
+                   (unsigned long long)(s->end - s->begin));
+    return 0;
+}
+
+static mr_status read_metadata(const char *path, json_t *v, mri_header *h, mr_err *err)
 {
     const char *key;
     json_t *value;
@@ -116,22 +119,22 @@ static mr_status read_metadata(const char *path, json_t *v, mri_safetensors *f, 
     json_object_foreach(v, key, value) {
         if (!json_is_string(value))
             return BAD("%s: InvalidHeader: __metadata__ entry %s is not a string", path, key);
-        MRI_PUSH(&f->metadata, mri_strdup(key));
-        MRI_PUSH(&f->metadata, mri_strdup(json_string_value(value)));
+        MRI_PUSH(&h->metadata, mri_strdup(key));
+        MRI_PUSH(&h->metadata, mri_strdup(json_string_value(value)));
     }
     return 0;
 }
 
 static int by_offset(const void *a, const void *b)
 {
-    const span *x = a, *y = b;
+    const mri_span *x = a, *y = b;
     if (x->begin != y->begin)
         return x->begin < y->begin ? -1 : 1;
     return (x->end > y->end) - (x->end < y->end); /* empty tensors first */
 }
 
 /* In order of offset, each tensor starts where the one before ended; the last ends the file. */
-static mr_status check_cover(const char *path, const span *s, size_t n, uint64_t room, mr_err *err)
+static mr_status check_cover(const char *path, const mri_span *s, size_t n, uint64_t room, mr_err *err)
 {
     uint64_t at = 0;
     for (size_t i = 0; i < n; at = s[i++].end)
@@ -146,9 +149,9 @@ static mr_status check_cover(const char *path, const span *s, size_t n, uint64_t
     return 0;
 }
 
-static mr_status read_header(const char *path, mri_map m, uint64_t *n, json_t **header, mr_err *err)
+/* the header's length, within the file */
+static mr_status read_length(const char *path, mri_map m, uint64_t *n, mr_err *err)
 {
-    mr_status st = 0;
     if (m.n < 8)
         return BAD("%s: HeaderTooSmall: %zu bytes, and 8 are needed for the header's length", path,
                    m.n);
@@ -162,9 +165,35 @@ static mr_status read_header(const char *path, mri_map m, uint64_t *n, json_t **
     if (m.p[8] != '{')
         return BAD("%s: InvalidHeaderStart: the header must start with '{', not byte 0x%02x", path,
                    m.p[8]);
-    char *name = mri_format("%s: InvalidHeader: header", path);
-    st = mri_json_parse((const char *)m.p + 8, *n, name, header, err);
-    free(name);
+    return 0;
+}
+
+/* A header in any form that JSON has; it says what is wrong with others. */
+static mr_status parse_header(const char *path, const char *text, size_t n, mri_header *h,
+                              mr_err *err)
+{
+    char *where = mri_format("%s: InvalidHeader: header", path);
+    json_t *doc = NULL, *value;
+    const char *name;
+    mr_status st = 0;
+    MR_TRY(mri_json_parse(text, n, where, &doc, err));
+    json_object_foreach(doc, name, value) {
+        mri_span s = { 0 };
+        if (!strcmp(name, "__metadata__")) {
+            MR_TRY(read_metadata(path, value, h, err));
+            continue;
+        }
+        if (!printable(name)) {
+            st = BAD("%s: InvalidHeader: a tensor's name has control characters", path);
+            goto out;
+        }
+        MR_TRY(read_span(path, name, value, &s, err));
+        s.t.name = mri_strdup(name);
+        MRI_PUSH(&h->spans, s);
+    }
+out:
+    json_decref(doc);
+    free(where);
     return st;
 }
 
@@ -182,41 +211,34 @@ static const void *place(mri_safetensors *f, const uint8_t *p, size_t n, uint32_
 
 mr_status mri_safetensors_add(mri_safetensors *f, const char *path, mri_map m, mr_err *err)
 {
-    json_t *header = NULL, *value;
-    const char *name;
-    span *s = NULL;
-    size_t n = 0;
+    mri_header h = { 0 };
     uint64_t length = 0;
     mr_status st = 0;
 
     MRI_PUSH(&f->maps, m);
-    MR_TRY(read_header(path, m, &length, &header, err));
+    MR_TRY(read_length(path, m, &length, err));
+    const char *text = (const char *)m.p + 8;
+    if (!mri_header_scan(text, length, &h))
+        MR_TRY(parse_header(path, text, length, &h, err));
     uint64_t room = m.n - 8 - length;
-    s = mri_alloc((json_object_size(header) + 1) * sizeof *s);
-    json_object_foreach(header, name, value) {
-        if (!strcmp(name, "__metadata__")) {
-            MR_TRY(read_metadata(path, value, f, err));
-            continue;
-        }
-        if (!printable(name)) {
-            st = BAD("%s: InvalidHeader: a tensor's name has control characters", path);
-            goto out;
-        }
-        s[n].t.name = name;
-        MR_TRY(read_span(path, name, value, room, &s[n], err));
-        n++;
-    }
-    qsort(s, n, sizeof *s, by_offset);
-    MR_TRY(check_cover(path, s, n, room, err));
+    size_t n = h.spans.n;
+    for (size_t i = 0; i < n; i++)
+        MR_TRY(check_span(path, &h.spans.v[i], room, err));
+    if (n)
+        qsort(h.spans.v, n, sizeof *h.spans.v, by_offset);
+    MR_TRY(check_cover(path, h.spans.v, n, room, err));
     for (size_t i = 0; i < n; i++) {
-        uint32_t bits = mri_dtype_of_name(s[i].t.type.dtype)->bits;
-        s[i].t.name = mri_strdup(s[i].t.name);
-        s[i].t.data = place(f, m.p + 8 + length + s[i].begin, s[i].end - s[i].begin, bits);
-        MRI_PUSH(&f->tensors, s[i].t);
+        mri_span *s = &h.spans.v[i];
+        uint32_t bits = mri_dtype_of_name(s->t.type.dtype)->bits;
+        s->t.data = place(f, m.p + 8 + length + s->begin, s->end - s->begin, bits);
+        MRI_PUSH(&f->tensors, s->t);
+        s->t.name = NULL; /* the set's now */
     }
+    for (size_t i = 0; i < h.metadata.n; i++)
+        MRI_PUSH(&f->metadata, h.metadata.v[i]);
+    h.metadata.n = 0;
 out:
-    json_decref(header);
-    free(s);
+    mri_header_free(&h);
     return st;
 }
 

@@ -38,6 +38,8 @@ def safetensors():
         file({"a": tensor("U8", [4], 0, 4), "b": tensor("U8", [4], 2, 6)}, bytes(6)))
     put("safetensors", "huge.safetensors",
         file({"a": tensor("F64", [1 << 40, 1 << 40], 0, 8)}, bytes(8)))
+    put("safetensors", "header.json", json.dumps(two))
+    put("safetensors", "header-twice.json", json.dumps(two)[:-1] + ", " + json.dumps(two)[1:])
     put("safetensors", "long-header.bin", struct.pack("<Q", 1 << 62) + b"{}")
 
 
