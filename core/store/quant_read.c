@@ -80,9 +80,23 @@ static void (*const readers[])(const uint8_t *, int64_t, int64_t, uint32_t, floa
 
 static float f16(uint16_t h)
 {
-    _Float16 x;
-    memcpy(&x, &h, sizeof x);
-    return (float)x;
+    int e = h >> 10 & 31, m = h & 1023;
+    float x = e == 31 ? (m ? NAN : INFINITY) : e ? ldexpf((float)(1024 + m), e - 25)
+                                                 : ldexpf((float)m, -24);
+    return h >> 15 ? -x : x;
+}
+
+/* to the nearest f16, ties to even */
+static float round_f16(float x)
+{
+    uint32_t u;
+    float a = fabsf(x);
+    if (!(a >= 0x1p-14f))
+        return isnan(x) ? x : copysignf(rintf(a * 0x1p24f) * 0x1p-24f, x);
+    memcpy(&u, &a, sizeof u);
+    u = (u + 0xfff + (u >> 13 & 1)) & ~0x1fffu;
+    memcpy(&a, &u, sizeof a);
+    return copysignf(a > 65504 ? INFINITY : a, x);
 }
 
 /* i-th element of the tensor of scales */
@@ -121,7 +135,7 @@ static void round_to(float *x, int64_t n, const char *dtype)
             x[i] = mri_bf16_to_f32(mri_f32_to_bf16(x[i]));
     else if (!strcmp(dtype, "f16"))
         for (int64_t i = 0; i < n; i++)
-            x[i] = (float)(_Float16)x[i];
+            x[i] = round_f16(x[i]);
 }
 
 /* ---- rows ----------------------------------------------------------------------------------- */
