@@ -36,10 +36,11 @@ static void find_families(void)
     const char **names = mri_registry_names(reg, "model", &n);
     for (size_t i = 0; i < n; i++) {
         char *set = mri_format("model.plugin=%s", names[i]);
-        const char *sets[] = { set, "data.plugin=text", "data.text.path=unused", "train.steps=1" };
+        const char *sets[] = { set, "backend.plugin=ref", "data.plugin=text",
+                               "data.text.path=unused", "train.steps=1" };
         mr_err err = MR_ERR_INIT;
         mri_config *c;
-        if (mri_config_load(reg, NULL, sets, 4, &c, &err)) {
+        if (mri_config_load(reg, NULL, sets, sizeof sets / sizeof *sets, &c, &err)) {
             fprintf(stderr, "model/%s: %s\n", names[i], err.what);
             abort();
         }
