@@ -79,6 +79,9 @@ VARIANTS = {
                          attn_temperature_tuning=False, num_attention_heads=3,
                          num_key_value_heads=1, no_rope_layers=[0, 1], moe_layers=[]),
                     ROPE, CHUNKY),
+    # a padding id: torch does not train its row of the embedding
+    "llama4-pad": (dict(pad_token_id=3, num_hidden_layers=2, no_rope_layer_interval=2), ROPE,
+                   CHUNKY),
 }
 
 DEEPSEEK = dict(
@@ -115,6 +118,8 @@ DEEPSEEK_VARIANTS = {
     "deepseek-mscale": (dict(n_group=1, topk_group=1), dict(YARN, mscale_all_dim=0.0), SOME),
     # three experts of two groups of four: a group is worth its best two, not k / groups
     "deepseek-groups": (dict(n_group=4, topk_group=2, num_experts_per_tok=3), YARN, SOME),
+    # more experts than the groups of a token hold: all of them; padding's row is not trained
+    "deepseek-all": (dict(num_experts_per_tok=8, pad_token_id=0), YARN, SOME),
 }
 
 

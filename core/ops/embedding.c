@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * embedding.c - y[t] = table[ids[t]], and its gradient, dtable[ids[t]] += dy[t] with t
- * ascending, so that repeated ids add up in one order.
+ * ascending, so that repeated ids add up in one order. The row of id `skip` (padding) gets none.
  */
 #include "core/ops/common.h"
 
@@ -10,6 +10,8 @@ static mr_status bad_id(mr_err *err, const char *op, int64_t t, int64_t id, int6
     return mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: ids[%lld] is %lld, the table has %lld rows",
                    op, (long long)t, (long long)id, (long long)V);
 }
+
+#define ATTRS "skip:i=-1"
 
 static mr_status embedding_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
@@ -21,7 +23,8 @@ static mr_status embedding_vjp(const mr_vjp *v, mr_err *err)
     mr_val dtable;
     (void)err;
     if (v->dout[0] && (dtable = mri_main_grad(v, 1)))
-        mri_emit_n(v, NULL, 0, "embedding.bwd", MR_IN(v->dout[0], v->in[0], dtable), MR_NOAT);
+        mri_emit_n(v, NULL, 0, "embedding.bwd", MR_IN(v->dout[0], v->in[0], dtable),
+                   MR_AT(mr_ai("skip", mr_attr_i(v->call, "skip", -1))));
     return 0;
 }
 
@@ -58,12 +61,13 @@ static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     mri_view dy = mri_in_view(c, in, 0), ids = mri_in_view(c, in, 1);
     mri_view dtable = mri_in_view(c, in, 2);
     int64_t T = c->in[0]->dim[0], D = c->in[0]->dim[1], V = c->in[2]->dim[0];
+    int64_t skip = mr_attr_i(c, "skip", -1);
     (void)out;
     for (int64_t t = 0; t < T; t++) {
         int64_t id = mri_get_i(ids, t);
         if (id < 0 || id >= V)
             return bad_id(err, "embedding.bwd", t, id, V);
-        for (int64_t d = 0; d < D; d++)
+        for (int64_t d = 0; d < D && id != skip; d++)
             mri_acc(dtable, id * D + d, mri_get(dy, t * D + d));
     }
     return 0;
@@ -80,15 +84,17 @@ static void bwd_cost(const mr_call *c, mr_cost *cost)
 
 const mr_op_def mri_ops_embedding[] = {
     { MRI_OP, .id = "embedding", .doc = "y[t] = table[ids[t]]",
-      .sig = "ids table -> y", .shape = embedding_shape, .vjp = embedding_vjp,
+      .sig = "ids table -> y", .attrs = ATTRS, .shape = embedding_shape, .vjp = embedding_vjp,
       .ref = embedding_ref, .cost = embedding_cost, .shard = "T, V D -> T D | T:map D:map",
       .cases = MRI_CASES("ids=i32[8]<5 table=F[5,6]", "ids=i32[1]<1 table=F[1,3]",
                          "ids=i32[129]<17 table=F[17,7]", "ids=i32[6]zero table=F[3,4]") },
     { MRI_OP, .flags = MR_OP_NO_VJP, .id = "embedding.bwd",
-      .doc = "dtable[ids[t]] += dy[t], t ascending",
-      .sig = "dy ids dtable! ->", .shape = bwd_shape, .ref = bwd_ref, .cost = bwd_cost,
+      .doc = "dtable[ids[t]] += dy[t], t ascending, where ids[t] is not skip",
+      .sig = "dy ids dtable! ->", .attrs = ATTRS, .shape = bwd_shape, .ref = bwd_ref,
+      .cost = bwd_cost,
       .shard = "T D, T, V D -> | T:sum D:map",
       .cases = MRI_CASES("dy=F[129,6] ids=i32[129]<17 dtable=S[17,6]",
-                         "dy=F[4,6] ids=i32[4]zero dtable=S[3,6]") },
+                         "dy=F[4,6] ids=i32[4]zero dtable=S[3,6]",
+                         "dy=F[129,6] ids=i32[129]<5 dtable=S[5,6] @skip=3") },
     MRI_OPS_END
 };

@@ -77,6 +77,66 @@ MR_UNUSED static int64_t hf_integer(hf_reader *r, const char *key, int64_t other
     return (int64_t)v;
 }
 
+MR_UNUSED static void hf_refuse(hf_reader *r, const char *key, const char *value, const char *hint)
+{
+    if (r->st)
+        return;
+    r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
+                    "%s: %s = %s in config.json is not one that this family has", r->family, key,
+                    value);
+    mr_hint(r->err, "%s", hint);
+}
+
+MR_UNUSED static void hf_refuse_number(hf_reader *r, const char *key, double value,
+                                       const char *hint)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%g", value);
+    hf_refuse(r, key, text, hint);
+}
+
+/* A number with one value that the family computes, which is that of a file without the key. */
+MR_UNUSED static void hf_only(hf_reader *r, const char *key, double only, const char *hint)
+{
+    double v = hf_number(r, key, only);
+    if (!r->st && v != only)
+        hf_refuse_number(r, key, v, hint);
+}
+
+/* The row of the embedding that is padding's and never trained, as in transformers: counted from
+ * the end if it is negative. -1: none */
+MR_UNUSED static int64_t hf_pad(hf_reader *r, int64_t vocab)
+{
+    int64_t pad = hf_integer(r, "pad_token_id", 0);
+    if (r->st || !hf_has(r, "pad_token_id"))
+        return -1;
+    if (pad < -vocab || pad >= vocab)
+        hf_refuse_number(r, "pad_token_id", (double)pad, "it must be a row of the embedding");
+    return pad < 0 ? pad + vocab : pad;
+}
+
+/* Where the file has its rotary positions: 4.x says rope_scaling and rope_theta, 5.x
+ * rope_parameters, and takes rope_scaling where it is there. */
+MR_UNUSED static const char *hf_rope(hf_reader *r)
+{
+    char key[64];
+    const char *in = hf_has(r, "rope_scaling") ? "rope_scaling" : "rope_parameters";
+    snprintf(key, sizeof key, "%s.partial_rotary_factor", in);
+    hf_only(r, "partial_rotary_factor", 1, "all of a head's rotary part is turned");
+    hf_only(r, key, 1, "all of a head's rotary part is turned");
+    return in;
+}
+
+/* The context that scaled frequencies start from: beside the other sizes it goes before the rope's
+ * own, and it is the model's where neither is there. */
+MR_UNUSED static int64_t hf_original_context(hf_reader *r, const char *in, int64_t context)
+{
+    static const char name[] = "original_max_position_embeddings";
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", in, name);
+    return hf_integer(r, name, hf_integer(r, key, context));
+}
+
 /* ---- writing ------------------------------------------------------------------------------ */
 typedef struct hf_writer {
     char *s;

@@ -7,7 +7,7 @@
 
 struct embedding {
     struct kernel base;
-    int64_t tokens, vocab, d;
+    int64_t tokens, vocab, d, skip;
 };
 
 static mr_status check_ids(const struct embedding *k, const int32_t *ids, mr_err *err)
@@ -60,6 +60,8 @@ static mr_status embedding_bwd_run(const struct kernel *base, const mr_buf *in, 
         cpu_range(k->d, CPU_ALIGN / 4, p, parts, &lo, &hi);
         for (int64_t t = 0; t < k->tokens; t++) {
             arr row = arr_at(table, ids[t] * k->d), d = arr_at(dy, t * k->d);
+            if (ids[t] == k->skip)
+                continue;
             for (int64_t i = lo; i < hi; i += W) {
                 int l = LANES(i, hi);
                 st(row, i, l, ld(row, i, l) + ld(d, i, l));
@@ -87,6 +89,7 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
     k->tokens = mr_numel(c->in[1]);
     k->vocab = mr_rows(c->in[2]);
     k->d = mr_last(c->in[2]);
+    k->skip = mr_attr_i(c, "skip", -1);
     base->run = embedding_bwd_run;
     (void)err;
     return MR_OK;

@@ -26,7 +26,7 @@ enum {
 struct embedding {
     struct kernel base;
     int64_t tokens, vocab, width;
-    int buckets;
+    int buckets, skip;
 };
 
 #define SELF const struct embedding *k = (const struct embedding *)base
@@ -78,11 +78,18 @@ struct place {
     int token, id, first, end; // token -1: none, tokens with an id outside the table are left out
 };
 
+// of token t; -1, outside the table, past the last token and for the id that gets no gradient
+DEV int id_of(const int32_t *ids, int t, int tokens, int skip)
+{
+    int id = t < tokens ? ids[t] : -1;
+    return id == skip ? -1 : id;
+}
+
 // Bucket b has the ids b local .. (b + 1) local - 1; `local` is even. Shared memory: the local ids'
 // next and first places, the room of take_place(), then a list of the bucket's tokens among TURN of
 // them, in order.
 __global__ void __launch_bounds__(ORDER_THREADS)
-    embed_order(const int32_t *ids, place *order, int tokens, int vocab, int local)
+    embed_order(const int32_t *ids, place *order, int tokens, int vocab, int local, int skip)
 {
     extern __shared__ int room[];
     __shared__ int warps[ORDER_WARPS];
@@ -99,7 +106,7 @@ __global__ void __launch_bounds__(ORDER_THREADS)
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
             int t = t0 + j * ORDER_THREADS + tid;
-            id[j] = t < tokens ? ids[t] : -1;
+            id[j] = id_of(ids, t, tokens, skip);
         }
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
@@ -122,7 +129,7 @@ __global__ void __launch_bounds__(ORDER_THREADS)
         unsigned mine = 0;
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
-            int id = begin + j < tokens ? ids[begin + j] : -1;
+            int id = id_of(ids, begin + j, tokens, skip);
             mine |= (id >= lo && id < hi ? 1u : 0u) << j;
         }
         at = block_before(__popc(mine), warps, &n);
@@ -319,7 +326,7 @@ static mr_status embedding_bwd_run(RUN_ARGS)
     if (!k->tokens || !k->width)
         return MR_OK;
     embed_order<<<k->buckets, ORDER_THREADS, shared_of(k), stream>>>(
-        ids, order, tokens, (int)k->vocab, local_ids(k));
+        ids, order, tokens, (int)k->vocab, local_ids(k), k->skip);
     bool whole = k->width % WIDE_V == 0 && aligned16(in[0].data, in[2].data);
     WITH_PACK(base->in_kind[0], whole, {
         int64_t columns = cuda_ceil(k->width, 32 * V) * 32; // narrow rows: smaller blocks
@@ -358,6 +365,7 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
     if (cuda_ceil(k->width, LANES) > 65535)
         return cuda_refuse(base, err, "rows wider than the launch grid counts");
     int64_t buckets = cuda_ceil(k->vocab, ORDER_MAX_KEYS);
+    k->skip = (int)mr_attr_i(c, "skip", -1);
     k->buckets = buckets < MIN_BUCKETS ? MIN_BUCKETS : (int)buckets;
     base->run = embedding_bwd_run;
     base->workspace = (uint64_t)(cuda_ceil(k->tokens, 4) * 4) * sizeof(place) +

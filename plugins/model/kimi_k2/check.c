@@ -113,6 +113,8 @@ static mr_status check_groups(const k2_model *m, mr_err *err)
     if (m->groups > 1 && per < 2)
         return bad(err, hint, "groups = %lld leaves one expert a group, its worth is that of two",
                    (long long)m->groups);
+    if (m->top_k == m->experts) /* all of them, whatever their group */
+        return 0;
     if (m->top_k > m->group_topk * per)
         return bad(err, hint,
                    "experts_per_token = %lld, but the %lld groups that a token may use hold %lld",
@@ -129,7 +131,7 @@ static mr_status check_experts(const k2_model *m, mr_err *err)
         return bad(err, KEYS("[model.kimi_k2] experts_per_token", "num_experts_per_tok"),
                    "experts_per_token = %lld is outside 1..%lld, the number of experts",
                    (long long)m->top_k, (long long)m->experts);
-    if (m->top_k == 1 && m->norm_topk)
+    if (m->top_k == 1 && m->norm_topk && !m->imported)
         return bad(err, KEYS("[model.kimi_k2] norm_topk = false", "norm_topk_prob"),
                    "experts_per_token = 1 with norm_topk gives every expert the same weight, and "
                    "the router no gradient");

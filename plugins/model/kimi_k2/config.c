@@ -102,10 +102,12 @@ mr_status k2_resolve(const mr_host *host, const mr_model_env *env, const k2_conf
     if (!m)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "kimi_k2: no memory for the model");
     m->prefix = "";
+    m->pad = -1;
     m->aux_loss = cfg->aux_loss;
     m->aux_type = cfg->aux_loss_type ? cfg->aux_loss_type : "seq_aux";
     m->z_loss = cfg->z_loss;
-    if (env->hf_config)
+    m->imported = env->hf_config != NULL;
+    if (m->imported)
         MR_TRY(from_file(m, host, env, err));
     else
         from_profile(m, env->sizes, cfg);

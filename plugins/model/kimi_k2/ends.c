@@ -10,7 +10,8 @@ void k2_embed(const k2_model *m, const k2_block *b)
 {
     mr_net n = b->net;
     mr_val table = k2_in_weight(m, n, "embed_tokens.weight", m->vocab, m->hidden);
-    mr_val y = MR_OP(n, "embedding", MR_IN(k2_fed(b, "tokens", "i32"), table), MR_NOAT);
+    mr_val y = MR_OP(n, "embedding", MR_IN(k2_fed(b, "tokens", "i32"), table),
+                     MR_AT(mr_ai("skip", m->pad)));
     n.b->output(n.p, "y", y);
 }
 

@@ -51,7 +51,7 @@ static void router_losses(const k2_model *m, const k2_block *b, mr_val logits)
 static void router(const k2_model *m, const k2_block *b, mr_val x, mr_val route[2])
 {
     mr_net n = b->net;
-    bool grouped = m->groups > 1;
+    bool grouped = m->groups > 1 && m->top_k < m->experts;
     mr_val logits = MR_OP(n, "linear", MR_IN(x, k2_router_weight(m, n, "mlp.gate.weight"), 0),
                           MR_AT(mr_as("out_dtype", "f32")));
     mr_val bias = k2_router_bias(m, n, "mlp.gate.e_score_correction_bias");

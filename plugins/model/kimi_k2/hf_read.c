@@ -27,31 +27,18 @@ static void read_sizes(k2_model *m, hf_reader *r)
     m->top_k = hf_integer(r, "num_experts_per_tok", 8);
     m->shared = hf_null(r, "n_shared_experts") ? 0 : hf_integer(r, "n_shared_experts", 1);
     m->first_dense = hf_integer(r, "first_k_dense_replace", 3);
+    if (m->first_dense > m->layers) /* the class default is more than a small model has */
+        m->first_dense = m->layers;
     m->groups = hf_integer(r, "n_group", 8);
     m->group_topk = hf_integer(r, "topk_group", 4);
     m->routed_scale = hf_number(r, "routed_scaling_factor", 2.5);
-    m->norm_topk = hf_number(r, "norm_topk_prob", 1) != 0;
+    m->norm_topk = !hf_null(r, "norm_topk_prob") && hf_number(r, "norm_topk_prob", 1) != 0;
     m->eps = hf_number(r, "rms_norm_eps", 1e-6);
     m->latent_eps = 1e-6; /* whatever rms_norm_eps is */
     m->init_std = hf_number(r, "initializer_range", 0.02);
     m->bias = hf_number(r, "attention_bias", 0) != 0;
     m->tie = hf_number(r, "tie_word_embeddings", 0) != 0;
-}
-
-static void refuse(hf_reader *r, const char *key, const char *value, const char *hint)
-{
-    if (r->st)
-        return;
-    r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
-                    "kimi_k2: %s = %s in config.json is not one that this family has", key, value);
-    mr_hint(r->err, "%s", hint);
-}
-
-static void refuse_number(hf_reader *r, const char *key, double value, const char *hint)
-{
-    char text[40];
-    snprintf(text, sizeof text, "%g", value);
-    refuse(r, key, text, hint);
+    m->pad = hf_pad(r, m->vocab);
 }
 
 /* keys with one word, or one number, that the family computes */
@@ -72,19 +59,17 @@ static void read_choices(const k2_model *m, hf_reader *r)
         { "moe_layer_freq", 1, "every layer from first_k_dense_replace on must have experts" },
         { "num_key_value_heads", (double)m->heads, "it must be num_attention_heads" },
         { "rope_interleave", 1, "rotary pairs must be neighbours, as DeepSeek stores them" },
+        { "attention_dropout", 0, "nothing is dropped: set it to 0" },
     };
     char hint[64];
     for (size_t i = 0; i < sizeof word / sizeof *word; i++) {
         const char *s = hf_text(r, word[i].key);
         snprintf(hint, sizeof hint, "it has \"%s\"", word[i].only);
         if (s && strcmp(s, word[i].only))
-            refuse(r, word[i].key, s, hint);
+            hf_refuse(r, word[i].key, s, hint);
     }
-    for (size_t i = 0; i < sizeof number / sizeof *number; i++) {
-        double v = hf_number(r, number[i].key, number[i].only);
-        if (!r->st && v != number[i].only)
-            refuse_number(r, number[i].key, v, number[i].hint);
-    }
+    for (size_t i = 0; i < sizeof number / sizeof *number; i++)
+        hf_only(r, number[i].key, number[i].only, number[i].hint);
 }
 
 /* a number, or the default where it is 0 too */
@@ -97,7 +82,7 @@ static double positive(hf_reader *r, const char *key, double otherwise)
 /* transformers 5.x keeps all in rope_parameters, 4.x in rope_theta and rope_scaling */
 static void read_rope(k2_model *m, hf_reader *r)
 {
-    const char *in = hf_has(r, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    const char *in = hf_rope(r);
     char key[64];
 #define IN(name) (snprintf(key, sizeof key, "%s.%s", in, name), key)
     m->rope_theta = hf_number(r, "rope_theta", 10000);
@@ -109,19 +94,16 @@ static void read_rope(k2_model *m, hf_reader *r)
     m->rope_original = m->max_positions;
     if (!hf_has(r, in) || r->st)
         return;
-    double part = hf_number(r, IN("partial_rotary_factor"), 1);
-    if (!r->st && part != 1)
-        refuse_number(r, IN("partial_rotary_factor"), part, "qk_rope_head_dim says it here");
     const char *type = hf_text(r, IN("rope_type"));
     if (!type)
         type = hf_text(r, IN("type"));
     if (!type || !strcmp(type, "default"))
         return;
     if (strcmp(type, "yarn")) {
-        refuse(r, IN("rope_type"), type, "it has \"default\" and \"yarn\"");
+        hf_refuse(r, IN("rope_type"), type, "it has \"default\" and \"yarn\"");
         return;
     }
-    m->rope_original = hf_integer(r, IN("original_max_position_embeddings"), m->max_positions);
+    m->rope_original = hf_original_context(r, in, m->max_positions);
     m->rope_factor = (double)m->max_positions / (double)(m->rope_original ? m->rope_original : 1);
     m->rope_factor = hf_number(r, IN("factor"), m->rope_factor);
     m->beta_fast = positive(r, IN("beta_fast"), 32);

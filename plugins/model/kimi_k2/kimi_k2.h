@@ -40,6 +40,8 @@ typedef struct k2_model {
     double aux_loss, z_loss; /* coefficients in mode "train"; 0: none */
     const char *aux_type;    /* "aux" | "seq_aux" */
     bool norm_topk, bias, tie;
+    bool imported; /* from config.json: what is merely unwise is taken as it is */
+    int64_t pad; /* the embedding's row that is not trained; -1: none */
 
     const char *prefix; /* of all names: "" or, in a multimodal checkpoint, "language_model." */
     double *inv_freq;   /* [rope / 2] */

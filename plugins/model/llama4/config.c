@@ -146,6 +146,7 @@ mr_status l4_resolve(const mr_host *host, const mr_model_env *env, const l4_conf
     if (!m)
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "llama4: no memory for the model");
     m->prefix = "";
+    m->pad = -1;
     m->aux_loss = cfg->aux_loss;
     m->aux_type = cfg->aux_loss_type ? cfg->aux_loss_type : "seq_aux";
     m->z_loss = cfg->z_loss;

@@ -10,7 +10,8 @@ void l4_embed(const l4_model *m, const l4_block *b)
 {
     mr_net n = b->net;
     mr_val table = l4_in_weight(m, n, "embed_tokens.weight", m->vocab, m->hidden);
-    mr_val y = MR_OP(n, "embedding", MR_IN(l4_fed(b, "tokens", "i32"), table), MR_NOAT);
+    mr_val y = MR_OP(n, "embedding", MR_IN(l4_fed(b, "tokens", "i32"), table),
+                     MR_AT(mr_ai("skip", m->pad)));
     n.b->output(n.p, "y", y);
 }
 

@@ -13,15 +13,18 @@ static void read_sizes(l4_model *m, hf_reader *r)
     m->layers = hf_integer(r, "num_hidden_layers", 48);
     m->hidden = hf_integer(r, "hidden_size", 5120);
     m->heads = hf_integer(r, "num_attention_heads", 40);
-    m->kv_heads = hf_integer(r, "num_key_value_heads", 8);
-    m->head_dim = hf_integer(r, "head_dim", 128);
+    m->kv_heads = hf_null(r, "num_key_value_heads") ? m->heads
+                                                    : hf_integer(r, "num_key_value_heads", 8);
+    m->head_dim = !hf_null(r, "head_dim") ? hf_integer(r, "head_dim", 128)
+                  : m->heads > 0          ? m->hidden / m->heads
+                                          : 0;
     m->vocab = hf_integer(r, "vocab_size", 202048);
     m->max_positions = hf_integer(r, "max_position_embeddings", 131072);
     m->dense_hidden = hf_integer(r, "intermediate_size_mlp", 16384);
     m->expert_hidden = hf_integer(r, "intermediate_size", 8192);
     m->experts = hf_integer(r, "num_local_experts", 16);
     m->top_k = hf_integer(r, "num_experts_per_tok", 1);
-    m->chunk = hf_integer(r, "attention_chunk_size", 8192);
+    m->chunk = hf_null(r, "attention_chunk_size") ? 0 : hf_integer(r, "attention_chunk_size", 8192);
     m->eps = hf_number(r, "rms_norm_eps", 1e-5);
     m->init_std = hf_number(r, "initializer_range", 0.02);
     m->floor_scale = hf_number(r, "floor_scale", 8192);
@@ -31,12 +34,15 @@ static void read_sizes(l4_model *m, hf_reader *r)
     m->bias = hf_number(r, "attention_bias", 0) != 0;
     m->tie = hf_number(r, "tie_word_embeddings", 0) != 0;
     m->shared_expert = true;
+    m->pad = hf_pad(r, m->vocab);
+    hf_only(r, "attention_dropout", 0, "nothing is dropped: set it to 0");
 }
 
 /* transformers 5.x keeps both in rope_parameters, 4.x in rope_theta and rope_scaling */
 static void read_rope(l4_model *m, hf_reader *r)
 {
-    const char *in = hf_has(r, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    static const char *const factors[] = { "factor", "low_freq_factor", "high_freq_factor" };
+    const char *in = hf_rope(r);
     char key[64];
 #define IN(name) (snprintf(key, sizeof key, "%s.%s", in, name), key)
     m->rope_theta = hf_number(r, "rope_theta", 500000);
@@ -51,16 +57,17 @@ static void read_rope(l4_model *m, hf_reader *r)
     if (!type || !strcmp(type, "default"))
         return;
     if (strcmp(type, "llama3")) {
-        r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
-                        "llama4: rope type \"%s\" in config.json is not one that this family has",
-                        type);
-        mr_hint(r->err, "it has \"default\" and \"llama3\"");
+        hf_refuse(r, IN("rope_type"), type, "it has \"default\" and \"llama3\"");
         return;
     }
-    m->rope_factor = hf_number(r, IN("factor"), 8);
+    for (size_t i = 0; i < sizeof factors / sizeof *factors; i++)
+        if (!r->st && !hf_has(r, IN(factors[i])))
+            r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
+                            "llama4: config.json has rope type llama3 without %s", key);
+    m->rope_factor = hf_number(r, IN("factor"), 1);
     m->rope_low = hf_number(r, IN("low_freq_factor"), 1);
-    m->rope_high = hf_number(r, IN("high_freq_factor"), 4);
-    m->rope_original = hf_integer(r, IN("original_max_position_embeddings"), 8192);
+    m->rope_high = hf_number(r, IN("high_freq_factor"), 1);
+    m->rope_original = hf_original_context(r, in, m->max_positions);
 #undef IN
 }
 
@@ -85,7 +92,8 @@ static void read_nope(l4_model *m, hf_reader *r)
     for (int64_t i = 0; i < m->layers && hf_length(r, "layer_types") > 0; i++) {
         snprintf(key, sizeof key, "layer_types.%lld", (long long)i);
         const char *type = hf_text(r, key);
-        if (type && !r->st && !!strcmp(type, "chunked_attention") != m->nope[i])
+        const char *wanted = m->nope[i] ? "full_attention" : "chunked_attention";
+        if (type && !r->st && strcmp(type, wanted))
             r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
                             "llama4: layer %lld %s rotary positions, yet its type in config.json "
                             "is \"%s\"",

@@ -37,6 +37,7 @@ typedef struct l4_model {
     double aux_loss, z_loss; /* coefficients in mode "train"; 0: none */
     const char *aux_type;    /* "aux" | "seq_aux" */
     bool qk_norm, temperature, shared_expert, bias, tie;
+    int64_t pad; /* the embedding's row that is not trained; -1: none */
 
     const char *prefix;  /* of all names: "" or, in a multimodal checkpoint, "language_model." */
     unsigned char *nope; /* [layers] 1: no rotary positions, full attention, temperature */

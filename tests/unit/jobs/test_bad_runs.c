@@ -182,13 +182,13 @@ Test(bad_runs, score_refuses_what_is_no_sequence_of_ids)
         int code;
         const char *says;
     } row[] = {
-        { "--ids", "1 2 256", 2, "'256' is no id below the vocabulary's 256" },
-        { "--ids", "1 x", 2, "'x' is no id" },
-        { "--ids", " ", 2, "sequence 1 of 1 is empty" },
-        { "--jsonl", "word.jsonl", 2, "word.jsonl:2: ids[1] is no integer" },
-        { "--jsonl", "large.jsonl", 2, "large.jsonl:1: id 999, the vocabulary is 256" },
+        { "--ids", "1 2 256", 2, "id 256 at position 2, the vocabulary has 256" },
+        { "--ids", "1 x", 2, "'x' is no token id" },
+        { "--ids", " ", 2, "--ids: the sequence is empty" },
+        { "--jsonl", "word.jsonl", 2, "word.jsonl:2: ids[1] is no whole number" },
+        { "--jsonl", "large.jsonl", 2, "large.jsonl:1: id 999 at position 1, the vocabulary has 256" },
         { "--jsonl", "torn.jsonl", 2, "torn.jsonl:1:" },
-        { "--jsonl", "other.jsonl", 2, "neither \"ids\" nor \"text\"" },
+        { "--jsonl", "other.jsonl", 2, "no object with an array \"ids\" or a string \"text\"" },
         { "--jsonl", "nowhere.jsonl", 2, "nowhere.jsonl" },
     };
     static const char *const files[][2] = {

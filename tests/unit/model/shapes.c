@@ -249,7 +249,7 @@ static const char *router_z_loss(const mr_call *c, mr_type *out)
 static const fk_shape table[] = {
     { "linear", "x w bias? -> y", "out_dtype", linear },
     { "add", "a b -> y", "", add },
-    { "embedding", "ids table -> y", "", embedding },
+    { "embedding", "ids table -> y", "skip", embedding },
     { "rmsnorm", "x w? -> y rstd", "eps group", rmsnorm },
     { "layernorm", "x w bias? -> y mean rstd", "eps", layernorm },
     { "rope", "x positions -> y", "head_dim inv_freq interleaved factor inverse", rope },

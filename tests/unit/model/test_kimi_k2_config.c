@@ -125,6 +125,29 @@ Test(kimi_k2_config, published_models_have_their_counts_scales_and_frequencies)
     }
 }
 
+/* What transformers takes from a key that is null, unwise, or not there. */
+Test(kimi_k2_config, small_models_and_nulls_mean_what_they_mean_to_transformers)
+{
+#define SMALL "{\"vocab_size\": 50, \"hidden_size\": 24, \"num_attention_heads\": 4, " \
+              "\"num_key_value_heads\": 4, \"num_hidden_layers\": 2, \"n_routed_experts\": 4, "
+    static const char *const same[][2] = {
+        { SMALL "\"n_group\": 1}", SMALL "\"first_k_dense_replace\": 2}" }, /* 3 by default */
+        { SMALL "\"norm_topk_prob\": null}", SMALL "\"norm_topk_prob\": false}" },
+        { SMALL "\"pad_token_id\": -50}", SMALL "\"pad_token_id\": 0}" },
+        { SMALL "\"first_k_dense_replace\": 0, \"n_group\": 2, \"topk_group\": 1, "
+                "\"num_experts_per_tok\": 4}",
+          SMALL "\"first_k_dense_replace\": 0, \"n_group\": 1, \"topk_group\": 1, "
+                "\"num_experts_per_tok\": 4}" }, /* all experts: groups do not matter */
+    };
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        char *a = described("", same[i][0]), *b = described("", same[i][1]);
+        cr_assert_str_eq(a, b, "%s", same[i][0]);
+        free(a), free(b);
+    }
+    free(described("", SMALL "\"first_k_dense_replace\": 0, \"n_group\": 1, \"topk_group\": 1, "
+                       "\"num_experts_per_tok\": 1}"));
+}
+
 Test(kimi_k2_config, written_config_reads_back_as_the_same_model)
 {
     static const char *const row[] = {
@@ -188,6 +211,9 @@ static const struct {
     { "", "{" JSON_SIZES ", \"rope_scaling\": {\"rope_type\": \"linear\"}}", "= linear" },
     { "", "{" JSON_SIZES ", \"rope_interleave\": false}", "rope_interleave = 0" },
     { "", "{" JSON_SIZES ", \"moe_layer_freq\": 2}", "moe_layer_freq = 2" },
+    { "", "{" JSON_SIZES ", \"attention_dropout\": 0.1}", "attention_dropout = 0.1" },
+    { "", "{" JSON_SIZES ", \"partial_rotary_factor\": 0.5}", "partial_rotary_factor = 0.5" },
+    { "", "{" JSON_SIZES ", \"pad_token_id\": -100000}", "pad_token_id = -100000" },
     { "", "{" JSON_SIZES ", \"topk_method\": \"greedy\"}", "topk_method = greedy" },
     { "", "{" JSON_SIZES ", \"scoring_func\": \"softmax\"}", "scoring_func = softmax" },
     { "", "{" JSON_SIZES ", \"hidden_act\": \"gelu\"}", "hidden_act = gelu" },

@@ -129,6 +129,37 @@ Test(llama4_config, scout_stretches_the_last_29_frequencies)
     fk_close(&m);
 }
 
+/* What transformers takes from a key that is null or not there, and which spelling goes first. */
+Test(llama4_config, nulls_and_spellings_mean_what_they_mean_to_transformers)
+{
+    static const char *const same[][2] = {
+        { "\"head_dim\": null", "\"head_dim\": 6" },
+        { "\"attention_chunk_size\": null", "\"attention_chunk_size\": 0" },
+        { "\"num_key_value_heads\": null", "\"num_key_value_heads\": 8" },
+        { "\"pad_token_id\": null", "\"bos_token_id\": 3" },
+        { "\"pad_token_id\": -1", "\"pad_token_id\": 49" },
+        { "\"rope_scaling\": {\"rope_type\": \"default\", \"rope_theta\": 7}, "
+          "\"rope_parameters\": {\"rope_type\": \"linear\"}",
+          "\"rope_theta\": 7" },
+        { "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 2, \"low_freq_factor\": 1, "
+          "\"high_freq_factor\": 4, \"original_max_position_embeddings\": 64}",
+          "\"max_position_embeddings\": 64, \"rope_scaling\": {\"rope_type\": \"llama3\", "
+          "\"factor\": 2, \"low_freq_factor\": 1, \"high_freq_factor\": 4}" },
+    };
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        char *text[2];
+        for (int k = 0; k < 2; k++) {
+            char *json = mri_format("{\"vocab_size\": 50, \"hidden_size\": 48, "
+                                    "\"num_attention_heads\": 8, \"num_hidden_layers\": 1, %s}",
+                                    same[i][k]);
+            text[k] = described("", json);
+            free(json);
+        }
+        cr_assert_str_eq(text[0], text[1], "%s", same[i][0]);
+        free(text[0]), free(text[1]);
+    }
+}
+
 Test(llama4_config, written_config_reads_back_as_the_same_model)
 {
     static const char *const row[] = {
@@ -182,7 +213,17 @@ static const struct {
     { TINY "vocab=3000000000", NULL, "vocab is 3000000000" },
     { TINY "vocab=2147483648 hidden=2147483648", NULL, "too large to address" },
     { "hidden=32", "{" JSON_SIZES "}", "[model] hidden = 32 contradicts config.json" },
-    { "", "{" JSON_SIZES ", \"rope_scaling\": {\"rope_type\": \"yarn\"}}", "\"yarn\"" },
+    { "", "{" JSON_SIZES ", \"rope_scaling\": {\"rope_type\": \"yarn\"}}",
+      "rope_scaling.rope_type = yarn" },
+    { "", "{" JSON_SIZES ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}}",
+      "without rope_scaling.low_freq_factor" },
+    { "", "{" JSON_SIZES ", \"partial_rotary_factor\": 0.5}", "partial_rotary_factor = 0.5" },
+    { "", "{" JSON_SIZES ", \"attention_dropout\": 0.1}", "attention_dropout = 0.1" },
+    { "", "{" JSON_SIZES ", \"pad_token_id\": 100000}", "pad_token_id = 100000" },
+    { "",
+      "{" JSON_SIZES ", \"layer_types\": [\"chunked_attention\", \"chunked_attention\", "
+      "\"chunked_attention\", \"sliding_attention\"]}",
+      "layer 3 has no rotary positions" },
     { "", "{" JSON_SIZES ", \"moe_layers\": [0, 4]}", "moe_layers in config.json names layer 4" },
     { "", "{" JSON_SIZES ", \"no_rope_layers\": [1, 0]}", "2 entries for 4 layers" },
     { "",
