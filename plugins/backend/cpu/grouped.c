@@ -14,6 +14,7 @@ struct grouped {
     struct kernel base;
     int64_t rows, experts, in, out; /* R, E, I, O */
     int oi;                         /* w is [E,O,I] */
+    int exact;                      /* sums in double */
     uint64_t room;
 };
 
@@ -40,6 +41,15 @@ static int64_t strip_width(const struct grouped *k, int64_t N)
     return w < 64 ? 64 : w > 512 ? 512 : w;
 }
 
+static void part(const struct grouped *k, int64_t M, int64_t N, int64_t K, struct mat A,
+                 struct mat B, arr C, int64_t ldc, int acc, void *ws)
+{
+    if (k->exact)
+        mm_exact(M, N, K, A, B, C, ldc, acc, NO_BIAS);
+    else
+        mm_packed(M, N, K, A, B, C, ldc, acc, NO_BIAS, cpu_room(ws, k->room));
+}
+
 /* y[R,N] = x[R,K] B(e): forward and dgrad differ in which side of w is summed over */
 static mr_status products(const struct grouped *k, arr x, int64_t K, arr w, int64_t w_rs,
                           int64_t w_cs, const int32_t *offsets, arr y, int64_t N, void *ws,
@@ -55,9 +65,9 @@ static mr_status products(const struct grouped *k, arr x, int64_t K, arr w, int6
         if (lo == hi)
             continue;
         struct mat B = { arr_at(w, e * k->in * k->out), w_rs, w_cs };
-        mm_packed(hi - lo, N - j < width ? N - j : width, K,
-                  (struct mat){ arr_at(x, lo * K), K, 1 }, mat_at(B, 0, j),
-                  arr_at(y, lo * N + j), N, 0, NO_BIAS, cpu_room(ws, k->room));
+        part(k, hi - lo, N - j < width ? N - j : width, K,
+             (struct mat){ arr_at(x, lo * K), K, 1 }, mat_at(B, 0, j), arr_at(y, lo * N + j), N, 0,
+             ws);
     }
     zero(y, 0, offsets[0] * N); /* rows that no expert owns */
     zero(y, offsets[k->experts] * N, (k->rows - offsets[k->experts]) * N);
@@ -96,10 +106,9 @@ static mr_status wgrad_run(const struct kernel *base, const mr_buf *in, const mr
     for (int64_t i = 0; i < k->experts * strips; i++) {
         int64_t e = i / strips, j = i % strips * width, hi = offsets[e + 1];
         for (int64_t r = offsets[e]; r < hi; r += K_BLOCK)
-            mm_packed(M, N - j < width ? N - j : width, hi - r < K_BLOCK ? hi - r : K_BLOCK,
-                      (struct mat){ arr_at(a, r * M), 1, M },
-                      (struct mat){ arr_at(b, r * N + j), N, 1 },
-                      arr_at(dw, e * M * N + j), N, 1, NO_BIAS, cpu_room(ws, k->room));
+            part(k, M, N - j < width ? N - j : width, hi - r < K_BLOCK ? hi - r : K_BLOCK,
+                 (struct mat){ arr_at(a, r * M), 1, M }, (struct mat){ arr_at(b, r * N + j), N, 1 },
+                 arr_at(dw, e * M * N + j), N, 1, ws);
     }
     (void)out;
     return MR_OK;
@@ -122,8 +131,15 @@ static mr_status prepare(struct kernel *base, const mr_call *c, const mr_type *w
     return MR_OK;
 }
 
-static void need_room(struct grouped *k, int64_t depth)
+/* Whichever side is summed over, R I O is the size. */
+static void need_room(struct grouped *k, int64_t depth, int f32)
 {
+    k->exact = f32 && k->base.dev->matmul == CPU_MATMUL_AUTO && depth <= EXACT_K &&
+               exact_pays(k->rows, k->in * k->out, 1);
+    if (k->exact) {
+        k->base.impl = "f64 sums";
+        return;
+    }
     k->room = mm_room(depth);
     k->base.workspace = k->room * (uint64_t)k->base.threads;
 }
@@ -133,7 +149,7 @@ static mr_status grouped_prepare(struct kernel *base, const mr_call *c, mr_err *
     struct grouped *k = (struct grouped *)base;
     mr_status st = prepare(base, c, c->in[1], 0, 2, err);
     base->run = grouped_run;
-    need_room(k, k->in);
+    need_room(k, k->in, !base->in_bf[0] && !base->in_bf[1] && !base->out_bf[0]);
     return st;
 }
 
@@ -142,7 +158,7 @@ static mr_status dgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     struct grouped *k = (struct grouped *)base;
     mr_status st = prepare(base, c, c->in[1], 0, 2, err);
     base->run = dgrad_run;
-    need_room(k, k->out);
+    need_room(k, k->out, !base->in_bf[0] && !base->in_bf[1] && !base->out_bf[0]);
     return st;
 }
 
@@ -151,7 +167,7 @@ static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *er
     struct grouped *k = (struct grouped *)base;
     mr_status st = prepare(base, c, c->in[3], 0, 2, err);
     base->run = wgrad_run;
-    need_room(k, k->rows < K_BLOCK ? k->rows : K_BLOCK);
+    need_room(k, k->rows < K_BLOCK ? k->rows : K_BLOCK, !base->in_bf[0] && !base->in_bf[1]);
     return st;
 }
 

@@ -12,7 +12,7 @@ struct linear {
     struct kernel base;
     int64_t rows, in, out; /* T, I, O */
     int has_bias;
-    enum { OWN, SGEMM, PLAN } by;
+    enum { OWN, SGEMM, PLAN, EXACT } by;
     struct cpu_matmul *plan;
     uint64_t room; /* of a thread, OWN */
 };
@@ -33,7 +33,12 @@ static void product(const struct linear *k, int64_t M, int64_t N, int64_t K, str
         cpu_range(by_columns ? N : M, by_columns ? 2 * W : 1, p, parts, &lo, &hi);
         if (lo == hi)
             continue;
-        if (by_columns)
+        if (k->by == EXACT && by_columns)
+            mm_exact(M, hi - lo, K, A, mat_at(B, 0, lo), arr_at(C, lo), N, acc,
+                     bias.p ? arr_at(bias, lo) : bias);
+        else if (k->by == EXACT)
+            mm_exact(hi - lo, N, K, mat_at(A, lo, 0), B, arr_at(C, lo * N), N, acc, bias);
+        else if (by_columns)
             mm_packed(M, hi - lo, K, A, mat_at(B, 0, lo), arr_at(C, lo), N, acc,
                       bias.p ? arr_at(bias, lo) : bias, room);
         else
@@ -122,6 +127,7 @@ static int faster_than_sgemm(const struct linear *k, const struct cpu_product *p
 }
 
 /* Who computes product p, whose operands are f32 or bf16:
+ *   sums in double   small ones of f32: exact.c
  *   our own kernel   a few rows (they are bound by reading w), but f32 gradients; where it is
  *                    faster than sgemm; bf16 without native bf16; mixtures
  *   dnnl_sgemm       f32
@@ -135,6 +141,11 @@ static mr_status choose(struct linear *k, const struct cpu_product *p, int a_bf,
     int depth = p->add && p->k > K_BLOCK ? K_BLOCK : (int)p->k;
     base->release = linear_release;
     k->by = OWN;
+    if (f32 && how == CPU_MATMUL_AUTO && exact_pays(p->m, p->n, p->k)) {
+        k->by = EXACT;
+        base->impl = "f64 sums";
+        return MR_OK;
+    }
     int ours = thin || how == CPU_MATMUL_OWN ||
                (f32 && how == CPU_MATMUL_AUTO && faster_than_sgemm(k, p));
     if (!ours && a_bf == b_bf && p->m && p->n && p->k) {

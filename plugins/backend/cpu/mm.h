@@ -33,6 +33,17 @@ void mm_packed(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr 
 #define mm_room ISA_NAME(cpu_mm_room)
 uint64_t mm_room(int64_t K);
 
+/* The same with sums in double, for f32 A, B and C and K up to EXACT_K. */
+enum { EXACT_K = 512, EXACT_SIZE = 1 << 22 }; /* the size, M N K, up to which it is worth it */
+#define mm_exact ISA_NAME(cpu_mm_exact)
+void mm_exact(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr C, int64_t ldc,
+              int acc, arr bias);
+
+INLINE int exact_pays(int64_t M, int64_t N, int64_t K) /* of a whole product, not of a part of it */
+{
+    return K <= EXACT_K && (!K || !N || M <= EXACT_SIZE / K / N);
+}
+
 /* The same for M <= THIN rows of f32 A, lda apart, without packing. dots: B is [N,K], each
  * element a dot product; if B is bf16, mm_apart() was called on each row of A. sums: B is
  * [K,N]; room holds M x min(N up to a multiple of W, 512) floats. */
