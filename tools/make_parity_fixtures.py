@@ -13,6 +13,9 @@ transformers (at least 4.56.1: earlier ones route Llama 4 wrongly). Each folder 
     logits f32 [T,V]  nll f32 [T]              nll 0 where there is no target
     loss f32 [1]                               mean of nll over the counted tokens
     grad.NAME f32                              d loss / d NAME, a parameter of mrun's family
+  and, where pictures are read,
+    pixels f32 [N,3,S,S]  image_rows i32 [T]   all tiles; the row of the features, or -1
+    greedy i32 [n]                             what the last sequence goes on with, greedily
 Without auxiliary losses: transformers does not add them.
 
 transformers' own code computes all of it, but in double: the fp32 weights are widened, and the
@@ -120,6 +123,30 @@ DEEPSEEK_VARIANTS = {
     "deepseek-groups": (dict(n_group=4, topk_group=2, num_experts_per_tok=3), YARN, SOME),
     # more experts than the groups of a token hold: all of them; padding's row is not trained
     "deepseek-all": (dict(num_experts_per_tok=8, pad_token_id=0), YARN, SOME),
+}
+
+
+VISION = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16,
+              patch_size=4, num_channels=3)
+# head_dim 8: two frequencies a direction; 4 x 4 patches, 4 tokens a tile
+LLAMA4_VISION = dict(
+    VISION, intermediate_size=64, projector_input_dim=20, projector_output_dim=20,
+    vision_output_dim=20, pixel_shuffle_ratio=0.5, norm_eps=1e-5, rope_theta=10000.0,
+    multi_modal_projector_bias=False, projector_dropout=0.0, attention_dropout=0.0,
+    hidden_act="gelu")
+LLAMA = dict(
+    vocab_size=50, hidden_size=24, intermediate_size=36, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=6, rms_norm_eps=1e-5,
+    max_position_embeddings=512, pad_token_id=None, bos_token_id=1, eos_token_id=2)
+IMAGE = 5  # the placeholder
+
+# name: (tower, sequences as text lengths and tiles: [3, "1", 2] is 3 ids, a tile, 2 ids)
+VLM_VARIANTS = {
+    "llama4-vlm-tile": ("llama4", [[3], [2, "1", 5]]),
+    # a picture of 2 x 1 tiles and its global tile, with separators between, after one of one tile
+    "llama4-vlm-tiles": ("llama4", [[1, "1", 6], [4, "1", 1, "1", 1, "1", 4]]),
+    "llava-clip": ("clip", [[4], [2, "1", 3, "1", 4]]),
+    "llava-siglip": ("siglip", [["1", 5], [3, "1", 6]]),
 }
 
 
@@ -300,6 +327,142 @@ def make_deepseek(name, out):
     return seed, gap
 
 
+def vlm_model(tower):
+    if tower == "llama4":
+        text = transformers.Llama4TextConfig(
+            **{**LLAMA4, "num_hidden_layers": 2, "no_rope_layer_interval": 2},
+            **rope_arguments(SCOUT_ROPE))
+        config = transformers.Llama4Config(
+            vision_config=LLAMA4_VISION, text_config=text.to_dict(), image_token_index=IMAGE,
+            boi_token_index=3, eoi_token_index=4)
+        kind = transformers.Llama4ForConditionalGeneration
+    else:
+        text = transformers.LlamaConfig(**LLAMA, **rope_arguments(ROPE))
+        vision = dict(VISION, intermediate_size=40, model_type=f"{tower}_vision_model")
+        vision.update({"image_size": 12, "num_hidden_layers": 3} if tower == "clip" else
+                      {"image_size": 12, "vision_use_head": False})
+        how = dict(clip=(-2, "default"), siglip=(-1, "full"))[tower]
+        config = transformers.LlavaConfig(
+            vision_config=vision, text_config=text.to_dict(), image_token_index=IMAGE,
+            image_seq_length=9, vision_feature_layer=how[0],
+            vision_feature_select_strategy=how[1])
+        kind = transformers.LlavaForConditionalGeneration
+    for c in (config, config.text_config, config.vision_config):
+        c._attn_implementation = "eager"
+    return kind(config).float().eval()
+
+
+def vlm_double(model):
+    """What transformers keeps in f32 whatever the model's type is, anew in double."""
+    for module in model.modules():
+        if hasattr(module, "freqs_ci"):
+            module.freqs_ci = module._compute_freqs_ci(module.config)
+        if type(module).__name__ == "LlamaRotaryEmbedding":
+            n = module.inv_freq.numel()
+            module.inv_freq = ROPE["rope_theta"] ** -(torch.arange(n, dtype=torch.float64) / n)
+
+
+def vlm_sequences(layout, tokens, seed):
+    g = torch.Generator().manual_seed(seed)
+    sequences = []
+    for parts in layout:
+        ids, tiles = [], 0
+        for part in parts:
+            if isinstance(part, str):
+                ids.append(torch.full((tokens * int(part),), IMAGE))
+                tiles += int(part)
+            else:
+                ids.append(torch.randint(IMAGE + 1, 50, (part,), generator=g))
+        sequences.append((torch.cat(ids), tiles))
+    return sequences
+
+
+def vlm_names(name, version4):
+    """A parameter's name in a file: as 5.x saves it, or as 4.x did."""
+    if name.startswith("model.language_model."):
+        return name.replace("model.language_model.", "language_model.model.")
+    if name == "lm_head.weight":
+        return "language_model.lm_head.weight"
+    name = name.removeprefix("model.")
+    return name.replace("vision_tower.", "vision_tower.vision_model.") if version4 else name
+
+
+def make_vlm(name, out):
+    tower, layout = VLM_VARIANTS[name]
+    model = vlm_model(tower)
+    side = model.config.vision_config.image_size
+    tokens = 4 if tower == "llama4" else 9
+    rename = (lambda n: n) if tower == "llama4" else (lambda n: vlm_names(n, tower == "clip"))
+    for seed in range(1, 200):
+        redraw(model, seed)
+        g = torch.Generator().manual_seed(2000 + seed)
+        sequences = vlm_sequences(layout, tokens, 1000 + seed)
+        pixels = torch.randn((sum(n for _, n in sequences), 3, side, side), generator=g)
+        model.zero_grad()
+        float32 = torch.float32
+        with in_double(model):
+            torch.float32 = torch.float = torch.float64
+            try:
+                vlm_double(model)
+                gap, result = route_gap(model, 1, lambda: vlm_forward(model, sequences, pixels))
+                logits, nll, greedy, lead = result
+                counted = sum(len(ids) - 1 for ids, _ in sequences)
+                loss = nll.sum() / counted
+                loss.backward()
+            finally:
+                torch.float32 = torch.float = float32
+        if gap >= MIN_ROUTE_GAP and lead >= 1e-2:
+            break
+    assert logits.dtype == torch.float64
+    grads = {rename(n): p.grad.numpy().astype(np.float32) for n, p in model.named_parameters()
+             if p.grad is not None}
+    weights = {rename(n): p.detach().numpy() for n, p in model.named_parameters()}
+    lengths = [len(ids) for ids, _ in sequences]
+    ids = torch.cat([ids for ids, _ in sequences]).numpy().astype(np.int32)
+    is_image = ids == IMAGE
+    targets = [torch.cat([s[1:], torch.tensor([-1])]) for s, _ in sequences]
+    e = {
+        "ids": ids,
+        "positions": np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
+        "seq_start": np.repeat(np.cumsum([0] + lengths[:-1]), lengths).astype(np.int32),
+        "targets": torch.cat(targets).numpy().astype(np.int32),
+        "logits": logits.detach().numpy().astype(np.float32),
+        "nll": nll.detach().numpy().astype(np.float32),
+        "loss": loss.detach().reshape(1).numpy().astype(np.float32),
+        "pixels": pixels.numpy(),
+        "image_rows": np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32),
+        "greedy": np.array(greedy, dtype=np.int32),
+    }
+    e["loss_weight"] = (e["targets"] >= 0).astype(np.float32)
+    write(out / name, model, e, weights, grads)
+    return seed, gap
+
+
+def vlm_forward(model, sequences, pixels):
+    """As forward(), and the greedy continuation of the last sequence with its smallest lead."""
+    logits, nll, at, lead = [], [], 0, float("inf")
+    for ids, tiles in sequences:
+        own = dict(pixel_values=pixels[at:at + tiles].double()) if tiles else {}
+        out = model(input_ids=ids[None], use_cache=False, **own).logits[0]
+        logp = torch.log_softmax(out[:-1], dim=-1)
+        nll.append(-logp[torch.arange(len(ids) - 1), ids[1:]])
+        nll.append(torch.zeros(1, dtype=out.dtype))
+        logits.append(out)
+        at += tiles
+    greedy = []
+    with torch.no_grad():
+        last = out
+        for _ in range(6):
+            lead = min(lead, gap_after(last[-1:], 1))
+            greedy.append(last[-1].argmax().item())
+            ids = torch.cat([ids, torch.tensor(greedy[-1:])])
+            if greedy[-1] == IMAGE:
+                lead = 0
+                break
+            last = model(input_ids=ids[None], use_cache=False, **own).logits[0]
+    return torch.cat(logits), torch.cat(nll), greedy, lead
+
+
 def rope_arguments(rope):
     """transformers 5.x takes one dict; 4.x a number and a dict."""
     if int(transformers.__version__.split(".")[0]) >= 5:
@@ -325,7 +488,8 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     ap.add_argument("--out", type=pathlib.Path, default=ROOT / "tests" / "parity" / "fixtures")
     makers = {**dict.fromkeys(VARIANTS, make_llama4),
-              **dict.fromkeys(DEEPSEEK_VARIANTS, make_deepseek), "gpt2": make_gpt2}
+              **dict.fromkeys(DEEPSEEK_VARIANTS, make_deepseek), "gpt2": make_gpt2,
+              **dict.fromkeys(VLM_VARIANTS, make_vlm)}
     ap.add_argument("names", nargs="*", help="default: all of " + ", ".join(makers))
     args = ap.parse_args()
     torch.set_num_threads(1)

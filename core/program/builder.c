@@ -63,6 +63,18 @@ static mr_val add_named(mr_prog *p, uint8_t kind, const char *name, const mr_typ
                : refuse(p, MR_E_PROGRAM, "'%s' is declared twice, with two types%s", name, "");
 }
 
+/* stored dims are those of as many elements */
+static bool stored_fits(const mr_param *d)
+{
+    int64_t n = 1;
+    if (d->stored_rank > MR_MAX_RANK)
+        return false;
+    for (uint32_t i = 0; i < d->stored_rank; i++)
+        if (d->stored[i] < 1 || __builtin_mul_overflow(n, d->stored[i], &n))
+            return false;
+    return !d->stored_rank || n == mr_numel(&d->type);
+}
+
 static mr_val b_param(mr_prog *p, const char *name, const mr_param *desc)
 {
     if (p->failed)
@@ -81,6 +93,9 @@ static mr_val b_param(mr_prog *p, const char *name, const mr_param *desc)
     mri_value *val = mri_val(p, v);
     memcpy(&val->param, desc, desc->size < sizeof *desc ? desc->size : sizeof *desc);
     val->param.size = sizeof val->param;
+    if (!stored_fits(&val->param))
+        return refuse(p, MR_E_PROGRAM, "parameter %s: the dims that files give it have another "
+                                       "number of elements%s", name, "");
     val->param.type = val->type;
     val->param.init = mri_prog_string(p, init);
     val->param.placement = mri_prog_string(p, desc->placement ? desc->placement : "");

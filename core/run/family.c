@@ -2,7 +2,8 @@
  *
  * family.c - see family.h. A family's plugin has a unit by the name of every model_type that it
  * takes, "_text" left off; a folder that has no model_type is known by its architectures, where
- * "DeepseekV3ForCausalLM" stands for deepseek_v3. Names come from the plugins' notes: none is
+ * "DeepseekV3ForCausalLM" stands for deepseek_v3; one with a vision_config is model/vlm's, which
+ * makes its text of the others. Names come from the plugins' notes: none is
  * loaded to find the one that is right.
  */
 #include "family.h"
@@ -78,6 +79,8 @@ mr_status mri_family_of(mri_registry *reg, const char *dir, char **name, mr_err 
     mr_status st = 0;
     *name = NULL;
     MR_TRY(mri_json_read(path, CONFIG_MAX, &json, err));
+    if (mri_json_service.has(json, "vision_config"))
+        MRI_PUSH(&w.list, mri_strdup("vlm"));
     add_type(&w, json, "model_type");
     add_type(&w, json, "text_config.model_type");
     add_architecture(&w, json, "architectures.0");

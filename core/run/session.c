@@ -2,6 +2,7 @@
  * session.c - opening and closing; see session.h. */
 #include "pictures.h"
 #include "core/base/json.h"
+#include "held.h"
 #include "submodel.h"
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,7 @@ static mr_status open_model(mri_session *s, mr_err *err)
     const mri_choice *c;
     mr_status st = 0;
     mri_json *json = NULL;
+    mri_held held = { s->config->model.hf, NULL, false };
     mr_model_sizes sizes = s->config->model.sizes;
     MR_TRY(pick(s->config, "model", &c, err));
     if (s->config->model.hf) {
@@ -48,12 +50,13 @@ static mr_status open_model(mri_session *s, mr_err *err)
     sizes.size = sizeof sizes;
     if (!sizes.vocab && !json)
         sizes.vocab = s->tok_info.vocab; /* 0 where the job has no tokenizer: the family says so */
-    mr_model_env env = { sizeof env, 0, &sizes, json };
+    mr_model_env env = { sizeof env, 0, &sizes, json, &held, mri_held_has };
     s->model_ops = c->unit->table;
     MR_TRY(s->model_ops->create(mri_registry_host(s->registry), &env, c->config, &s->model, err));
     s->info.size = sizeof s->info;
     MR_TRY(s->model_ops->info(s->model, &s->info, err));
 out:
+    mri_held_close(&held);
     mri_json_free(json);
     return st;
 }

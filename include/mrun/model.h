@@ -57,6 +57,9 @@ typedef struct mr_model_env {
     uint32_t size, pad;
     const mr_model_sizes *sizes;
     const void *hf_config; /* a parsed config.json for mrun.json/1, or NULL */
+    const void *weights;   /* of that folder, to ask: does it hold a tensor of this name? 0 also
+                              where the folder has no weights; valid during create()          */
+    int32_t (*has_tensor)(const void *weights, const char *name); /* or NULL     [instance] */
 } mr_model_env;
 
 typedef struct mr_model_info {

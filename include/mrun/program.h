@@ -70,7 +70,9 @@ typedef struct mr_attr {
  * tensors: NULL, or the tensors that a Hugging Face folder has in the parameter's stead: names
  * separated by blanks, each to stand after the last dot of the full name; end to end they are the
  * parameter. `#` counts its first dim: "#.gate_proj.weight #.up_proj.weight" of [E, 2F, D] are
- * 2E tensors of [F, D]. */
+ * 2E tensors of [F, D].
+ * stored: the dims that files give the parameter, of as many elements in the same order;
+ * stored_rank 0: its own (the weight of a convolution is a matrix in programs). */
 enum { MR_PARAM_NO_DECAY = 1, MR_PARAM_FROZEN = 2, MR_PARAM_F32 = 4 };
 typedef struct mr_param {
     uint32_t size, flags;
@@ -78,6 +80,8 @@ typedef struct mr_param {
     const char *placement, *init;
     double scale;
     const char *tensors;
+    uint32_t stored_rank, pad;
+    int64_t stored[MR_MAX_RANK];
 } mr_param;
 
 enum {

@@ -50,6 +50,7 @@
     S(mr_param) \
         F(mr_param, size) F(mr_param, flags) F(mr_param, type) F(mr_param, placement) \
         F(mr_param, init) F(mr_param, scale) F(mr_param, tensors) \
+        F(mr_param, stored_rank) F(mr_param, pad) F(mr_param, stored) \
     S(mr_builder) \
         F(mr_builder, size) F(mr_builder, pad) F(mr_builder, param) F(mr_builder, input) \
         F(mr_builder, state) F(mr_builder, scalar) F(mr_builder, op) F(mr_builder, region) \
@@ -103,7 +104,7 @@
         F(mr_json_service, is_null) F(mr_json_service, at) \
     S(mr_model_env) \
         F(mr_model_env, size) F(mr_model_env, pad) F(mr_model_env, sizes) \
-        F(mr_model_env, hf_config) \
+        F(mr_model_env, hf_config) F(mr_model_env, weights) F(mr_model_env, has_tensor) \
     S(mr_model_info) \
         F(mr_model_info, size) F(mr_model_info, pad) F(mr_model_info, vocab) \
         F(mr_model_info, layers) F(mr_model_info, hidden) F(mr_model_info, max_positions) \

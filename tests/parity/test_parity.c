@@ -44,7 +44,7 @@ static bool no_gradient(const mri_session *s, size_t slot) /* a buffer in transf
 static void parity(const char *fixture, const char *family, const char *backend,
                    const char *recipe, double tolerance)
 {
-    char dir[4200], path[4300], hf[4300], seq[64], plugin[64], prec[64], model[4200];
+    char dir[4200], path[4300], hf[4300], seq[64], plugin[64], prec[64], model[4200], images[64];
     mr_err err = MR_ERR_INIT;
     mri_safetensors *f = NULL;
     snprintf(dir, sizeof dir, "%s/%s", kit_source("tests/parity/fixtures"), fixture);
@@ -57,13 +57,20 @@ static void parity(const char *fixture, const char *family, const char *backend,
     snprintf(prec, sizeof prec, "precision.recipe=%s", recipe);
     snprintf(model, sizeof model, "model.plugin=%s%s", *family == '/' ? getenv("MRUN_BUILD") : "",
              family);
-    const char *const sets[] = { hf, seq, plugin, prec, model, "train.steps=1",
+    const mri_tensor *pixels = mri_safetensors_find(f, "pixels"); /* NULL: no pictures */
+    snprintf(images, sizeof images, "train.images=%lld",
+             (long long)(pixels ? pixels->type.dim[0] : 0));
+    const char *const sets[] = { hf, seq, plugin, prec, model, images, "train.steps=1",
                                  "train.micro_batch=1", "data.text.path=unused", NULL };
     kit k = kit_open(NULL, sets, (mri_session_options){ .needs = MRI_NEED_TRAIN | MRI_NEED_EVAL });
     mri_session *s = k.session;
     kit_ok(mri_session_init_weights(s, &err), &err, "weights");
     mri_batch b = { want(f, "ids")->data, want(f, "positions")->data, want(f, "seq_start")->data,
                     want(f, "targets")->data, NULL, want(f, "loss_weight")->data };
+    if (pixels) {
+        b.pixels = pixels->data;
+        b.image_rows = want(f, "image_rows")->data;
+    }
     mri_step_result r;
     kit_ok(mri_session_gradients_of(s, &b, &r, &err), &err, "gradients");
     double loss = r.loss;
@@ -138,4 +145,8 @@ PARITY(deepseek_shared, "deepseek-shared", "kimi_k2")
 PARITY(deepseek_eps, "deepseek-eps", "kimi_k2")
 PARITY(deepseek_mscale, "deepseek-mscale", "kimi_k2")
 PARITY(deepseek_groups, "deepseek-groups", "kimi_k2")
+PARITY(llama4_vlm_tile, "llama4-vlm-tile", "vlm")
+PARITY(llama4_vlm_tiles, "llama4-vlm-tiles", "vlm")
+PARITY(llava_clip, "llava-clip", "llava")
+PARITY(llava_siglip, "llava-siglip", "vlm")
 PARITY(gpt2, "gpt2", "/tests/unit/model/gpt2.so") /* the outside family of examples/gpt2 */

@@ -6,6 +6,7 @@
  *   nope: no positions at all, causal attention over the whole sequence, queries scaled up
  *         slowly with their position (attn_temperature) so that long contexts stay sharp.
  * In mode decode core reads keys and values of op `attention` from its cache.
+ * Llama 2 and 3 have one kind: rope, with the pairs half a head apart.
  */
 #include "llama4.h"
 #include <math.h>
@@ -16,7 +17,7 @@ static mr_val rotate(const l4_model *m, const l4_block *b, mr_val x, mr_val posi
     x = MR_OP(b->net, "rope", MR_IN(x, positions),
               MR_AT(mr_ai("head_dim", m->head_dim),
                     mr_afs("inv_freq", m->inv_freq, (uint32_t)(m->head_dim / 2)),
-                    mr_ai("interleaved", 1)));
+                    mr_ai("interleaved", !m->plain)));
     return m->qk_norm ? l4_norm(m, b, x, 0, m->head_dim) : x;
 }
 

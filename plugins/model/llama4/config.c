@@ -139,7 +139,7 @@ static mr_status from_file(l4_model *m, const mr_host *host, const mr_model_env 
 }
 
 mr_status l4_resolve(const mr_host *host, const mr_model_env *env, const l4_config *cfg,
-                     l4_model **out, mr_err *err)
+                     bool plain, l4_model **out, mr_err *err)
 {
     mr_status st = 0;
     l4_model *m = calloc(1, sizeof *m);
@@ -147,6 +147,7 @@ mr_status l4_resolve(const mr_host *host, const mr_model_env *env, const l4_conf
         return mr_fail(err, MR_E_NOMEM, MR_BLAME_ENV, "llama4: no memory for the model");
     m->prefix = "";
     m->pad = -1;
+    m->plain = plain;
     m->aux_loss = cfg->aux_loss;
     m->aux_type = cfg->aux_loss_type ? cfg->aux_loss_type : "seq_aux";
     m->z_loss = cfg->z_loss;

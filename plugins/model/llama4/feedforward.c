@@ -25,7 +25,7 @@ static mr_val swiglu_mlp(const l4_model *m, const l4_block *b, mr_val x, const c
 
 mr_val l4_dense(const l4_model *m, const l4_block *b, mr_val x)
 {
-    return swiglu_mlp(m, b, x, "feed_forward.", m->dense_hidden);
+    return swiglu_mlp(m, b, x, m->plain ? "mlp." : "feed_forward.", m->dense_hidden);
 }
 
 /* Megatron's auxiliary losses on the router's logits, under the names it logs them by */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hf_read.c - a model from Hugging Face's config.json: the text part of a multimodal file (nested
+ * hf_read.c - a model from Hugging Face's config.json, of Llama 4 or (plain) of Llama 2 and 3: the
+ * text part of a multimodal file (nested
  * text_config, tensors named language_model....) or a bare text model; rope keys as transformers
  * 4.x (rope_theta, rope_scaling) or 5.x (rope_parameters) spells them. A key that the file leaves
  * out has the class default of Llama4TextConfig. The first bad value ends the reading.
@@ -36,6 +37,34 @@ static void read_sizes(l4_model *m, hf_reader *r)
     m->shared_expert = true;
     m->pad = hf_pad(r, m->vocab);
     hf_only(r, "attention_dropout", 0, "nothing is dropped: set it to 0");
+    m->rope_theta = 500000;
+}
+
+/* LlamaConfig's class defaults; every layer is dense and has rotary positions. */
+static void read_plain(l4_model *m, hf_reader *r)
+{
+    m->layers = hf_integer(r, "num_hidden_layers", 32);
+    m->hidden = hf_integer(r, "hidden_size", 4096);
+    m->heads = hf_integer(r, "num_attention_heads", 32);
+    m->kv_heads = hf_integer(r, "num_key_value_heads", m->heads);
+    m->head_dim = hf_integer(r, "head_dim", m->heads > 0 ? m->hidden / m->heads : 0);
+    m->vocab = hf_integer(r, "vocab_size", 32000);
+    m->max_positions = hf_integer(r, "max_position_embeddings", 2048);
+    m->dense_hidden = hf_integer(r, "intermediate_size", 11008);
+    m->eps = hf_number(r, "rms_norm_eps", 1e-6);
+    m->init_std = hf_number(r, "initializer_range", 0.02);
+    m->bias = hf_number(r, "attention_bias", 0) != 0;
+    m->tie = hf_number(r, "tie_word_embeddings", 0) != 0;
+    m->pad = hf_pad(r, m->vocab);
+    hf_only(r, "attention_dropout", 0, "nothing is dropped: set it to 0");
+    m->rope_theta = 10000;
+    if (!r->st && hf_number(r, "mlp_bias", 0) != 0)
+        r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
+                        "llama: config.json asks for mlp_bias, which this family does not have");
+    if (!r->st && hf_has(r, "sliding_window"))
+        r->st = mr_fail(r->err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
+                        "llama: config.json asks for a sliding_window, which this family does not "
+                        "have");
 }
 
 /* transformers 5.x keeps both in rope_parameters, 4.x in rope_theta and rope_scaling */
@@ -45,7 +74,7 @@ static void read_rope(l4_model *m, hf_reader *r)
     const char *in = hf_rope(r);
     char key[64];
 #define IN(name) (snprintf(key, sizeof key, "%s.%s", in, name), key)
-    m->rope_theta = hf_number(r, "rope_theta", 500000);
+    m->rope_theta = hf_number(r, "rope_theta", m->rope_theta);
     m->rope_theta = hf_number(r, IN("rope_theta"), m->rope_theta);
     m->rope_factor = m->rope_low = m->rope_high = 1;
     m->rope_original = 8192;
@@ -123,29 +152,33 @@ static void read_moe(l4_model *m, hf_reader *r)
 
 mr_status l4_read_hf(l4_model *m, const mr_json_service *js, const void *json, mr_err *err)
 {
-    hf_reader r = { js, json, "llama4", "", err, 0 };
-    if (hf_has(&r, "text_config")) {
+    hf_reader r = { js, json, m->plain ? "llama" : "llama4", "", err, 0 };
+    if (!m->plain && hf_has(&r, "text_config")) {
         r.at = "text_config.";
         m->prefix = "language_model.";
     }
     const char *type = hf_text(&r, "model_type");
-    if (type && strcmp(type, "llama4_text") && strcmp(type, "llama4")) {
+    if (type && (m->plain ? strcmp(type, "llama") && strcmp(type, "mistral")
+                          : strcmp(type, "llama4_text") && strcmp(type, "llama4"))) {
         mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
-                "llama4: config.json is of model type \"%s\"", type);
+                "%s: config.json is of model type \"%s\"", r.family, type);
         mr_hint(err, "choose the model plugin of that type in [model] plugin");
         return MR_E_MODEL_CONFIG;
     }
     const char *act = hf_text(&r, "hidden_act");
     if (act && strcmp(act, "silu"))
         return mr_fail(err, MR_E_MODEL_CONFIG, MR_BLAME_USER,
-                       "llama4: hidden_act \"%s\" in config.json is not silu", act);
-    read_sizes(m, &r);
+                       "%s: hidden_act \"%s\" in config.json is not silu", r.family, act);
+    if (m->plain)
+        read_plain(m, &r);
+    else
+        read_sizes(m, &r);
     read_rope(m, &r);
     if (!r.st)
         r.st = l4_layer_marks(m, err);
-    if (!r.st)
+    if (!r.st && !m->plain)
         read_nope(m, &r);
-    if (!r.st)
+    if (!r.st && !m->plain)
         read_moe(m, &r);
     return r.st;
 }

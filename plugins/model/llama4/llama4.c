@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * llama4.c - unit model/llama4: its option rows, and the table that core calls. The blocks
- * are "embed", "layer.dense.rope", "layer.dense.nope", "layer.moe.rope", "layer.moe.nope"
- * and "head"; an instance's parameters carry the names of Hugging Face's Llama4ForCausalLM.
+ * llama4.c - units model/llama4 and model/llama: their option rows, and the tables that core calls. The
+ * blocks are "embed", "layer.dense.rope", "layer.dense.nope", "layer.moe.rope", "layer.moe.nope"
+ * and "head"; an instance's parameters carry the names of Hugging Face's Llama4ForCausalLM, or of
+ * LlamaForCausalLM: model/llama is dense in every layer and knows nothing of Llama 4's attention.
  */
 #include "llama4.h"
 #include <stdio.h>
@@ -11,7 +12,16 @@ static mr_status create(const mr_host *host, const mr_model_env *env, const void
                         void **model, mr_err *err)
 {
     l4_model *m = NULL;
-    mr_status st = l4_resolve(host, env, config, &m, err);
+    mr_status st = l4_resolve(host, env, config, false, &m, err);
+    *model = m;
+    return st;
+}
+
+static mr_status create_plain(const mr_host *host, const mr_model_env *env, const void *config,
+                              void **model, mr_err *err)
+{
+    l4_model *m = NULL;
+    mr_status st = l4_resolve(host, env, config, true, &m, err);
     *model = m;
     return st;
 }
@@ -106,6 +116,22 @@ static mr_status hf_config(void *model, char *json, uint64_t cap, mr_err *err)
     return l4_write_hf(model, json, cap, err);
 }
 
+/* what Llama 2 and 3 have of them */
+static const mr_opt plain_options[] = {
+    MR_OPT(l4_config, MR_T_BOOL, attention_bias, "attention_bias", "false",
+           "biases on the four attention projections"),
+    MR_OPT_RANGE(l4_config, MR_T_FLOAT, rope_factor, "rope_factor", "1", 1, 1e6,
+                 "Llama 3 frequency scaling: stretch of the long wavelengths; 1: none"),
+    MR_OPT_RANGE(l4_config, MR_T_FLOAT, rope_low_freq_factor, "rope_low_freq_factor", "1", 1e-6,
+                 1e6, "wavelengths above original / this are stretched"),
+    MR_OPT_RANGE(l4_config, MR_T_FLOAT, rope_high_freq_factor, "rope_high_freq_factor", "4", 1e-6,
+                 1e6, "wavelengths below original / this are kept"),
+    MR_OPT_RANGE(l4_config, MR_T_INT, rope_original_max_positions, "rope_original_max_positions",
+                 "8192", 1, 1ll << 40, "context that the unscaled frequencies are for (tokens)"),
+    MR_OPT(l4_config, MR_T_BOOL, tie, "tie", "false",
+           "the output projection is the embedding table"),
+};
+
 static const mr_opt options[] = {
     MR_OPT_RANGE(l4_config, MR_T_INT, experts, "experts", "16", 0, 65536,
                  "routed experts of a mixture layer; 0: every layer is dense"),
@@ -155,30 +181,34 @@ static const mr_model_ops table = {
     sizeof(mr_model_ops), 0, create, destroy, info, assemble, build, hf_config,
 };
 
-static const mr_unit units[] = { {
-    sizeof(mr_unit),
-    0,
-    "model",
-    "llama4",
-    "Llama 4 text models (Scout, Maverick): sizes from [model] and these options, or from "
-    "[model] hf = DIR, which leaves only aux_loss, aux_loss_type and z_loss to the profile",
-    options,
-    sizeof options / sizeof *options,
-    sizeof(l4_config),
-    &table,
-    NULL,
-} };
+static const mr_model_ops plain_table = {
+    sizeof(mr_model_ops), 0, create_plain, destroy, info, assemble, build, hf_config,
+};
+
+#define UNIT(name, doc, rows, table)                                                               \
+    {                                                                                              \
+        sizeof(mr_unit), 0, "model", name, doc, rows, sizeof rows / sizeof *rows,                  \
+            sizeof(l4_config), &table, NULL,                                                       \
+    }
+
+static const mr_unit units[] = {
+    UNIT("llama4", "Llama 4 text models (Scout, Maverick): sizes from [model] and these options, "
+                   "or from [model] hf = DIR, which leaves only aux_loss, aux_loss_type and z_loss "
+                   "to the profile", options, table),
+    UNIT("llama", "Llama 2 and 3 and what is built like them: sizes from [model] and these "
+                  "options, or from [model] hf = DIR", plain_options, plain_table),
+};
 
 MR_EXPORT const mr_plugin mrun_plugin_v1 = {
     MR_PLUGIN_HEADER,
     "org.mrun.llama4",
     "0.1.0",
     "Apache-2.0",
-    "the Llama 4 model family",
+    "the Llama 4 model family, and Llama 2 and 3",
     units,
-    1,
+    sizeof units / sizeof *units,
     0,
     NULL,
     NULL,
 };
-MR_PLUGIN_NOTE("org.mrun.llama4", "0.1.0", "model/llama4");
+MR_PLUGIN_NOTE("org.mrun.llama4", "0.1.0", "model/llama4 model/llama");

@@ -38,6 +38,7 @@ typedef struct l4_model {
     const char *aux_type;    /* "aux" | "seq_aux" */
     bool qk_norm, temperature, shared_expert, bias, tie;
     int64_t pad; /* the embedding's row that is not trained; -1: none */
+    bool plain; /* Llama 2 and 3: every layer dense, rotary pairs (i, i + C/2), other names */
 
     const char *prefix;  /* of all names: "" or, in a multimodal checkpoint, "language_model." */
     unsigned char *nope; /* [layers] 1: no rotary positions, full attention, temperature */
@@ -52,9 +53,10 @@ typedef struct l4_block {
     bool moe, nope, train, decode;
 } l4_block;
 
-/* config.c: the model from the profile's sizes and options, or from config.json */
+/* config.c: the model from the profile's sizes and options, or from config.json. `plain`: it is
+ * to be one of Llama 2 or 3, whose profile leaves the options of Llama 4 at 0. */
 mr_status l4_resolve(const mr_host *host, const mr_model_env *env, const l4_config *cfg,
-                     l4_model **out, mr_err *err);
+                     bool plain, l4_model **out, mr_err *err);
 void l4_free(l4_model *m);
 /* check.c: the first contradiction, as one error */
 mr_status l4_check(const l4_model *m, mr_err *err);
