@@ -77,7 +77,7 @@ static void print_schedule(const mri_session *s, mri_str *o)
 static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, mr_err *err)
 {
     mri_assembly *a = NULL;
-    mr_list consumed[64] = { 0 };
+    mr_list consumed[64] = { 0 }, constant[64] = { 0 };
     mr_block_env env = { sizeof env, 0, "train",
                          s->config->train.micro_batch * s->config->train.seq, 0, 0,
                          s->config->train.seq, s->whole, 0,
@@ -94,11 +94,14 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
     if (!st && a->kinds.n > 64)
         st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "the model has over 64 block kinds");
     bool steps = !strcmp(pass, "lower") || !strcmp(pass, "streams") || !strcmp(pass, "arena");
-    for (uint32_t k = 0; !st && k < a->kinds.n; k++)
+    for (uint32_t k = 0; !st && k < a->kinds.n; k++) {
         consumed[k] = mri_assembly_consumed(a, k);
+        constant[k] = mri_assembly_constant(a, k);
+    }
     for (size_t k = 0; !st && k < a->kinds.n; k++) {
         mri_plan *p = NULL;
         po.consumed = &consumed[k];
+        po.constant = &constant[k];
         mr_prog *prog = a->kinds.v[k].prog;
         a->kinds.v[k].prog = NULL;
         st = mri_plan_compile(prog, &po, s->device.ops, s->device.dev, &p, err);
@@ -110,8 +113,10 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
             mri_prog_print(p->prog, o);
         mri_plan_free(p);
     }
-    for (size_t k = 0; k < 64; k++)
+    for (size_t k = 0; k < 64; k++) {
         free((void *)(uintptr_t)consumed[k].v);
+        free((void *)(uintptr_t)constant[k].v);
+    }
     mri_assembly_free(a);
     return st;
 }

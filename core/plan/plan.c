@@ -75,7 +75,7 @@ static mr_status pass_vjp(mri_plan *plan, const mri_plan_options *opt, mr_err *e
     if (!opt->train)
         return 0;
     size_t forward = plan->prog->outputs.n;
-    mr_status st = mri_pass_vjp(plan->prog, opt->consumed, opt->loss, err);
+    mr_status st = mri_pass_vjp(plan->prog, opt->consumed, opt->constant, opt->loss, err);
     return st ? st : own_outputs(plan->prog, forward, MRI_B, err);
 }
 

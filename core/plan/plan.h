@@ -98,6 +98,7 @@ typedef struct mri_plan_options {
     const mr_list *recompute; /* region names, or "full" */
     const mr_list *consumed;  /* train: outputs that later blocks read, so that gradients come
                                  back through them (mri_assembly_consumed) */
+    const mr_list *constant;  /* train: inputs that need no gradient (mri_assembly_constant) */
     const char *stop_after; /* name of a pass: stop there, for printing; NULL: all        */
     bool fuse;             /* one op for several where the backend answers for it */
     /* Does parameter b follow a without a gap, of one group, wherever this block kind is used?
@@ -120,7 +121,8 @@ int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); 
 
 /* ---- the passes (each in its own file) ---- */
 mr_status mri_pass_join(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
-mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const char *loss, mr_err *err);
+mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const mr_list *constant,
+                       const char *loss, mr_err *err);
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);

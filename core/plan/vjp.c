@@ -4,9 +4,10 @@
  * vjp to emit its backward ops, and sums where a value was used more than once.
  *
  * Borders: the gradient of output y is the input "d:y" where a later block reads y, that of
- * an input x the output "d:x". Each loss, or the one that is asked for, is seeded with the scalar
- * "loss_seed". A parameter's gradient goes straight into its main gradient (GRAD value), which B
- * and W ops write in place, so that accumulation over micro-batches costs no extra op.
+ * an input x the output "d:x", unless x is constant. Each loss, or the one that is asked for, is
+ * seeded with the scalar "loss_seed". A parameter's gradient goes straight into its main gradient
+ * (GRAD value), which B and W ops write in place, so that accumulation over micro-batches costs no
+ * extra op.
  *
  * A node is W (may be delayed) when it only writes main gradients; else B.
  */
@@ -29,15 +30,24 @@ static bool is_float(const mr_type *t)
            !strcmp(t->dtype, "f16");
 }
 
+static bool listed(const mr_list *l, const char *name)
+{
+    for (uint64_t i = 0; l && i < l->n; i++)
+        if (!strcmp(l->v[i], name))
+            return true;
+    return false;
+}
+
 /* Which values lie on a path from something that wants a gradient? */
-static void mark_trainable(mr_prog *p)
+static void mark_trainable(mr_prog *p, const mr_list *constant)
 {
     for (size_t i = 0; i < p->values.n; i++) {
         mri_value *v = &p->values.v[i];
         if (v->kind == MRI_PARAM)
             v->trainable = !(v->flags & MR_PARAM_FROZEN);
         else if (v->kind == MRI_INPUT)
-            v->trainable = is_float(&v->type) && !mri_is_batch_input(v->name);
+            v->trainable = is_float(&v->type) && !mri_is_batch_input(v->name) &&
+                           !listed(constant, v->name);
     }
     for (size_t i = 0; i < p->nodes.n; i++) {
         const mri_node *n = &p->nodes.v[i];
@@ -197,13 +207,14 @@ static bool listed(const mr_list *l, const char *name)
     return false;
 }
 
-mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const char *only, mr_err *err)
+mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const mr_list *constant,
+                       const char *only, mr_err *err)
 {
     mr_status st = 0;
     size_t forward = p->nodes.n;
     vjp_state s = { .p = p, .n = p->values.n };
     s.grad = mri_alloc(s.n * sizeof *s.grad);
-    mark_trainable(p);
+    mark_trainable(p, constant);
     p->phase = MRI_B;
     p->open.n = 1;
 

@@ -130,6 +130,54 @@ mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind)
     return (mr_list){ names, n };
 }
 
+/* Does a gradient go into input `in` of some instance of the kind? */
+static bool needs_through(const mri_assembly *a, const bool *needs, uint32_t kind, const char *in)
+{
+    for (uint32_t i = 0; i < a->instances.n; i++) {
+        mri_edge e;
+        if (a->instances.v[i].kind == kind && mri_assembly_source(a, i, in, &e) &&
+            needs[a->instances.v[e.from].kind])
+            return true;
+    }
+    return false;
+}
+
+/* By kinds, not by instances: kinds have one program, so a gradient that one instance takes is
+ * passed back by all. */
+static void which_need(const mri_assembly *a, bool *needs)
+{
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t k = 0; k < a->kinds.n; k++) {
+            const mr_prog *p = a->kinds.v[k].prog;
+            bool need = needs[k];
+            for (size_t v = 0; v < p->values.n && !need; v++) {
+                const mri_value *x = &p->values.v[v];
+                need = (x->kind == MRI_PARAM && !(x->flags & MR_PARAM_FROZEN)) ||
+                       (x->kind == MRI_INPUT && !mri_is_batch_input(x->name) &&
+                        needs_through(a, needs, k, x->name));
+            }
+            more |= need != needs[k];
+            needs[k] = need;
+        }
+    }
+}
+
+mr_list mri_assembly_constant(const mri_assembly *a, uint32_t kind)
+{
+    const mr_prog *p = a->kinds.v[kind].prog;
+    const char **names = mri_alloc((p->values.n + 1) * sizeof *names);
+    bool *needs = mri_alloc(a->kinds.n * sizeof *needs);
+    uint64_t n = 0;
+    which_need(a, needs);
+    for (size_t v = 0; v < p->values.n; v++)
+        if (p->values.v[v].kind == MRI_INPUT && !mri_is_batch_input(p->values.v[v].name) &&
+            !needs_through(a, needs, kind, p->values.v[v].name))
+            names[n++] = p->values.v[v].name;
+    free(needs);
+    return (mr_list){ names, n };
+}
+
 static mr_status check_fed(const mr_prog *p, const mri_value *x, const mr_block_env *env,
                            mr_err *err)
 {

@@ -64,6 +64,9 @@ bool mri_assembly_source(const mri_assembly *a, uint32_t i, const char *in, mri_
 /* Outputs of a kind that some instance's consumer reads: names borrowed from the program, the
  * list itself freed by the caller. */
 mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind);
+/* Inputs of a kind that no trainable parameter reaches in any of its instances, so that no gradient
+ * goes back through them: what frozen first blocks feed. Freed as above. */
+mr_list mri_assembly_constant(const mri_assembly *a, uint32_t kind);
 /* the full name of a parameter or state of instance i; the caller frees */
 char *mri_assembly_full_name(const mri_assembly *a, uint32_t i, const char *name);
 

@@ -96,25 +96,31 @@ const mri_plan *mri_exec_plan(const mri_exec *e, uint32_t i)
     return e->plans.v[e->assembly->instances.v[i].kind];
 }
 
-/* Without gradients an edge is dead once its consumers ran. Only chains in which every edge
- * goes to the next instance alternate between two buffers; others keep all. */
-static bool is_chain(const mri_exec *e)
+/* Is everything that instance i makes read by i + 1 alone (made = true), or all that it reads made
+ * by i - 1? Explicit edges are those that may lead elsewhere. */
+static bool beside(const mri_exec *e, uint32_t i, bool made)
 {
-    for (uint32_t i = 0; i < e->assembly->instances.n; i++)
-        if (e->assembly->instances.v[i].edges.n)
-            return false;
+    const mri_assembly *a = e->assembly;
+    for (uint32_t to = 0; to < a->instances.n; to++)
+        for (size_t k = 0; k < a->instances.v[to].edges.n; k++) {
+            uint32_t from = (uint32_t)a->instances.v[to].edges.v[k].from;
+            if ((made ? from : to) == i && from + 1 != to)
+                return false;
+        }
     return true;
 }
 
-static bool edges_alternate(const mri_exec *e)
+/* Without gradients an edge is dead once its consumers ran: where that is the next instance, two
+ * buffers alternate. */
+static bool edges_alternate(const mri_exec *e, uint32_t i)
 {
-    return !e->opt.plan.train && is_chain(e);
+    return !e->opt.plan.train && beside(e, i, true);
 }
 
 /* A gradient edge is read by the instance before; a split W reads it later still. */
-static bool grads_alternate(const mri_exec *e)
+static bool grads_alternate(const mri_exec *e, uint32_t i)
 {
-    return !e->opt.plan.split_w && is_chain(e);
+    return !e->opt.plan.split_w && beside(e, i, false);
 }
 
 /* Main gradients, where they may lie over saved values: see gradients.c. Returns the bytes of
@@ -130,7 +136,7 @@ static uint64_t lay_gradients(mri_exec *e, const uint64_t *reach)
 
 void mri_exec_lay_out(mri_exec *e)
 {
-    uint64_t at = 0, widest = 0, grad = 0;
+    uint64_t at = 0;
     uint32_t n = (uint32_t)e->assembly->instances.n;
     uint64_t *reach = mri_alloc((n + 1) * sizeof *reach); /* of what B of an instance reads */
     e->at_fields = at;
@@ -144,22 +150,25 @@ void mri_exec_lay_out(mri_exec *e)
     for (uint32_t i = 0; i < n; i++) {
         const mri_plan *pl = mri_exec_plan(e, i);
         uint64_t edge = forward_edge_bytes(pl);
-        widest = edge > widest ? edge : widest;
+        if (edges_alternate(e, i))
+            e->edge_pair = edge > e->edge_pair ? edge : e->edge_pair;
         e->saved_bytes += align(pl->saved_bytes);
         reach[i] = e->saved_bytes + e->edge_bytes + (i + 1 == n ? edge : 0);
-        e->edge_bytes += edge;
+        e->edge_bytes += edges_alternate(e, i) ? 0 : edge;
         e->keep_bytes += align(pl->keep_bytes);
         uint64_t g = grad_edge_bytes(pl);
-        grad = !grads_alternate(e) ? grad + g : g > grad ? g : grad;
+        if (grads_alternate(e, i))
+            e->grad_pair = g > e->grad_pair ? g : e->grad_pair;
+        else
+            e->grad_bytes += g;
         if (pl->scratch_bytes > e->scratch_bytes)
             e->scratch_bytes = align(pl->scratch_bytes);
     }
-    if (edges_alternate(e))
-        e->edge_bytes = 2 * widest;
+    e->edge_bytes += 2 * e->edge_pair;
     e->at_keep = at;
     at += e->keep_bytes;
     e->at_grads = at;
-    e->grad_bytes = grads_alternate(e) ? 2 * grad : grad;
+    e->grad_bytes += 2 * e->grad_pair;
     at += e->grad_bytes;
     e->at_scratch = at;
     at += e->scratch_bytes;
@@ -299,15 +308,14 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
 {
     uint32_t n = (uint32_t)e->assembly->instances.n;
     uint64_t saved = e->at_saved, keep = e->at_keep, grads = e->at_grads, loss = e->at_losses;
-    uint64_t half = e->grad_bytes / 2;
-    bool alternate = edges_alternate(e);
-    uint64_t edges[2] = { e->at_saved, e->at_saved + e->edge_bytes / 2 };
+    const uint64_t edges[2] = { saved, saved + e->edge_pair };
+    const uint64_t pairs[2] = { grads, grads + e->grad_pair };
     mr_status st = bind_states(e, err);
     if (st)
         return st;
     e->base = base;
-    if (alternate)
-        saved += e->edge_bytes;
+    saved += 2 * e->edge_pair; /* those that alternate come first */
+    grads += 2 * e->grad_pair;
     for (uint32_t i = 0; i < n; i++) { /* outputs first: inputs point at them */
         mri_frame *f = &e->frames.v[i];
         const mri_plan *pl = f->plan;
@@ -317,8 +325,8 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
         f->keep = base + keep;
         keep += align(pl->keep_bytes);
         f->scratch = base + e->at_scratch;
-        uint64_t edge = alternate ? edges[i % 2] : saved;
-        uint64_t grad = grads_alternate(e) ? e->at_grads + (i % 2) * half : grads;
+        bool two = edges_alternate(e, i), two_grads = grads_alternate(e, i);
+        uint64_t edge = two ? edges[i % 2] : saved, grad = two_grads ? pairs[i % 2] : grads;
         for (size_t o = 0; o < pl->outputs.n; o++) {
             const mri_plan_port *port = &pl->outputs.v[o];
             uint64_t *at = mri_is_loss(pl->prog, port->name) ? &loss
@@ -327,9 +335,9 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
             f->output[o] = base + *at;
             *at += at == &loss ? MRI_SCALAR_STRIDE * sizeof(float) : align(mr_bytes(&port->type));
         }
-        if (!alternate)
+        if (!two)
             saved = edge;
-        if (!grads_alternate(e))
+        if (!two_grads)
             grads = grad;
     }
     for (uint32_t i = 0; i < n; i++)

@@ -80,14 +80,18 @@ static mr_status compile_kinds(mri_exec *e, mr_err *err)
 {
     mri_assembly *a = e->assembly;
     mr_list *consumed = mri_alloc(a->kinds.n * sizeof *consumed);
+    mr_list *constant = mri_alloc(a->kinds.n * sizeof *constant);
     mr_status st = 0;
-    for (uint32_t k = 0; k < a->kinds.n; k++)
+    for (uint32_t k = 0; k < a->kinds.n; k++) {
         consumed[k] = mri_assembly_consumed(a, k);
+        constant[k] = mri_assembly_constant(a, k);
+    }
     for (size_t k = 0; k < a->kinds.n && !st; k++) {
         mri_plan *pl = NULL;
         mri_plan_options opt = e->opt.plan;
         mr_prog *prog = a->kinds.v[k].prog;
         opt.consumed = &consumed[k];
+        opt.constant = &constant[k];
         opt.beside = mri_exec_beside;
         opt.beside_ctx = e;
         a->kinds.v[k].prog = NULL;
@@ -97,9 +101,12 @@ static mr_status compile_kinds(mri_exec *e, mr_err *err)
             MRI_PUSH(&e->plans, pl);
         }
     }
-    for (uint32_t k = 0; k < a->kinds.n; k++)
+    for (uint32_t k = 0; k < a->kinds.n; k++) {
         free((void *)(uintptr_t)consumed[k].v);
+        free((void *)(uintptr_t)constant[k].v);
+    }
     free(consumed);
+    free(constant);
     return st;
 }
 

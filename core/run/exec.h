@@ -68,6 +68,7 @@ typedef struct mri_exec {
     uint64_t at_fields, at_table, at_rows, fed_bytes; /* what is fed: all from at_fields on */
     uint64_t at_losses, at_saved, at_keep, at_grads, at_scratch;
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
+    uint64_t edge_pair, grad_pair; /* of one of the two buffers that alternate */
     /* Main gradients in the block: bytes, 0 if they lie elsewhere; bytes of them that saved values
      * share (gradients.c). */
     uint64_t at_main, main_bytes, main_clear;

@@ -130,6 +130,21 @@ static bool whole_sequences(const mri_session *s, const mri_session_options *o)
     return MR_CAN(ops, promises) && (ops->promises(c->config) & MR_DATA_WHOLE);
 }
 
+/* A model of pictures keeps all its parameters, whichever execs a job has: with pictures in none of
+ * them, or apart from the text (decode), no exec has them all. Training on text alone is of text
+ * alone. */
+static mr_status describe(mri_session *s, const mri_session_options *o, mr_err *err)
+{
+    mr_block_env env = { .size = sizeof env, .mode = "infer", .tokens = 1, .seq = 1, .images = 1 };
+    if (!s->info.image_size || (o->needs & MRI_NEED_TRAIN))
+        return 0;
+    mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err);
+    return st ? st
+              : mri_params_plan(s->described, &s->config->optimizer, s->model_dtype,
+                                !strcmp(s->config->precision.masters, "remainder"), &s->params,
+                                err);
+}
+
 /* One exec; the first one made also fixes the parameters' layout. */
 static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                            int64_t tokens, mri_exec **out, mr_err *err)
@@ -386,6 +401,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     s->whole = whole_sequences(s, o);
     int64_t tokens = config->train.micro_batch * config->train.seq;
     MR_TRY(mri_pictures_check(s, o, err));
+    MR_TRY(describe(s, o, err));
     if (o->needs & MRI_NEED_TRAIN)
         MR_TRY(make_exec(s, o, "train", o->train_tokens ? o->train_tokens : tokens, &s->train,
                          err));
@@ -443,6 +459,7 @@ void mri_session_close(mri_session *s)
     mri_exec_free(s->prefill); /* borrows decode's states */
     mri_exec_free(s->decode);
     mri_exec_free(s->encode);
+    mri_assembly_free(s->described);
     mri_pictures_free(s);
     if (s->arena)
         s->device.ops->free(s->device.dev, s->arena, s->arena_bytes);

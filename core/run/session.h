@@ -67,6 +67,7 @@ typedef struct mri_session {
     mr_model_info info;
     char *model_dtype;
     mri_params params;
+    mri_assembly *described; /* whose parameters those are, where no exec has them all */
     mri_scalars scalars;
     const mr_optimizer_ops *optimizer_ops;
     void *optimizer;

@@ -21,11 +21,11 @@ __global__ void __launch_bounds__(256)
     float *ps = vs + TILE * (a.cv + 1);
     int h = blockIdx.y, g = h / a.group, r = threadIdx.x / 8, x = threadIdx.x % 8;
     int t0 = (gridDim.x - 1 - blockIdx.x) * TILE, t = t0 + r; // the longest rows go first
-    int last = min((int64_t)t0 + TILE, a.tokens) - 1;
+    int last = last_seen(min((int64_t)t0 + TILE, a.tokens) - 1, a), end = last_seen(t, a);
 
     if (threadIdx.x < TILE)
         first[threadIdx.x] = t0 + threadIdx.x < a.tokens
-            ? first_seen(seq_start, t0 + threadIdx.x, a.chunk) : INT32_MAX;
+            ? first_seen(seq_start, t0 + threadIdx.x, a) : INT32_MAX;
     load_tile(q, (int64_t)a.heads * a.c, (int64_t)h * a.c, t0, a.tokens, a.c, qs);
     __syncthreads();
     int mine = first[r];
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int j = j0 + x + 8 * i;
-            bool seen = j >= mine && j <= t;
+            bool seen = j >= mine && j <= end;
             z[i] *= a.scale;
             top = seen ? fmaxf(top, z[i]) : top;
         }
@@ -49,14 +49,14 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int j = j0 + x + 8 * i;
-            float p = j >= mine && j <= t ? expf(z[i] - top) : 0;
+            float p = j >= mine && j <= end ? expf(z[i] - top) : 0;
             ps[r * PPITCH + x + 8 * i] = p;
             part += p;
         }
         sum = sum * keep + row_sum(part);
         max = top;
         __syncwarp();
-        int lo = mine > j0 ? mine - j0 : 0, hi = t - j0 < TILE - 1 ? t - j0 : TILE - 1;
+        int lo = mine > j0 ? mine - j0 : 0, hi = end - j0 < TILE - 1 ? end - j0 : TILE - 1;
 #pragma unroll
         for (int i = 0; i < NV; i++)
             acc[i] *= keep;
@@ -109,6 +109,6 @@ static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err
 }
 
 const struct op_row cuda_attention_rows[] = {
-    { "attention", "xxxi>xf", sizeof(struct attn), attention_prepare, 0, 0 },
+    { "attention", "xxxI>xf", sizeof(struct attn), attention_prepare, 0, 0 },
     {},
 };

@@ -12,7 +12,7 @@
 
 // What of a tile of queries is needed beside q and do.
 struct query_rows {
-    int first[TILE];
+    int first[TILE], last[TILE];
     float lse[TILE], delta[TILE];
 };
 
@@ -23,14 +23,15 @@ DEV void load_rows(query_rows &s, const int32_t *seq_start, const float *lse, co
     if (threadIdx.x >= TILE)
         return;
     bool there = t < a.tokens;
-    s.first[threadIdx.x] = there ? first_seen(seq_start, t, a.chunk) : INT32_MAX;
+    s.first[threadIdx.x] = there ? first_seen(seq_start, t, a) : INT32_MAX;
+    s.last[threadIdx.x] = last_seen(t, a);
     s.lse[threadIdx.x] = there ? lse[(int64_t)t * a.heads + h] : 0;
     s.delta[threadIdx.x] = there ? delta[(int64_t)t * a.heads + h] : 0;
 }
 
 // p and ds of query row r with keys x + 8 i, into ps and ds [query][key]; 0 where unseen
 DEV void scores(const query_rows &s, const float *qs, const float *ks, const float *os,
-                const float *vs, int t, int j0, int r, int x, float *ps, float *ds,
+                const float *vs, int j0, int r, int x, float *ps, float *ds,
                 const attn_args &a)
 {
     float z[4], d[4];
@@ -39,7 +40,7 @@ DEV void scores(const query_rows &s, const float *qs, const float *ks, const flo
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int j = j0 + x + 8 * i;
-        bool seen = j >= s.first[r] && j <= t;
+        bool seen = j >= s.first[r] && j <= s.last[r];
         float p = seen ? expf(z[i] * a.scale - s.lse[r]) : 0;
         ps[r * PPITCH + x + 8 * i] = p;
         ds[r * PPITCH + x + 8 * i] = seen ? a.scale * p * (d[i] - s.delta[r]) : 0;
@@ -62,13 +63,13 @@ __global__ void __launch_bounds__(256)
     load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.tokens, a.c, ks);
     load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.tokens, a.cv, vs);
     for (int h = g * a.group; h < (g + 1) * a.group; h++)
-        for (int t0 = j0; t0 <= reach[blockIdx.x]; t0 += TILE) {
+        for (int t0 = first_query(j0, a); t0 <= reach[blockIdx.x]; t0 += TILE) {
             __syncthreads();
             load_rows(s, seq_start, lse, delta, t0, h, a);
             load_tile(q, (int64_t)a.heads * a.c, (int64_t)h * a.c, t0, a.tokens, a.c, qs);
             load_tile(dy, (int64_t)a.heads * a.cv, (int64_t)h * a.cv, t0, a.tokens, a.cv, os);
             __syncthreads();
-            scores(s, qs, ks, os, vs, t0 + r, j0, r, x, ps, ds, a);
+            scores(s, qs, ks, os, vs, j0, r, x, ps, ds, a);
             __syncthreads();
             for (int i = 0; i < TILE; i++) { // r is a key now
                 float p = ps[i * PPITCH + r], d = ds[i * PPITCH + r];
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(256)
     float *os = vs + TILE * (a.cv + 1), *ps = os + TILE * (a.cv + 1), *ds = ps + TILE * PPITCH;
     int h = blockIdx.y, g = h / a.group, r = threadIdx.x / 8, x = threadIdx.x % 8;
     int t0 = (gridDim.x - 1 - blockIdx.x) * TILE, t = t0 + r;
-    int last = min((int64_t)t0 + TILE, a.tokens) - 1;
+    int last = last_seen(min((int64_t)t0 + TILE, a.tokens) - 1, a);
     float acc[NV] = {};
 
     load_rows(s, seq_start, lse, delta, t0, h, a);
@@ -119,10 +120,10 @@ __global__ void __launch_bounds__(256)
         load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.tokens, a.c, ks);
         load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.tokens, a.cv, vs);
         __syncthreads();
-        scores(s, qs, ks, os, vs, t, j0, r, x, ps, ds, a);
+        scores(s, qs, ks, os, vs, j0, r, x, ps, ds, a);
         __syncwarp();
         int lo = s.first[r] > j0 ? s.first[r] - j0 : 0;
-        int hi = t - j0 < TILE - 1 ? t - j0 : TILE - 1;
+        int hi = s.last[r] - j0 < TILE - 1 ? s.last[r] - j0 : TILE - 1;
         for (int j = lo; j <= hi; j++) {
             float d = ds[r * PPITCH + j];
             const float *row = ks + j * (a.c + 1);
@@ -188,6 +189,6 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
 }
 
 const struct op_row cuda_attention_bwd_rows[] = {
-    { "attention.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
+    { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
     {},
 };

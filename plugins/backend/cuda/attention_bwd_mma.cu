@@ -17,13 +17,13 @@ enum { OWN = 64, STEP = 32 }; // rows that a block owns, rows that it takes at a
 // s: rows x STEP of products; turns them into weights p and their gradients d, with
 // seen(row half, column) and the row's or column's lse and delta
 struct seen_by {
-    int first, t; // of a query
+    int first, last; // keys that a query sees
     float lse, delta;
 };
 
 DEV void weigh(float &s, float &d, int j, const seen_by &q, float unit, float scale)
 {
-    bool seen = j >= q.first && j <= q.t;
+    bool seen = j >= q.first && j <= q.last;
     float p = seen ? exp2f(s * unit - q.lse * LOG2_E) : 0;
     d = seen ? p * (d - q.delta) * scale : 0;
     s = p;
@@ -34,7 +34,7 @@ DEV seen_by query_of(const int32_t *seq_start, const float *lse, const float *de
 {
     if (t >= a.tokens)
         return seen_by{ INT32_MAX, t, 0, 0 };
-    return seen_by{ first_seen(seq_start, t, a.chunk), t, lse[(int64_t)t * a.heads + h],
+    return seen_by{ first_seen(seq_start, t, a), last_seen(t, a), lse[(int64_t)t * a.heads + h],
                     delta[(int64_t)t * a.heads + h] };
 }
 
@@ -64,13 +64,14 @@ __global__ void __launch_bounds__(FLASH_THREADS)
     __shared__ seen_by rows[2][STEP];
     uint16_t *ks = tiles, *vs = ks + OWN * P, *qs = vs + OWN * PV, *os = qs + 2 * STEP * P;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = blockIdx.y, j0 = blockIdx.x * OWN;
-    int tiles_n = (reach[blockIdx.x] - j0) / STEP + 1, n_all = tiles_n * a.group;
+    int from = first_query(j0, a);
+    int tiles_n = (reach[blockIdx.x] - from) / STEP + 1, n_all = tiles_n * a.group;
     int64_t wq = (int64_t)a.heads * a.c, wo = (int64_t)a.heads * a.cv;
     const float unit = a.scale * LOG2_E;
     float ak[D / 8][4] = {}, av[V / 8][4] = {};
 
     auto load = [&](int n, int at) {
-        int h = g * a.group + n / tiles_n, t0 = j0 + n % tiles_n * STEP;
+        int h = g * a.group + n / tiles_n, t0 = from + n % tiles_n * STEP;
         flash_load<D, STEP>(qs + at * STEP * P, q, wq, h * a.c, t0, a.tokens, a.c);
         flash_load<V, STEP>(os + at * STEP * PV, dy, wo, h * a.cv, t0, a.tokens, a.cv);
         copies_end();
@@ -137,7 +138,8 @@ __global__ void __launch_bounds__(FLASH_THREADS)
     __shared__ int lows[4];
     uint16_t *qs = tiles, *os = qs + OWN * P, *ks = os + OWN * PV, *vs = ks + 2 * STEP * P;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, h = blockIdx.y, g = h / a.group;
-    int t0 = (gridDim.x - 1 - blockIdx.x) * OWN, last = min((int64_t)t0 + OWN, a.tokens) - 1;
+    int t0 = (gridDim.x - 1 - blockIdx.x) * OWN;
+    int last = last_seen(min((int64_t)t0 + OWN, a.tokens) - 1, a);
     const float unit = a.scale * LOG2_E;
     float acc[D / 8][4] = {};
     seen_by row[2];
@@ -245,6 +247,6 @@ static mr_status flash_bwd_prepare(struct kernel *base, const mr_call *c, mr_err
 }
 
 const struct op_row cuda_flash_bwd_rows[] = {
-    { "attention.bwd", "xxxxxfi>xxx", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
+    { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
     {},
 };

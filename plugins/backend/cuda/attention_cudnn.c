@@ -269,6 +269,8 @@ static mr_status shape(struct attention *k, const mr_call *c, const mr_type *q, 
     s->seq = mr_attr_i(c, "seq", 0);
     if (!s->seq || s->seq > tokens)
         s->seq = tokens;
+    if (!mr_attr_i(c, "causal", 1))
+        return cuda_refuse(&k->base, err, "cuDNN is given causal attention only");
     if (mr_attr_i(c, "packed", 1))
         return cuda_refuse(&k->base, err, "cuDNN is given whole sequences only, packed = 0");
     if (chunk > 0 && chunk < s->seq) {

@@ -25,15 +25,17 @@ __global__ void __launch_bounds__(FLASH_THREADS)
     __shared__ int lows[4], highs[4];
     uint16_t *ks = tiles, *vs = tiles + 2 * B * P; // two of each
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, h = blockIdx.y, g = h / a.group;
-    int t0 = (gridDim.x - 1 - blockIdx.x) * B, last = min((int64_t)t0 + B, a.tokens) - 1;
+    int t0 = (gridDim.x - 1 - blockIdx.x) * B, end = min((int64_t)t0 + B, a.tokens) - 1;
+    int last = last_seen(end, a), sure = last_seen(t0, a); // any row sees, every row sees
     int64_t wk = (int64_t)a.kv * a.c, wv = (int64_t)a.kv * a.cv;
     const float unit = a.scale * LOG2_E;
 
     // my two rows, what they see, and what the block sees
-    int t[2], first[2];
+    int t[2], first[2], upto[2];
     for (int i = 0; i < 2; i++) {
         t[i] = t0 + warp * 16 + lane / 4 + 8 * i;
-        first[i] = first_seen(seq_start, min(t[i], last), a.chunk);
+        first[i] = first_seen(seq_start, min(t[i], end), a);
+        upto[i] = last_seen(t[i], a);
     }
     int low = min(first[0], first[1]), high = max(first[0], first[1]);
     for (int d = 16; d; d >>= 1) {
@@ -82,14 +84,14 @@ __global__ void __launch_bounds__(FLASH_THREADS)
                 mma(s[2 * n], qf[i], b);
                 mma(s[2 * n + 1], qf[i], b + 2);
             }
-        bool whole = j0 >= high && j0 + B - 1 <= t0; // every row sees every key
+        bool whole = j0 >= high && j0 + B - 1 <= sure; // every row sees every key
         float top[2] = { max[0], max[1] };
 #pragma unroll
         for (int n = 0; n < B / 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int j = j0 + n * 8 + lane % 4 * 2 + e % 2;
-                s[n][e] = whole || (j >= first[e / 2] && j <= t[e / 2]) ? s[n][e] * unit
+                s[n][e] = whole || (j >= first[e / 2] && j <= upto[e / 2]) ? s[n][e] * unit
                                                                         : -INFINITY;
                 top[e / 2] = fmaxf(top[e / 2], s[n][e]);
             }
@@ -174,6 +176,6 @@ static mr_status flash_prepare(struct kernel *base, const mr_call *c, mr_err *er
 }
 
 const struct op_row cuda_flash_rows[] = {
-    { "attention", "xxxi>xf", sizeof(struct attn), flash_prepare, 0, 0 },
+    { "attention", "xxxI>xf", sizeof(struct attn), flash_prepare, 0, 0 },
     {},
 };

@@ -16,6 +16,7 @@ struct attn_args { // by value in a launch
     int64_t tokens, chunk;
     int heads, kv, group, c, cv; // group: query heads a kv head
     float scale;
+    int whole; // tokens of each sequence, all of which a token sees; 0: causal
 };
 
 struct attn {
@@ -34,6 +35,7 @@ static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_ty
     k->a.kv = (int)mr_attr_i(c, "kv_heads", k->a.heads);
     k->a.group = k->a.kv > 0 ? k->a.heads / k->a.kv : 0;
     k->a.chunk = mr_attr_i(c, "chunk", 0);
+    k->a.whole = mr_attr_i(c, "causal", 1) ? 0 : (int)mr_attr_i(c, "seq", 0);
     if (k->a.group < 1 || mr_last(q) / k->a.heads > ATTN_MAX_WIDTH ||
         mr_last(v) / k->a.kv > ATTN_MAX_WIDTH)
         return cuda_refuse(&k->base, err, "a head is wider than 256");
@@ -46,11 +48,25 @@ static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_ty
 }
 
 // The first key that token t sees. Starts outside 0..t are taken as the nearer end.
-DEV int first_seen(const int32_t *seq_start, int t, int64_t chunk)
+DEV int first_seen(const int32_t *seq_start, int t, const attn_args &a)
 {
+    if (a.whole)
+        return t - t % a.whole;
     int s = seq_start[t];
     s = s < 0 ? 0 : s > t ? t : s;
-    return chunk ? s + (int)((t - s) / chunk * chunk) : s;
+    return a.chunk ? s + (int)((t - s) / a.chunk * a.chunk) : s;
+}
+
+// The last one; it does not fall as t rises.
+DEV int last_seen(int t, const attn_args &a)
+{
+    return a.whole ? (int)min((int64_t)(t - t % a.whole + a.whole), a.tokens) - 1 : t;
+}
+
+// The first query that may see key j.
+DEV int first_query(int j, const attn_args &a)
+{
+    return a.whole ? j - j % a.whole : j;
 }
 
 // Rows row0 .. row0 + 31 of a [tokens, stride] operand, `n` values from column `col`; rows

@@ -32,7 +32,7 @@ static __global__ void __launch_bounds__(256)
         last = j1;
     __syncthreads();
     for (int t = j0 + threadIdx.x; t < a.tokens; t += 256)
-        if (first_seen(seq_start, t, a.chunk) <= j1)
+        if (first_seen(seq_start, t, a) <= j1)
             atomicMax(&last, t);
     __syncthreads();
     if (threadIdx.x == 0)

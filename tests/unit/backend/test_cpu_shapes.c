@@ -39,6 +39,18 @@ static const struct {
     { "weighted_srelu", "x=F[150,301] probs=S[150]" },
     { "gelu", "x=F[150,301]" },
     { "gelu", "x=F[150,301] @approx=tanh" },
+    { "gelu", "x=F[150,301] @approx=quick" },
+    { "attention", "q=F[260,176] k=F[260,176] v=F[260,176] seq_start=- @heads=2 @kv_heads=2 "
+                   "@head_dim=88 @seq=130 @packed=0 @causal=0" },
+    { "attention", "q=F[300,64] k=F[300,32] v=F[300,16] seq_start=- @heads=4 @kv_heads=2 "
+                   "@head_dim=16 @seq=20 @packed=0 @causal=0" },
+    { "patchify", "pixels=F[2,3,56,56] @patch=14" },
+    { "patch_positions", "x=F[150,130] pos=F[51,130] cls=F[130] @class=last" },
+    { "patch_positions", "x=F[600,301] pos=F[101,301] cls=F[301] @class=first" },
+    { "shuffle_patches", "x=F[290,130] @grid=12 @ratio=2 @class=last" },
+    { "rope_2d", "x=F[130,176] @head_dim=88 @grid=8 @class=last @inv_freq=1,0.9,0.8,0.7,0.6,0.5,"
+                 "0.4,0.3,0.2,0.1,0.09,0.08,0.07,0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,0.007" },
+    { "merge_rows", "x=F[300,150] features=F[40,150] rows=i32[300]<40" },
     { "cast", "x=F[90,301] @dtype=bf16" },
     { "embedding", "ids=i32[300]<40 table=F[40,150]" },
     { "cross_entropy", "logits=F[9,5003] targets=i32[9]<5003 weight=S[9]pos" },

@@ -142,6 +142,18 @@ static const struct {
     { "weighted_srelu", "x=F[30,1040] probs=S[30]" },
     { "gelu", "x=F[1500,301]" },
     { "gelu", "x=F[150,304] @approx=tanh" },
+    { "gelu", "x=F[150,304] @approx=quick" },
+    { "gelu", "x=F[150,301] @approx=quick" },
+    { "patchify", "pixels=F[2,3,56,56] @patch=14" },
+    { "patch_positions", "x=F[150,136] pos=F[51,136] cls=F[136] @class=last" },
+    { "patch_positions", "x=F[600,301] pos=F[101,301] cls=F[301] @class=first" },
+    { "patch_positions", "x=F[300,264] pos=F[100,264]" },
+    { "shuffle_patches", "x=F[290,136] @grid=12 @ratio=2 @class=last" },
+    { "shuffle_patches", "x=F[290,131] @grid=12 @ratio=3 @class=first" },
+    { "rope_2d", "x=F[130,176] @head_dim=88 @grid=8 @class=last @inv_freq=1,0.9,0.8,0.7,0.6,0.5,"
+                 "0.4,0.3,0.2,0.1,0.09,0.08,0.07,0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,0.007" },
+    { "merge_rows", "x=F[700,152] features=F[40,152] rows=i32[700]<40" },
+    { "merge_rows", "x=F[300,1301] features=F[5,1301] rows=i32[300]<5" },
     { "add", "a=F[150,301] b=F[150,301]" },
     { "add", "a=F[150,304] b=F[150,304]" },
     { "cast", "x=F[900,301] @dtype=bf16" },
@@ -224,6 +236,14 @@ static const struct {
     { "attention", WHOLE(384, 384, 192, 96, 96) " @heads=2 @kv_heads=1 @head_dim=96 @scale=0.2" },
     { "attention", WHOLE(300, 100, 128, 128, 128) " @heads=2 @kv_heads=2 @head_dim=64" },
     { "attention", WHOLE(300, 100, 128, 128, 128) " @heads=2 @kv_heads=2 @head_dim=64 @chunk=33" },
+    { "attention", "q=F[290,176] k=F[290,176] v=F[290,176] seq_start=- @heads=2 @kv_heads=2 "
+                   "@head_dim=88 @seq=145 @packed=0 @causal=0" },
+    { "attention", "q=F[300,128] k=F[300,64] v=F[300,32] seq_start=- @heads=4 @kv_heads=2 "
+                   "@head_dim=32 @seq=20 @packed=0 @causal=0" },
+    { "attention", "q=F[192,256] k=F[192,128] v=F[192,128] seq_start=- @heads=2 @kv_heads=1 "
+                   "@head_dim=128 @seq=64 @packed=0 @causal=0" },
+    { "attention", "q=F[70,130] k=F[70,130] v=F[70,130] seq_start=- @heads=2 @kv_heads=2 "
+                   "@head_dim=65 @seq=35 @packed=0 @causal=0" },
     { "rope_tail", "x=F[33,96] positions=i32[33]<90000 @head_dim=24 @inv_freq=1,0.3,0.1,0.01" },
     { "rope_tail", "x=F[5,21] positions=i32[5]<90 @head_dim=7 @inv_freq=1,0.3 @factor=1.5" },
     { "mla_kv", "kv=F[70,192] kr=F[70,8] positions=i32[70]<90000 @heads=4 @nope_dim=32 "

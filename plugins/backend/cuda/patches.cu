@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// patches.cu - rows of pictures: tiles cut into patches, positions and class rows added, patches
+// shuffled into wider rows, rotated in two dimensions, merged into a text's rows. Packs of 16 bytes
+// where rows are whole ones. Bytes: operands once each way; floor: bytes / the copy bandwidth
+// (rope_2d of 16 tiles of 577 rows, 1408 wide, bf16: 52 MB, 12 us at 4.27 TB/s). Gradients that
+// sum over rows are added in the order of the rows by the thread that owns the column. A feature
+// outside its operand makes its token NaN: the run's checks find it.
+
+#include "pack.cuh"
+#include "rope.h"
+
+struct patches {
+    struct kernel base;
+    int64_t rows, d;      // rows that lie apart, their width
+    int64_t tile;         // rows of a tile
+    int first, at;        // of a tile: patch 0, the class row (-1: none)
+    int high, wide, ratio, inverse;
+    int64_t features;     // merge_rows
+    int channels, side, patch;
+    rope_args turn;
+};
+
+struct grid_args { // by value in a launch
+    int64_t rows, tile;
+    int first, at, high, wide, ratio, inverse;
+};
+
+#define SELF const struct patches *k = (const struct patches *)base
+#define KERNEL __global__ void __launch_bounds__(THREADS)
+
+static grid_args grid_of(const struct patches *k)
+{
+    return grid_args{ k->rows, k->tile, k->first, k->at, k->high, k->wide, k->ratio, k->inverse };
+}
+
+// ---- patchify: a thread a value of a patch ------------------------------------------------------
+template <typename F>
+KERNEL patchify(const F *x, F *y, int64_t n, int channels, int side, int p)
+{
+    int g = side / p, width = channels * p * p;
+    GRID_LOOP(i, n) {
+        int64_t row = i / width, tile = row / (g * g);
+        int at = (int)(i - row * width), cell = (int)(row - tile * g * g);
+        int ch = at / (p * p), r = at / p % p, c = at % p;
+        y[i] = x[((tile * channels + ch) * side + cell / g * p + r) * side + cell % g * p + c];
+    }
+}
+
+static mr_status patchify_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    int64_t n = k->rows * k->d;
+    if (n)
+        WITH_TYPE(base->in_kind[0], (patchify<F><<<grid_for(n), THREADS, 0, stream>>>(
+            (const F *)in[0].data, (F *)out[0].data, n, k->channels, k->side, k->patch)));
+    return cuda_launched(base, err);
+}
+
+// ---- patch_positions ----------------------------------------------------------------------------
+template <typename F, int V, int U>
+KERNEL positions(const F *x, const F *pos, const F *cls, F *y, const grid_args a, uint32_t packs)
+{
+    row_packs<U> mine(packs);
+    int64_t patches = a.tile - (a.at >= 0);
+    pack<F, V> p[U], q[U];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows) {
+            int64_t n = s.row / a.tile;
+            int at = (int)(s.row - n * a.tile);
+            if (at == a.at)
+                p[u].load(cls, (int64_t)s.col * V);
+            else
+                p[u].load(x, ((n * patches + at - a.first) * packs + s.col) * V);
+            q[u].load(pos, ((int64_t)at * packs + s.col) * V);
+        }
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows) {
+            float v[V], w[V];
+            p[u].widen(v);
+            q[u].widen(w);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                v[j] += w[j];
+            p[u].narrow(v);
+            p[u].store(y, (s.row * packs + s.col) * V);
+        }
+}
+
+static mr_status positions_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    bool whole = k->d % WIDE_V == 0 && aligned16(in[0].data, in[1].data, in[2].data, out[0].data);
+    if (k->rows && k->d)
+        WITH_PACK(base->in_kind[0], whole, (
+            positions<F, V, 2><<<pack_grid<2>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
+                (const F *)in[0].data, (const F *)in[1].data, (const F *)in[2].data,
+                (F *)out[0].data, grid_of(k), (uint32_t)(k->d / V))));
+    return cuda_launched(base, err);
+}
+
+// a block a row of a tile and THREADS columns, over the tiles
+template <typename F>
+KERNEL positions_wgrad(const F *dy, float *dpos, float *dcls, const grid_args a, int64_t width)
+{
+    int64_t col = blockIdx.y * (int64_t)THREADS + threadIdx.x, row = blockIdx.x;
+    if (col >= width || (!dpos && row != a.at))
+        return;
+    float sum = 0;
+    for (int64_t r = row; r < a.rows; r += a.tile)
+        sum += ld(dy, r * width + col);
+    if (dpos)
+        dpos[row * width + col] += sum;
+    if (dcls && row == a.at)
+        dcls[col] += sum;
+}
+
+static mr_status positions_wgrad_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws, (void)out;
+    dim3 grid((unsigned)k->tile, (unsigned)cuda_ceil(k->d, THREADS));
+    if (k->rows && k->d)
+        WITH_TYPE(base->in_kind[0], (positions_wgrad<F><<<grid, THREADS, 0, stream>>>(
+            (const F *)in[0].data, (float *)in[1].data, (float *)in[2].data, grid_of(k), k->d)));
+    return cuda_launched(base, err);
+}
+
+// ---- shuffle_patches: by the rows that lie apart ------------------------------------------------
+template <typename F, int V, int U>
+KERNEL shuffle(const F *x, F *y, const grid_args a, uint32_t packs)
+{
+    row_packs<U> mine(packs);
+    pack<F, V> p[U];
+    int q = a.ratio, outs = a.high * a.wide / (q * q);
+    int64_t joined[U];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows) {
+            int64_t n = s.row / a.tile;
+            int at = (int)(s.row - n * a.tile), patch = at - a.first;
+            int row = patch / a.wide, col = patch % a.wide;
+            joined[u] = -1;
+            if (at != a.at)
+                joined[u] = ((n * outs + row / q * (a.wide / q) + col / q) * q * q + row % q * q +
+                             col % q) * packs + s.col;
+            if (at != a.at)
+                p[u].load(x, (a.inverse ? joined[u] : s.row * packs + s.col) * V);
+            else {
+                float zero[V] = {};
+                p[u].narrow(zero);
+            }
+        }
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows && (a.inverse || joined[u] >= 0))
+            p[u].store(y, (a.inverse ? s.row * packs + s.col : joined[u]) * V);
+}
+
+static mr_status shuffle_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    if (k->rows && k->d)
+        WITH_PACK(base->in_kind[0], k->d % WIDE_V == 0 && aligned16(in[0].data, out[0].data), (
+            shuffle<F, V, 4><<<pack_grid<4>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
+                (const F *)in[0].data, (F *)out[0].data, grid_of(k), (uint32_t)(k->d / V))));
+    return cuda_launched(base, err);
+}
+
+// ---- rope_2d: a block a row; its cosines and sines serve all heads ------------------------------
+template <typename F>
+KERNEL rope_2d(const F *x, F *y, const grid_args a, const __grid_constant__ rope_args r)
+{
+    __shared__ float table[2 * MAX_PAIRS];
+    int64_t row = blockIdx.x;
+    int at = (int)(row % a.tile), patch = at - a.first, pairs = 2 * r.pairs;
+    for (int i = threadIdx.x; i < pairs; i += THREADS) {
+        int place = (i < r.pairs ? patch % a.wide : patch / a.wide) + 1;
+        cos_sin(r, i % r.pairs, at == a.at ? 0 : place, table[i], table[MAX_PAIRS + i]);
+    }
+    __syncthreads();
+    x += row * r.width;
+    y += row * r.width;
+    int half = (r.head_dim + 1) / 2; // a thread does a pair, or two values that pass unchanged
+    for (int e = threadIdx.x; e < r.width / r.head_dim * half; e += THREADS) {
+        int i = e % half, ia = e / half * r.head_dim + 2 * i;
+        bool two = 2 * i + 1 < r.head_dim;
+        float p = ld(x, ia), q = two ? ld(x, ia + 1) : 0;
+        if (i < pairs) {
+            float co = table[i], si = table[MAX_PAIRS + i], t = p;
+            p = t * co - q * si;
+            q = t * si + q * co;
+        }
+        st(y, ia, p);
+        if (two)
+            st(y, ia + 1, q);
+    }
+}
+
+static mr_status rope_2d_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    if (k->rows)
+        WITH_TYPE(base->in_kind[0], (rope_2d<F><<<(unsigned)k->rows, THREADS, 0, stream>>>(
+            (const F *)in[0].data, (F *)out[0].data, grid_of(k), k->turn)));
+    return cuda_launched(base, err);
+}
+
+// ---- merge_rows ---------------------------------------------------------------------------------
+// Without features: the gradient by x, zeros where a feature stood.
+template <typename F, int V, int U>
+KERNEL merge(const F *x, const F *f, const int32_t *rows, F *y, int64_t tokens, int64_t features,
+             uint32_t packs)
+{
+    row_packs<U> mine(packs);
+    pack<F, V> p[U];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < tokens) {
+            int64_t m = rows[s.row];
+            if (m < 0) {
+                p[u].load(x, (s.row * packs + s.col) * V);
+            } else if (f && m < features) {
+                p[u].load(f, (m * packs + s.col) * V);
+            } else {
+                float v[V];
+#pragma unroll
+                for (int j = 0; j < V; j++)
+                    v[j] = m < features ? 0 : nanf("");
+                p[u].narrow(v);
+            }
+        }
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < tokens)
+            p[u].store(y, (s.row * packs + s.col) * V);
+}
+
+// A block a feature and THREADS packs of columns: finds its tokens, in order, and adds them up.
+template <typename F, int V>
+KERNEL merge_dfeatures(const F *dy, const int32_t *rows, F *df, int tokens, int64_t width)
+{
+    __shared__ int hits[THREADS], warps[THREADS / 32];
+    int m = (int)blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int64_t col = (blockIdx.y * (int64_t)THREADS + threadIdx.x) * V;
+    float sum[V] = {};
+    for (int t0 = 0; t0 < tokens; t0 += THREADS) {
+        int t = t0 + (int)threadIdx.x, n = 0, before = 0;
+        bool hit = t < tokens && rows[t] == m;
+        if (!__syncthreads_or(hit))
+            continue;
+        unsigned mine = __ballot_sync(~0u, hit);
+        if (!lane)
+            warps[warp] = __popc(mine);
+        __syncthreads();
+        for (int w = 0; w < THREADS / 32; w++) {
+            before += w < warp ? warps[w] : 0;
+            n += warps[w];
+        }
+        if (hit)
+            hits[before + __popc(mine & ((1u << lane) - 1))] = t;
+        __syncthreads();
+        for (int i = 0; i < n && col < width; i++) {
+            pack<F, V> p;
+            float v[V];
+            p.load(dy, hits[i] * width + col);
+            p.widen(v);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                sum[j] += v[j];
+        }
+    }
+    if (col < width) {
+        pack<F, V> p;
+        p.narrow(sum);
+        p.store(df, m * width + col);
+    }
+}
+
+static mr_status merge_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    bool whole = k->d % WIDE_V == 0 && aligned16(in[0].data, in[1].data, out[0].data);
+    if (k->rows && k->d)
+        WITH_PACK(base->in_kind[0], whole, (
+            merge<F, V, 4><<<pack_grid<4>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
+                (const F *)in[0].data, (const F *)in[1].data, (const int32_t *)in[2].data,
+                (F *)out[0].data, k->rows, k->features, (uint32_t)(k->d / V))));
+    return cuda_launched(base, err);
+}
+
+static mr_status merge_bwd_run(RUN_ARGS)
+{
+    SELF;
+    (void)ws;
+    const int32_t *rows = (const int32_t *)in[1].data;
+    bool whole = k->d % WIDE_V == 0 && aligned16(in[0].data, out[0].data, out[1].data);
+    if (k->d)
+        WITH_PACK(base->in_kind[0], whole, {
+            if (k->rows)
+                merge<F, V, 4><<<pack_grid<4>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
+                    (const F *)in[0].data, (const F *)nullptr, rows, (F *)out[0].data, k->rows,
+                    k->features, (uint32_t)(k->d / V));
+            if (k->features)
+                merge_dfeatures<F, V><<<dim3((unsigned)k->features,
+                                             (unsigned)cuda_ceil(k->d, THREADS * V)),
+                                        THREADS, 0, stream>>>(
+                    (const F *)in[0].data, rows, (F *)out[1].data, (int)k->rows, k->d);
+        });
+    return cuda_launched(base, err);
+}
+
+// ---- from types to kernels ----------------------------------------------------------------------
+// of a tile of `patches` patches, beside which there may be a class row
+static void classes(struct patches *k, const mr_call *c, int64_t patches)
+{
+    const char *where = mr_attr_s(c, "class", "none");
+    int first = !strcmp(where, "first"), last = !strcmp(where, "last");
+    k->tile = patches + (first || last);
+    k->first = first;
+    k->at = first ? 0 : last ? (int)patches : -1;
+}
+
+static mr_status fits(const struct patches *k, uint32_t inputs, mr_err *err)
+{
+    mr_status bad = same_kinds(&k->base, inputs, err);
+    if (!bad && (k->rows > INT32_MAX || k->tile > INT32_MAX || cuda_ceil(k->d, THREADS) > 65535))
+        bad = cuda_refuse(&k->base, err, "more rows or columns than the launch grid counts");
+    return bad ? bad : packs_fit(&k->base, k->rows * k->d, k->d, err);
+}
+
+static mr_status patchify_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct patches *k = (struct patches *)base;
+    k->rows = mr_rows(c->out[0]);
+    k->d = mr_last(c->out[0]);
+    k->channels = (int)c->in[0]->dim[1];
+    k->side = (int)c->in[0]->dim[2];
+    k->patch = (int)mr_attr_i(c, "patch", 1);
+    base->run = patchify_run;
+    if (c->in[0]->dim[1] > 1 << 16 || c->in[0]->dim[2] > 1 << 15 ||
+        (int64_t)k->channels * k->patch * k->patch > INT32_MAX)
+        return cuda_refuse(base, err, "tiles of more than 32768 pixels a side");
+    return fits(k, 1, err);
+}
+
+static mr_status positions_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct patches *k = (struct patches *)base;
+    int wgrad = !c->n_out, has_class = strcmp(mr_attr_s(c, "class", "none"), "none") != 0;
+    int64_t tile = wgrad ? mr_attr_i(c, "rows", 1) : c->in[1]->dim[0];
+    classes(k, c, tile - has_class);
+    k->rows = mr_rows(wgrad ? c->in[0] : c->out[0]);
+    k->d = mr_last(c->in[0]);
+    base->run = wgrad ? positions_wgrad_run : positions_run;
+    return fits(k, wgrad ? 1 : 7, err);
+}
+
+static mr_status shuffle_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct patches *k = (struct patches *)base;
+    int64_t wide = mr_attr_i(c, "grid", 1), runs = mr_attr_i(c, "runs", 0);
+    k->wide = (int)wide;
+    k->high = (int)(runs ? runs : wide);
+    k->ratio = (int)mr_attr_i(c, "ratio", 1);
+    k->inverse = mr_attr_i(c, "inverse", 0) != 0;
+    classes(k, c, (int64_t)k->high * k->wide);
+    const mr_type *apart = k->inverse ? c->out[0] : c->in[0];
+    k->rows = mr_rows(apart);
+    k->d = mr_last(apart);
+    base->run = shuffle_run;
+    return fits(k, 1, err);
+}
+
+static mr_status rope_2d_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct patches *k = (struct patches *)base;
+    const mr_attr *f = mr_attr_find(c, "inv_freq");
+    const double tau = 6.283185307179586476925;
+    int64_t wide = mr_attr_i(c, "grid", 1);
+    if (!f || f->n > MAX_PAIRS / 2 || mr_last(c->in[0]) > 1 << 30)
+        return cuda_refuse(base, err, "more than 128 frequencies, or rows above 2^30 values");
+    k->wide = (int)wide;
+    classes(k, c, wide * wide);
+    k->rows = mr_rows(c->in[0]);
+    k->d = mr_last(c->in[0]);
+    k->turn.width = (int)k->d;
+    k->turn.head_dim = (int)mr_attr_i(c, "head_dim", k->d);
+    k->turn.pairs = (int)f->n;
+    k->turn.factor = 1;
+    for (uint32_t i = 0; i < f->n; i++)
+        k->turn.turns[i] = (mr_attr_i(c, "inverse", 0) ? -1 : 1) * f->u.fs[i] / tau;
+    base->run = rope_2d_run;
+    return fits(k, 1, err);
+}
+
+static mr_status merge_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct patches *k = (struct patches *)base;
+    int bwd = c->n_in == 2;
+    k->rows = mr_rows(c->in[0]);
+    k->d = mr_last(c->in[0]);
+    k->features = bwd ? mr_attr_i(c, "features", 0) : mr_rows(c->in[1]);
+    base->run = bwd ? merge_bwd_run : merge_run;
+    if (k->features > INT32_MAX)
+        return cuda_refuse(base, err, "more features than a 32-bit index names");
+    return fits(k, bwd ? 1 : 3, err);
+}
+
+const struct op_row cuda_patches_rows[] = {
+    { "patchify", "x>x", sizeof(struct patches), patchify_prepare, 0, 0 },
+    { "patch_positions", "xxX>x", sizeof(struct patches), positions_prepare, 0, 0 },
+    { "patch_positions.wgrad", "xFF>", sizeof(struct patches), positions_prepare, 0, 0 },
+    { "shuffle_patches", "x>x", sizeof(struct patches), shuffle_prepare, 0, 0 },
+    { "rope_2d", "x>x", sizeof(struct patches), rope_2d_prepare, MR_K_INPLACE0, 0 },
+    { "merge_rows", "xxi>x", sizeof(struct patches), merge_prepare, 0, 0 },
+    { "merge_rows.bwd", "xi>xx", sizeof(struct patches), merge_prepare, 0, 0 },
+    {},
+};
