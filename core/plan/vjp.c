@@ -199,14 +199,6 @@ static void mark_w(mr_prog *p, size_t first)
     }
 }
 
-static bool listed(const mr_list *l, const char *name)
-{
-    for (uint64_t i = 0; l && i < l->n; i++)
-        if (!strcmp(l->v[i], name))
-            return true;
-    return false;
-}
-
 mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const mr_list *constant,
                        const char *only, mr_err *err)
 {
