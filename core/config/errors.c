@@ -156,6 +156,13 @@ PAGE(IMAGE_COUNT, "Pictures and their places in the text do not match",
 "Usual causes: a forgotten or doubled placeholder; --ids that were made for other pictures or\n"
 "another grid of tiles; a tokenizer that does not know the words of the grid as special.\n"
 "What to do: give --text with one placeholder a picture (the message names it), in order.\n")
+PAGE(TEMPLATE, "A chat template stopped",
+"The message gives the template and its line. A template may refuse messages itself\n"
+"(raise_exception): roles that do not take turns, a system message it has no place for.\n"
+"Usual causes: messages of a form that this model was not trained on; a template that uses\n"
+"something of Jinja that mrun lacks, or that passes a limit on steps, memory or depth.\n"
+"What to do: change the messages as the text says; `mrun tokenize --chat` shows what comes out.\n"
+"Another template is taken with --chat-template FILE.\n")
 
 /* ---- 4xx: models, programs, plans ------------------------------------------------ */
 
