@@ -245,6 +245,12 @@ static mr_status read_operand(const mr_op_def *def, const char *text, const mri_
     while (i < sig->n_in && (strlen(sig->in[i].name) != (size_t)(eq - w) ||
                              memcmp(sig->in[i].name, w, (size_t)(eq - w))))
         i++;
+    for (uint32_t o = 0; i == sig->n_in && o < sig->n_out; o++) /* outputs from this on: left out */
+        if (strlen(sig->out[o].name) == (size_t)(eq - w) && !strcmp(eq + 1, "-") &&
+            !memcmp(sig->out[o].name, w, (size_t)(eq - w))) {
+            c->call.n_out = o;
+            return 0;
+        }
     if (i == sig->n_in)
         return bad(err, def, text, "no operand \"%.*s\" in (%s)", (int)(eq - w), w, def->sig);
     if (c->in_ptr[i])
@@ -324,12 +330,12 @@ static mr_status make(const mr_op_def *def, const char *text, const char *dtype,
         else
             MR_TRY(read_operand(def, text, &sig, w, dtype, seed, most, c, err));
     }
-    for (uint32_t i = 0; i < sig.n_out; i++) {
+    for (uint32_t i = 0; i < c->call.n_out; i++) {
         out[i] = &c->out_type[i];
         c->out_ptr[i] = out[i];
     }
     MR_TRY(mri_op_check_call(def, &c->call, out, err));
-    for (uint32_t i = 0; i < sig.n_out; i++)
+    for (uint32_t i = 0; i < c->call.n_out; i++)
         c->out[i].data = alloc64(mr_bytes(&c->out_type[i]));
 out:
     if (st)

@@ -33,5 +33,9 @@ MRI_OP_FAMILY(patches)          /* patchify, patch_positions, .wgrad            
 MRI_OP_FAMILY(shuffle_patches)  /* shuffle_patches                              */
 MRI_OP_FAMILY(rope_2d)          /* rope_2d                                      */
 MRI_OP_FAMILY(merge_rows)       /* merge_rows, .bwd                             */
+MRI_OP_FAMILY(linears)          /* linears, linear_swiglu                       */
+MRI_OP_FAMILY(experts)          /* experts_swiglu, experts_add                  */
+MRI_OP_FAMILY(router)           /* router                                       */
+MRI_OP_FAMILY(argmax)           /* argmax                                       */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
 MRI_OP_FAMILY(draw)             /* draw                                         */

@@ -6,52 +6,6 @@
 #include "fuse.h"
 #include <string.h>
 
-static bool is(const mri_node *n, const char *op)
-{
-    return n && !strcmp(n->def->id, op);
-}
-
-static uint32_t index_of(const mr_prog *p, const mri_node *n)
-{
-    return (uint32_t)(n - p->nodes.v);
-}
-
-static void set(mri_fusion *f, const char *op, const mr_val *in, uint32_t n_in)
-{
-    f->op = op;
-    memcpy(f->in, in, n_in * sizeof *in);
-    f->n_in = n_in;
-}
-
-static void outputs(mri_fusion *f, const mri_node *n)
-{
-    memcpy(f->out, n->out, n->n_out * sizeof *n->out);
-    f->n_out = n->n_out;
-}
-
-static void drop(const mr_prog *p, mri_fusion *f, const mri_node *n)
-{
-    f->drop[f->n_drop++] = index_of(p, n);
-}
-
-static void attrs(mri_fusion *f, const mri_node *n, const char *but)
-{
-    for (uint32_t i = 0; i < n->n_attr; i++)
-        if (!but || strcmp(n->attr[i].key, but))
-            f->attr[f->n_attr++] = n->attr[i];
-}
-
-static mr_call call_of(const mri_node *n) /* attributes only */
-{
-    return (mr_call){ .size = sizeof(mr_call), .n_attr = n->n_attr, .attr = n->attr };
-}
-
-static int64_t attr_i(const mri_node *n, const char *key, int64_t def)
-{
-    mr_call c = call_of(n);
-    return mr_attr_i(&c, key, def);
-}
-
 /* ---- something + a product or a gather ------------------------------------------------------ */
 
 /* The operand of an `add` that this op makes and nobody else reads, the one made last if both;
@@ -61,7 +15,7 @@ static const mri_node *summand(const mr_prog *p, const mri_node *add, const char
     const mri_node *best = NULL;
     for (uint32_t i = 0; i < 2; i++) {
         const mri_node *m = mri_fuse_maker(p, add->in[i]);
-        if (is(m, op) && add->in[0] != add->in[1] && m->out[0] == add->in[i] &&
+        if (mri_fuse_is(m, op) && add->in[0] != add->in[1] && m->out[0] == add->in[i] &&
             mri_fuse_readers(p, add->in[i], NULL, 0) == 1 && (!best || m > best)) {
             best = m;
             *other = add->in[!i];
@@ -79,10 +33,10 @@ static bool add_into(const mr_prog *p, uint32_t at, mri_fusion *f, const char *f
     if (!m || m->n_in + 1 > MRI_MAX_OPERANDS)
         return false;
     memcpy(in + 1, m->in, m->n_in * sizeof *in);
-    set(f, op, in, m->n_in + 1);
-    outputs(f, add);
-    drop(p, f, m);
-    drop(p, f, add);
+    mri_fuse_set(f, op, in, m->n_in + 1);
+    mri_fuse_outputs(f, add);
+    mri_fuse_drop(p, f, m);
+    mri_fuse_drop(p, f, add);
     return true;
 }
 
@@ -104,11 +58,11 @@ static bool unpermute_add(const mr_prog *p, uint32_t at, mri_fusion *f)
     const mri_node *m = summand(p, add, "unpermute", &a);
     if (!m)
         return false;
-    set(f, "unpermute_add", (mr_val[]){ a, 0, m->in[0], m->in[1], m->in[2], m->in[3] }, 6);
-    outputs(f, add);
-    attrs(f, m, NULL);
-    drop(p, f, m);
-    drop(p, f, add);
+    mri_fuse_set(f, "unpermute_add", (mr_val[]){ a, 0, m->in[0], m->in[1], m->in[2], m->in[3] }, 6);
+    mri_fuse_outputs(f, add);
+    mri_fuse_attrs(f, m, NULL);
+    mri_fuse_drop(p, f, m);
+    mri_fuse_drop(p, f, add);
     return true;
 }
 
@@ -119,11 +73,12 @@ static bool unpermute_add_twice(const mr_prog *p, uint32_t at, mri_fusion *f)
     const mri_node *m = summand(p, add, "unpermute_add", &b);
     if (!m || m->in[1])
         return false;
-    set(f, "unpermute_add", (mr_val[]){ m->in[0], b, m->in[2], m->in[3], m->in[4], m->in[5] }, 6);
-    outputs(f, add);
-    attrs(f, m, NULL);
-    drop(p, f, m);
-    drop(p, f, add);
+    mri_fuse_set(f, "unpermute_add",
+                 (mr_val[]){ m->in[0], b, m->in[2], m->in[3], m->in[4], m->in[5] }, 6);
+    mri_fuse_outputs(f, add);
+    mri_fuse_attrs(f, m, NULL);
+    mri_fuse_drop(p, f, m);
+    mri_fuse_drop(p, f, add);
     return true;
 }
 
@@ -142,29 +97,29 @@ static bool known_gelu(const mri_node *n)
 static bool linear_gelu(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
     const mri_node *gelu = &p->nodes.v[at], *m = mri_fuse_maker(p, gelu->in[0]);
-    if (!is(m, "linear") || !known_gelu(gelu))
+    if (!mri_fuse_is(m, "linear") || !known_gelu(gelu))
         return false;
-    set(f, "linear_gelu", m->in, m->n_in);
+    mri_fuse_set(f, "linear_gelu", m->in, m->n_in);
     f->out[0] = gelu->out[0];
     f->out[1] = gelu->in[0];
     f->n_out = mri_fuse_readers(p, gelu->in[0], NULL, 0) > 1 ||
                mri_fuse_is_output(p, gelu->in[0]) ? 2 : 1;
-    attrs(f, gelu, NULL);
-    drop(p, f, m);
-    drop(p, f, gelu);
+    mri_fuse_attrs(f, gelu, NULL);
+    mri_fuse_drop(p, f, m);
+    mri_fuse_drop(p, f, gelu);
     return true;
 }
 
 static bool linear_gelu_dgrad(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
     const mri_node *back = &p->nodes.v[at], *m = mri_fuse_maker(p, back->in[0]);
-    if (!is(m, "linear.dgrad") || !known_gelu(back))
+    if (!mri_fuse_is(m, "linear.dgrad") || !known_gelu(back))
         return false;
-    set(f, "linear_gelu.dgrad", (mr_val[]){ m->in[0], m->in[1], back->in[1] }, 3);
-    outputs(f, back);
-    attrs(f, back, NULL);
-    drop(p, f, m);
-    drop(p, f, back);
+    mri_fuse_set(f, "linear_gelu.dgrad", (mr_val[]){ m->in[0], m->in[1], back->in[1] }, 3);
+    mri_fuse_outputs(f, back);
+    mri_fuse_attrs(f, back, NULL);
+    mri_fuse_drop(p, f, m);
+    mri_fuse_drop(p, f, back);
     return true;
 }
 
@@ -177,14 +132,16 @@ static bool permute_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
     uint32_t reader[8], n = mri_fuse_readers(p, d->in[0], reader, 8);
     for (uint32_t i = 0; i < n && i < 8; i++) {
         const mri_node *u = &p->nodes.v[reader[i]];
-        if (!is(u, "unpermute") || u->in[0] != d->in[0] || u->in[1] != d->in[2] || !u->in[3])
+        if (!mri_fuse_is(u, "unpermute") || u->in[0] != d->in[0] || u->in[1] != d->in[2] ||
+            !u->in[3])
             continue;
-        set(f, "permute.bwd", (mr_val[]){ 0, u->in[0], d->in[1], u->in[1], u->in[2], u->in[3] }, 6);
+        mri_fuse_set(f, "permute.bwd",
+                     (mr_val[]){ 0, u->in[0], d->in[1], u->in[1], u->in[2], u->in[3] }, 6);
         f->out[0] = u->out[0];
         f->out[1] = d->out[0];
         f->n_out = 2;
-        drop(p, f, u);
-        drop(p, f, d);
+        mri_fuse_drop(p, f, u);
+        mri_fuse_drop(p, f, d);
         return true;
     }
     return false;
@@ -198,40 +155,34 @@ static bool permute_bwd_add(const mr_prog *p, uint32_t at, mri_fusion *f)
     if (!m || m->in[0])
         return false;
     memcpy(in + 1, m->in + 1, (m->n_in - 1) * sizeof *in);
-    set(f, "permute.bwd", in, m->n_in);
+    mri_fuse_set(f, "permute.bwd", in, m->n_in);
     f->out[0] = add->out[0];
     f->out[1] = m->out[1];
     f->n_out = 2;
-    drop(p, f, m);
-    drop(p, f, add);
+    mri_fuse_drop(p, f, m);
+    mri_fuse_drop(p, f, add);
     return true;
 }
 
 /* ---- norms ---------------------------------------------------------------------------------- */
-
-static bool whole_row(const mr_prog *p, const mri_node *norm, mr_val x)
-{
-    int64_t group = attr_i(norm, "group", 0);
-    return !group || group == mr_last(&mri_val(p, x)->type);
-}
 
 /* h = a + b, y = norm(h): h stays, the stream goes on with it */
 static bool add_norm(const mr_prog *p, uint32_t at, mri_fusion *f, const char *op)
 {
     const mri_node *norm = &p->nodes.v[at], *add = mri_fuse_maker(p, norm->in[0]);
     mr_val in[MRI_MAX_OPERANDS];
-    if (!is(add, "add") || !whole_row(p, norm, norm->in[0]))
+    if (!mri_fuse_is(add, "add") || !mri_fuse_whole_row(p, norm, norm->in[0]))
         return false;
     memcpy(in, add->in, 2 * sizeof *in);
     memcpy(in + 2, norm->in + 1, (norm->n_in - 1) * sizeof *in);
-    set(f, op, in, norm->n_in + 1);
+    mri_fuse_set(f, op, in, norm->n_in + 1);
     f->out[0] = norm->out[0];
     f->out[1] = add->out[0];
     memcpy(f->out + 2, norm->out + 1, (norm->n_out - 1) * sizeof *in);
     f->n_out = norm->n_out + 1;
-    attrs(f, norm, "group");
-    drop(p, f, norm);
-    drop(p, f, add);
+    mri_fuse_attrs(f, norm, "group");
+    mri_fuse_drop(p, f, norm);
+    mri_fuse_drop(p, f, add);
     return true;
 }
 
@@ -251,7 +202,7 @@ static bool add_rmsnorm_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
     if (!add_into(p, at, f, "rmsnorm.bwd", "add_rmsnorm.bwd"))
         return false;
     const mri_node *m = &p->nodes.v[f->drop[0]];
-    return whole_row(p, m, m->in[1]);
+    return mri_fuse_whole_row(p, m, m->in[1]);
 }
 
 static bool add_layernorm_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
@@ -263,8 +214,8 @@ static bool add_layernorm_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
 
 static bool norm_of_heads(const mr_prog *p, const mri_node *norm, const mri_node *rope)
 {
-    int64_t C = attr_i(rope, "head_dim", 0), group = attr_i(norm, "group", 0);
-    return is(norm, "rmsnorm") && !norm->in[1] &&
+    int64_t C = mri_fuse_attr_i(rope, "head_dim", 0), group = mri_fuse_attr_i(norm, "group", 0);
+    return mri_fuse_is(norm, "rmsnorm") && !norm->in[1] &&
            (group ? group : mr_last(&mri_val(p, norm->in[0])->type)) == C;
 }
 
@@ -274,24 +225,24 @@ static bool rope_norm(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
     const mri_node *norm = &p->nodes.v[at], *rope = mri_fuse_maker(p, norm->in[0]);
     uint32_t reader[8], n;
-    if (!is(rope, "rope") || mri_fuse_is_output(p, rope->out[0]))
+    if (!mri_fuse_is(rope, "rope") || mri_fuse_is_output(p, rope->out[0]))
         return false;
     n = mri_fuse_readers(p, rope->out[0], reader, 8);
     for (uint32_t i = 0; i < n; i++)
         if (i >= 8 || !norm_of_heads(p, &p->nodes.v[reader[i]], rope))
             return false;
-    set(f, "rope_norm", rope->in, 2);
-    outputs(f, norm);
-    attrs(f, rope, NULL);
-    attrs(f, norm, "group");
-    drop(p, f, norm);
+    mri_fuse_set(f, "rope_norm", rope->in, 2);
+    mri_fuse_outputs(f, norm);
+    mri_fuse_attrs(f, rope, NULL);
+    mri_fuse_attrs(f, norm, "group");
+    mri_fuse_drop(p, f, norm);
     return true;
 }
 
 /* Do two rope nodes turn by equal angles, one back? */
 static bool turns_back(const mri_node *rope, const mri_node *back)
 {
-    mr_call a = call_of(rope), b = call_of(back);
+    mr_call a = mri_fuse_call(rope), b = mri_fuse_call(back);
     const mr_attr *fa = mr_attr_find(&a, "inv_freq"), *fb = mr_attr_find(&b, "inv_freq");
     return rope->in[1] == back->in[1] && fa && fb && fa->n == fb->n &&
            !memcmp(fa->u.fs, fb->u.fs, fa->n * sizeof(double)) &&
@@ -307,18 +258,19 @@ static bool rope_norm_bwd(const mr_prog *p, uint32_t at, mri_fusion *f)
 {
     const mri_node *back = &p->nodes.v[at], *d = mri_fuse_maker(p, back->in[0]);
     const mri_node *rope, *norm;
-    if (!is(d, "rmsnorm.bwd") || d->in[2] || d->in[4])
+    if (!mri_fuse_is(d, "rmsnorm.bwd") || d->in[2] || d->in[4])
         return false;
     norm = mri_fuse_maker(p, d->in[3]);
     rope = mri_fuse_maker(p, d->in[1]);
-    if (!is(rope, "rope") || !norm || !norm_of_heads(p, norm, rope) ||
+    if (!mri_fuse_is(rope, "rope") || !norm || !norm_of_heads(p, norm, rope) ||
         norm->in[0] != rope->out[0] || d->in[3] != norm->out[1] || !turns_back(rope, back))
         return false;
-    set(f, "rope_norm.bwd", (mr_val[]){ d->in[0], norm->out[0], d->in[3], back->in[1] }, 4);
-    outputs(f, back);
-    attrs(f, rope, NULL);
-    drop(p, f, back);
-    drop(p, f, d);
+    mri_fuse_set(f, "rope_norm.bwd",
+                 (mr_val[]){ d->in[0], norm->out[0], d->in[3], back->in[1] }, 4);
+    mri_fuse_outputs(f, back);
+    mri_fuse_attrs(f, rope, NULL);
+    mri_fuse_drop(p, f, back);
+    mri_fuse_drop(p, f, d);
     return true;
 }
 

@@ -32,7 +32,7 @@
  *   perm   a permutation    inv:NAME  the inverse permutation of operand NAME    pos  in (0.1,1)
  *   start:N   index of the first token of each N-token sequence      zero   zeros
  *   {1,-1,0.5}   these values
- *   "-" after "=" leaves an optional operand out: "w=-"                                    */
+ *   "-" after "=" leaves an optional operand out: "w=-"; of an output, it and those behind it */
 #ifndef MRUN_OP_H
 #define MRUN_OP_H
 #include "program.h"

@@ -3,27 +3,41 @@
 // cache.cuh - what the kernels over the cache of keys and values share: where a token's row lies,
 // the launch before them, which writes the new rows, and the launch behind them, which joins the
 // parts of a row whose keys were shared out over `splits` blocks, in their order.
+//
+// A cache is pages of rows behind a table, or (attention.cached) a slot is a page: there is one way
+// to ask where a row lies. A place outside of it is no row; who needs one gets NaN, which the run's
+// checks find.
 
 #ifndef MRUN_CUDA_CACHE_CUH
 #define MRUN_CUDA_CACHE_CUH
 #include "attn.cuh"
+#include "early.cuh"
+#include "pages.cuh"
 #include "vec.cuh"
 
-// the row that token t owns; -1: none, or it lies outside the cache
-DEV int64_t cache_row(const int32_t *positions, const int32_t *slot, int64_t t, int64_t slots,
-                      int64_t room)
+struct cached : attn {
+    cache_view at;  // but for operands
+    int cache;      // the operand that is the keys' cache, the values' follows
+    int clustered;  // the splits of a row are a cluster, which joins its parts itself
+};
+
+static inline cache_view view_in(const struct cached *k, const mr_buf *in)
 {
-    int64_t b = slot[t], p = positions[t];
-    return b < 0 || b >= slots || p < 0 || p >= room ? -1 : b * room + p;
+    cache_view at = k->at;
+    at.positions = (const int32_t *)in[3].data;
+    at.slot = (const int32_t *)in[4].data;
+    at.pages = k->cache == 6 ? (const int32_t *)in[5].data : nullptr;
+    return at;
 }
 
 // ---- before: a block a token ------------------------------------------------------------------
 template <int V>
-static __global__ void cache_write(arr k, arr v, const int32_t *positions, const int32_t *slot,
-                                   arr kc, arr vc, int64_t slots, int64_t room, int64_t wk,
+static __global__ void cache_write(arr k, arr v, const cache_view at, arr kc, arr vc, int64_t wk,
                                    int64_t wv)
 {
-    int64_t t = blockIdx.x, row = cache_row(positions, slot, t, slots, room);
+    next_may_start();
+    previous_done();
+    int64_t t = blockIdx.x, row = own_row(at, t);
     if (row < 0)
         return;
     for (int64_t c = threadIdx.x; c < (wk + wv) / V; c += blockDim.x) {
@@ -40,15 +54,18 @@ static __global__ void cache_write(arr k, arr v, const int32_t *positions, const
     }
 }
 
-static inline void cache_write_launch(const struct attn *k, const mr_buf *in, cudaStream_t stream)
+static inline cudaError_t cache_write_launch(const struct cached *k, const mr_buf *in,
+                                             cudaStream_t stream)
 {
     int64_t wk = (int64_t)k->a.kv * k->a.c, wv = (int64_t)k->a.kv * k->a.cv;
+    cudaError_t e = cudaSuccess;
     WITH_V(wk % WIDE_V == 0 && wv % WIDE_V == 0 &&
-           aligned16(in[1].data, in[2].data, in[5].data, in[6].data), (
-        cache_write<V><<<(unsigned)k->a.tokens, THREADS, 0, stream>>>(
-            in_arr(&k->base, in, 1), in_arr(&k->base, in, 2), (const int32_t *)in[3].data,
-            (const int32_t *)in[4].data, in_arr(&k->base, in, 5), in_arr(&k->base, in, 6),
-            k->slots, k->positions, wk, wv)));
+           aligned16(in[1].data, in[2].data, in[k->cache].data, in[k->cache + 1].data), (
+        e = launch_early(&k->base, cache_write<V>, dim3((unsigned)k->a.tokens), THREADS, 0, 1,
+                         stream, in_arr(&k->base, in, 1), in_arr(&k->base, in, 2), view_in(k, in),
+                         in_arr(&k->base, in, (uint32_t)k->cache),
+                         in_arr(&k->base, in, (uint32_t)k->cache + 1), wk, wv)));
+    return e;
 }
 
 // ---- behind: the parts of a row -----------------------------------------------------------------
@@ -84,12 +101,13 @@ DEV float shift_of(float max) // what exponents are measured against: no maximum
 // threads that are left. LOG2: exponents are of 2.
 template <bool LOG2>
 static __global__ void __launch_bounds__(JOIN_THREADS)
-    cache_join(const int32_t *positions, const int32_t *slot, const cache_parts p, arr o,
-               int splits, int64_t slots, int64_t room, const attn_args a)
+    cache_join(const cache_view at, const cache_parts p, arr o, int splits, const attn_args a)
 {
     __shared__ float weight[MAX_SPLITS], side[JOIN_THREADS];
     int64_t t = blockIdx.y, row = t * a.heads + blockIdx.x;
-    if (cache_row(positions, slot, t, slots, room) < 0)
+    next_may_start();
+    previous_done();
+    if (own_row(at, t) < 0)
         return; // written already
     if (threadIdx.x < 32) {
         const float2 *stat = p.stats + row * splits;
@@ -139,35 +157,37 @@ static __global__ void __launch_bounds__(JOIN_THREADS)
 }
 
 template <bool LOG2>
-static inline void cache_join_launch(const struct attn *k, const mr_buf *in, const mr_buf *out,
-                                     void *ws, cudaStream_t stream)
+static inline cudaError_t cache_join_launch(const struct cached *k, const mr_buf *in,
+                                            const mr_buf *out, void *ws, cudaStream_t stream)
 {
-    if (k->splits > 1)
-        cache_join<LOG2><<<dim3((unsigned)k->a.heads, (unsigned)k->a.tokens), JOIN_THREADS, 0,
-                           stream>>>((const int32_t *)in[3].data, (const int32_t *)in[4].data,
-                                     parts_in(k, ws), out_arr(&k->base, out, 0), k->splits,
-                                     k->slots, k->positions, k->a);
+    if (k->splits < 2 || k->clustered)
+        return cudaSuccess;
+    return launch_early(&k->base, cache_join<LOG2>,
+                        dim3((unsigned)k->a.heads, (unsigned)k->a.tokens), JOIN_THREADS, 0, 1,
+                        stream, view_in(k, in), parts_in(k, ws), out_arr(&k->base, out, 0),
+                        k->splits, k->a);
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
 // sizes, and what all refuse
-static inline mr_status cache_shape(struct attn *k, const mr_call *c, mr_err *err)
+static inline mr_status cache_shape(struct cached *k, const mr_call *c, mr_err *err)
 {
     mr_status bad = attn_shape(k, c, c->in[0], c->in[2], err);
     if (bad)
         return bad;
-    if (k->base.in_kind[5] != k->base.in_kind[6])
+    k->cache = strcmp(k->base.op, "attention.paged") ? 5 : 6;
+    if (k->base.in_kind[k->cache] != k->base.in_kind[k->cache + 1])
         return cuda_refuse(&k->base, err, "the two caches are of two dtypes");
     if (k->a.tokens > 65535)
         return cuda_refuse(&k->base, err, "more than 65535 new tokens at once");
-    k->slots = c->in[5]->dim[0];
-    k->positions = c->in[5]->dim[1];
-    return MR_OK;
+    bad = view_shape(&k->base, c->in[k->cache], k->cache == 6 ? c->in[5] : NULL, &k->at, err);
+    k->positions = k->at.most;
+    return bad;
 }
 
 // Blocks that share the keys of a row of work: `blocks` a multiprocessor, each with `tile` keys at
 // least.
-static inline int cache_splits(const struct attn *k, int64_t rows, int blocks, int tile)
+static inline int cache_splits(const struct cached *k, int64_t rows, int blocks, int tile)
 {
     int64_t seen = k->a.chunk && k->a.chunk < k->positions ? k->a.chunk : k->positions;
     int64_t most = cuda_ceil(seen, tile);

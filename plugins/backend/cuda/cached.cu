@@ -5,45 +5,53 @@
 // its slot's keys 128 at a time, 8 keys a warp at once. Few rows would leave most of the chip idle:
 // their keys are shared out over `splits` blocks, by the position alone, and a third kernel joins
 // the parts. Bytes: the seen keys and values once a head; floor of a decoding step: bytes of the
-// slot's cache / the copy bandwidth. A slot or position outside the cache writes nothing and gives
-// NaN, which the run's checks find.
+// slot's cache / the copy bandwidth. A place outside the cache writes nothing and gives NaN, which
+// the run's checks find.
 
 #include "cache.cuh"
 
-#define SELF const struct attn *k = (const struct attn *)base
+#define SELF const struct cached *k = (const struct cached *)base
 
 enum { KEYS = 128, BLOCK = 128, KEYS_AT_ONCE = 8 };
 
 template <typename C>
 __global__ void __launch_bounds__(BLOCK)
-    cache_attend(arr q, const int32_t *positions, const int32_t *slot, const C *kc, const C *vc,
-                 arr o, const cache_parts parts, int64_t slots, int64_t room, const attn_args a)
+    cache_attend(arr q, const cache_view at, const C *kc, const C *vc, arr o,
+                 const cache_parts parts, const attn_args a)
 {
     __shared__ float qs[ATTN_MAX_WIDTH], z[KEYS], tops[2][BLOCK / 32];
-    int64_t t = blockIdx.y, h = blockIdx.x, g = h / a.group;
-    int64_t row = cache_row(positions, slot, t, slots, room), out = (t * a.heads + h) * a.cv;
+    __shared__ int rows[KEYS];
+    next_may_start();
+    previous_done();
+    int64_t t = blockIdx.y, h = blockIdx.x, g = h / a.group, out = (t * a.heads + h) * a.cv;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float max = -INFINITY, sum = 0, acc[ATTN_MAX_WIDTH / BLOCK] = {};
-    if (row < 0) {
-        for (int i = threadIdx.x; i < a.cv; i += BLOCK)
-            put(o, out + i, slot[t] == -1 ? 0 : nanf(""));
+    if (own_row(at, t) < 0) {
+        for (int i = threadIdx.x; blockIdx.z == 0 && i < a.cv; i += BLOCK)
+            put(o, out + i, at.slot[t] == -1 ? 0 : nanf(""));
         return;
     }
     for (int i = threadIdx.x; i < a.c; i += BLOCK)
         qs[i] = get(q, (t * a.heads + h) * a.c + i);
-    int64_t p = row % room, row0 = row - p, j0 = a.chunk ? p / a.chunk * a.chunk : 0;
+    int b0 = at.slot[t];
+    int64_t p = at.positions[t], j0 = a.chunk ? p / a.chunk * a.chunk : 0;
     int64_t share = (p - j0) / gridDim.z / KEYS * KEYS + KEYS; // keys of a split, whole tiles
     j0 += blockIdx.z * share;
     int64_t end = min(j0 + share, p + 1);
     for (; j0 < end; j0 += KEYS) {
         int n = end - j0 < KEYS ? (int)(end - j0) : KEYS;
         __syncthreads();
+        if (threadIdx.x < n)
+            rows[threadIdx.x] = row_at(at, b0, (int)(j0 + threadIdx.x));
+        __syncthreads();
         for (int j = warp * KEYS_AT_ONCE; j < n; j += BLOCK / 32 * KEYS_AT_ONCE) {
             float s[KEYS_AT_ONCE] = {};
             for (int i = lane; i < a.c; i += 32)
 #pragma unroll
-                for (int b = 0; b < KEYS_AT_ONCE; b++) // keys past the end: the last one again
-                    s[b] += qs[i] * ld(kc, ((row0 + j0 + min(j + b, n - 1)) * a.kv + g) * a.c + i);
+                for (int b = 0; b < KEYS_AT_ONCE; b++) { // keys past the end: the last one again
+                    int64_t row = rows[min(j + b, n - 1)];
+                    s[b] += row < 0 ? nanf("") : qs[i] * ld(kc, (row * a.kv + g) * a.c + i);
+                }
 #pragma unroll
             for (int b = 0; b < KEYS_AT_ONCE; b++) {
                 float dot = warp_sum(s[b]);
@@ -75,10 +83,9 @@ __global__ void __launch_bounds__(BLOCK)
             acc[c] *= keep;
             if (i >= a.cv)
                 continue;
-            const C *value = vc + ((row0 + j0) * a.kv + g) * a.cv + i;
 #pragma unroll 8
             for (int j = 0; j < n; j++)
-                acc[c] += z[j] * ld(value, (int64_t)j * a.kv * a.cv);
+                acc[c] += z[j] * (rows[j] < 0 ? 0 : ld(vc, ((int64_t)rows[j] * a.kv + g) * a.cv + i));
         }
     }
     int64_t part = (t * a.heads + h) * gridDim.z + blockIdx.z;
@@ -102,18 +109,18 @@ static mr_status cached_run(RUN_ARGS)
     dim3 grid((unsigned)k->a.heads, (unsigned)k->a.tokens, (unsigned)k->splits);
     if (!k->a.tokens)
         return MR_OK;
-    cache_write_launch(k, in, stream);
-    WITH_TYPE(base->in_kind[5], cache_attend<F><<<grid, BLOCK, 0, stream>>>(
-        in_arr(base, in, 0), (const int32_t *)in[3].data, (const int32_t *)in[4].data,
-        (const F *)in[5].data, (const F *)in[6].data, out_arr(base, out, 0), parts_in(k, ws),
-        k->slots, k->positions, k->a));
-    cache_join_launch<false>(k, in, out, ws, stream);
-    return cuda_launched(base, err);
+    cudaError_t e = cache_write_launch(k, in, stream);
+    WITH_TYPE(base->in_kind[k->cache], e = e ? e : launch_early(
+        base, cache_attend<F>, grid, BLOCK, 0, 1, stream, in_arr(base, in, 0), view_in(k, in),
+        (const F *)in[k->cache].data, (const F *)in[k->cache + 1].data, out_arr(base, out, 0),
+        parts_in(k, ws), k->a));
+    e = e ? e : cache_join_launch<false>(k, in, out, ws, stream);
+    return e ? cuda_fail(err, e, base->op) : MR_OK;
 }
 
 static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    struct attn *k = (struct attn *)base;
+    struct cached *k = (struct cached *)base;
     mr_status bad = cache_shape(k, c, err);
     if (bad)
         return bad;
@@ -125,6 +132,7 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
 }
 
 const struct op_row cuda_cached_rows[] = {
-    { "attention.cached", "xxxiixx>x", sizeof(struct attn), cached_prepare, 0, 0 },
+    { "attention.cached", "xxxiixx>x", sizeof(struct cached), cached_prepare, 0, 0 },
+    { "attention.paged", "xxxiiixx>x", sizeof(struct cached), cached_prepare, 0, 0 },
     {},
 };

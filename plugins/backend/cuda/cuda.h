@@ -67,11 +67,12 @@ struct op_row {
 /* ---- tables of rows, each ended by an id of NULL --------------------------------------- */
 /* in the order in which they are asked: a faster table stands before a plainer one */
 #define CUDA_TABLES(X) \
-    X(thin) X(linear) X(linear_add) X(grouped_wgmma) X(linear_gelu) X(grouped) X(cudnn) X(flash) \
-    X(flash_bwd) X(attention) X(attention_bwd) X(decode_mma) X(decode) X(cached) X(norm_held) \
-    X(sum_rows) X(norm) X(rope_heads) X(rope) X(pointwise) X(gelu) X(weighted) X(embedding) \
-    X(loss) X(route) X(plan) X(permute) X(permute_add) X(router_loss) X(z_loss) X(update) \
-    X(draw) X(mla) X(mla_cached) X(patches)
+    X(thin) X(thin_linear) X(thin_experts) X(linear) X(linear_add) X(grouped_wgmma) \
+    X(linear_gelu) X(grouped) X(cudnn) X(flash) X(flash_bwd) X(attention) X(attention_bwd) \
+    X(decode_mma) X(decode) X(cached) X(norm_held) X(sum_rows) X(norm) X(rope_heads) X(rope) \
+    X(pointwise) X(gelu) X(weighted) X(embedding) X(loss) X(route) X(router) X(plan) X(permute) \
+    X(permute_add) X(router_loss) X(z_loss) X(update) X(draw) X(argmax) X(mla) X(mla_cached) \
+    X(patches)
 #define CUDA_DECLARE(name) extern const struct op_row cuda_##name##_rows[];
 CUDA_TABLES(CUDA_DECLARE)
 #undef CUDA_DECLARE

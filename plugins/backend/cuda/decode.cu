@@ -7,8 +7,8 @@
 // join at its end. The keys of a row are shared out over `splits` blocks, by the position alone.
 //
 // Bytes: the seen keys and values once for HEADS heads; floor: bytes / the copy bandwidth (4096
-// positions of 8 heads, 128 wide, bf16: 16.8 MB, 3.9 us at 4.27 TB/s). A slot or position outside
-// the cache writes nothing and gives NaN, which the run's checks find.
+// positions of 8 heads, 128 wide, bf16: 16.8 MB, 3.9 us at 4.27 TB/s). A place outside the cache
+// writes nothing and gives NaN, which the run's checks find.
 
 #include "cache.cuh"
 #include "pack.cuh"
@@ -17,12 +17,11 @@ enum { WIDE = 8, WARPS = THREADS / 32, BLOCKS_PER_SM = 3, MAX_HEADS = 4 };
 static constexpr float LOG2_E = 1.44269504088896340736f;
 
 struct decode_args { // by value in a launch, beside attn_args
-    const int32_t *positions, *slot;
-    int64_t slots, room;
+    cache_view at;
     cache_parts parts;
 };
 
-#define SELF const struct attn *k = (const struct attn *)base
+#define SELF const struct cached *k = (const struct cached *)base
 
 template <typename F> DEV float exp2_for(float x)
 {
@@ -49,22 +48,29 @@ template <typename F> DEV void join(state &a, float max, float sum, const float 
         a.acc[j] = a.acc[j] * f + acc[j] * g;
 }
 
-// One turn: AHEAD keys of a worker, key number j0 + u * workers. Keys from `end` on do not count.
+// One turn: AHEAD keys of a worker, key number j0 + u * workers. Keys from `end` on do not count,
+// one that has no row is NaN.
 template <typename F, int LANES, int HEADS, int AHEAD>
 DEV void take_keys(state s[HEADS], const float q[HEADS][WIDE], const F *keys, const F *values,
-                   int64_t j0, int64_t end, int64_t wk, int64_t wv, bool in_key, bool in_value)
+                   const cache_view &at, int slot, int64_t j0, int64_t end, int64_t wk, int64_t wv,
+                   bool in_key, bool in_value)
 {
     constexpr int WORKERS = THREADS / LANES;
     pack<F, WIDE> k[AHEAD], v[AHEAD];
     float z[AHEAD][HEADS];
+    int row[AHEAD];
 #pragma unroll
     for (int u = 0; u < AHEAD; u++) {
         int64_t j = j0 + u * WORKERS;
+        row[u] = j < end ? row_at(at, slot, (int)j) : -1;
+    }
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
         k[u] = v[u] = pack<F, WIDE>{};
-        if (j < end && in_key)
-            k[u].load(keys, j * wk);
-        if (j < end && in_value)
-            v[u].load(values, j * wv);
+        if (row[u] >= 0 && in_key)
+            k[u].load(keys, row[u] * wk);
+        if (row[u] >= 0 && in_value)
+            v[u].load(values, row[u] * wv);
     }
 #pragma unroll
     for (int u = 0; u < AHEAD; u++) {
@@ -85,7 +91,7 @@ DEV void take_keys(state s[HEADS], const float q[HEADS][WIDE], const F *keys, co
 #pragma unroll
             for (int d = LANES / 2; d; d >>= 1)
                 z[u][h] += __shfl_xor_sync(~0u, z[u][h], d);
-            z[u][h] = j0 + u * WORKERS < end ? z[u][h] : -INFINITY;
+            z[u][h] = j0 + u * WORKERS >= end ? -INFINITY : row[u] < 0 ? nanf("") : z[u][h];
         }
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
@@ -124,14 +130,16 @@ __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 4 : HEADS == 2 ? 3 : 2)
     constexpr int AHEAD = 4, WORKERS = THREADS / LANES, TILE = WORKERS * AHEAD;
     __shared__ float max[WARPS][HEADS], sum[WARPS][HEADS];
     __shared__ float part[WARPS][ATTN_MAX_WIDTH];
+    next_may_start();
+    previous_done();
     int pieces = (a.group + HEADS - 1) / HEADS, g = blockIdx.x / pieces; // of a group's heads
     int h0 = g * a.group + (int)blockIdx.x % pieces * HEADS;
     int n = min(HEADS, (g + 1) * a.group - h0), splits = gridDim.z, warp = threadIdx.x / 32;
     int lane = threadIdx.x % LANES, worker = threadIdx.x / LANES, col = lane * WIDE;
-    int64_t t = blockIdx.y, row = cache_row(d.positions, d.slot, t, d.slots, d.room);
-    if (row < 0) {
+    int64_t t = blockIdx.y;
+    if (own_row(d.at, t) < 0) {
         for (int i = threadIdx.x; blockIdx.z == 0 && i < n * a.cv; i += THREADS)
-            put(o, (t * a.heads + h0) * a.cv + i, d.slot[t] == -1 ? 0 : nanf(""));
+            put(o, (t * a.heads + h0) * a.cv + i, d.at.slot[t] == -1 ? 0 : nanf(""));
         return;
     }
 
@@ -146,15 +154,16 @@ __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 4 : HEADS == 2 ? 3 : 2)
                                                    (a.scale * LOG2_E)
                                              : 0;
     }
-    int64_t p = row % d.room, row0 = row - p, j0 = a.chunk ? p / a.chunk * a.chunk : 0;
+    int slot = d.at.slot[t];
+    int64_t p = d.at.positions[t], j0 = a.chunk ? p / a.chunk * a.chunk : 0;
     int64_t share = (p - j0) / splits / TILE * TILE + TILE; // keys of a split, whole tiles
     int64_t wk = (int64_t)a.kv * a.c, wv = (int64_t)a.kv * a.cv;
     j0 += blockIdx.z * share;
     int64_t end = min(j0 + share, p + 1);
-    const F *keys = kc + row0 * wk + g * a.c + col, *values = vc + row0 * wv + g * a.cv + col;
+    const F *keys = kc + g * a.c + col, *values = vc + g * a.cv + col;
     for (; j0 < end; j0 += TILE)
-        take_keys<F, LANES, HEADS, AHEAD>(s, query, keys, values, j0 + worker, end, wk, wv,
-                                          col < a.c, col < a.cv);
+        take_keys<F, LANES, HEADS, AHEAD>(s, query, keys, values, d.at, slot, j0 + worker, end, wk,
+                                          wv, col < a.c, col < a.cv);
 
     // the workers of a warp, then the warps, head after head
 #pragma unroll
@@ -206,7 +215,7 @@ __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 4 : HEADS == 2 ? 3 : 2)
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
-static int heads_of(const struct attn *k) // of a block
+static int heads_of(const struct cached *k) // of a block
 {
     int heads = 1;
     while (heads < k->a.group && heads < MAX_HEADS)
@@ -214,49 +223,52 @@ static int heads_of(const struct attn *k) // of a block
     return heads;
 }
 
-static int blocks_of(const struct attn *k) // of a token, but for splits
+static int blocks_of(const struct cached *k) // of a token, but for splits
 {
     return k->a.kv * (int)cuda_ceil(k->a.group, heads_of(k));
 }
 
-template <typename F, int LANES>
-static void launch(const struct attn *k, const mr_buf *in, const mr_buf *out, const decode_args &d,
-                   cudaStream_t stream)
+template <typename F, int LANES, int HEADS>
+static cudaError_t start(const struct cached *k, const mr_buf *in, const mr_buf *out, void *ws,
+                         cudaStream_t stream)
 {
     dim3 grid((unsigned)blocks_of(k), (unsigned)k->a.tokens, (unsigned)k->splits);
-    arr q = in_arr(&k->base, in, 0), o = out_arr(&k->base, out, 0);
-    const F *kc = (const F *)in[5].data, *vc = (const F *)in[6].data;
-    switch (heads_of(k)) {
-    case 1: decode<F, LANES, 1><<<grid, THREADS, 0, stream>>>(q, kc, vc, o, d, k->a); break;
-    case 2: decode<F, LANES, 2><<<grid, THREADS, 0, stream>>>(q, kc, vc, o, d, k->a); break;
-    default: decode<F, LANES, 4><<<grid, THREADS, 0, stream>>>(q, kc, vc, o, d, k->a);
-    }
+    decode_args d = { view_in(k, in), parts_in(k, ws) };
+    return launch_early(&k->base, decode<F, LANES, HEADS>, grid, THREADS, 0, 1, stream,
+                        in_arr(&k->base, in, 0), (const F *)in[k->cache].data,
+                        (const F *)in[k->cache + 1].data, out_arr(&k->base, out, 0), d, k->a);
+}
+
+template <typename F, int LANES>
+static cudaError_t launch(const struct cached *k, const mr_buf *in, const mr_buf *out, void *ws,
+                          cudaStream_t stream)
+{
+    int heads = heads_of(k);
+    return heads == 1 ? start<F, LANES, 1>(k, in, out, ws, stream)
+         : heads == 2 ? start<F, LANES, 2>(k, in, out, ws, stream)
+                      : start<F, LANES, 4>(k, in, out, ws, stream);
 }
 
 static mr_status decode_run(RUN_ARGS)
 {
     SELF;
     int width = k->a.c > k->a.cv ? k->a.c : k->a.cv;
-    decode_args d = { (const int32_t *)in[3].data, (const int32_t *)in[4].data, k->slots,
-                      k->positions, parts_in(k, ws) };
     if (!k->a.tokens)
         return MR_OK;
-    cache_write_launch(k, in, stream);
-    WITH_TYPE(base->in_kind[5], {
-        if (width <= 8 * WIDE)
-            launch<F, 8>(k, in, out, d, stream);
-        else if (width <= 16 * WIDE)
-            launch<F, 16>(k, in, out, d, stream);
-        else
-            launch<F, 32>(k, in, out, d, stream);
+    cudaError_t e = cache_write_launch(k, in, stream);
+    WITH_TYPE(base->in_kind[k->cache], {
+        e = e                  ? e
+          : width <= 8 * WIDE  ? launch<F, 8>(k, in, out, ws, stream)
+          : width <= 16 * WIDE ? launch<F, 16>(k, in, out, ws, stream)
+                               : launch<F, 32>(k, in, out, ws, stream);
     });
-    cache_join_launch<true>(k, in, out, ws, stream);
-    return cuda_launched(base, err);
+    e = e ? e : cache_join_launch<true>(k, in, out, ws, stream);
+    return e ? cuda_fail(err, e, base->op) : MR_OK;
 }
 
 static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    struct attn *k = (struct attn *)base;
+    struct cached *k = (struct cached *)base;
     mr_status bad = cache_shape(k, c, err);
     if (bad)
         return bad;
@@ -269,6 +281,7 @@ static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *e
 }
 
 const struct op_row cuda_decode_rows[] = {
-    { "attention.cached", "xxxiixx>x", sizeof(struct attn), decode_prepare, 0, 0 },
+    { "attention.cached", "xxxiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
+    { "attention.paged", "xxxiiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
     {},
 };

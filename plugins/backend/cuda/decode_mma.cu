@@ -7,25 +7,26 @@
 // order its terms stand, so thread (g, t) = (lane / 4, lane % 4) takes dims 8 t .. 8 t + 7 of
 // each 32 of key g, and of the values dims 8 g .. 8 g + 7 of each 64 of its four keys.
 //
-// The keys of a row are shared out over `splits` blocks, by the position alone. Bytes: the seen
-// keys and values once a group; floor: bytes / the copy bandwidth (4096 positions of 8 heads, 128
-// wide: 16.8 MB, 3.9 us at 4.27 TB/s). A slot or position outside the cache writes nothing and
-// gives NaN, which the run's checks find.
+// The keys of a row are shared out over `splits` blocks, by the position alone; up to 16 of them
+// are a cluster, which joins its parts over its network. Bytes: the seen keys and values once a
+// group; floor: bytes / the copy bandwidth (4096 positions of 8 heads, 128 wide: 16.8 MB, 3.9 us
+// at 4.27 TB/s). A place outside the cache writes nothing and gives NaN, which the run's checks
+// find.
 
 #include "cache.cuh"
 #include "mma.cuh"
 
 enum { DECODE_THREADS = 128, WARPS = DECODE_THREADS / 32, STEP = 16, MAX_HEADS = 8 };
-enum { BLOCKS_PER_SM = 3, TURN = STEP * WARPS };
+enum { BLOCKS_PER_SM = 3, TURN = STEP * WARPS, CLUSTER = 16, CLUSTER_KEYS = 1024 };
 static constexpr float LOG2_E = 1.44269504088896340736f;
 
 struct decode_args { // by value in a launch, beside attn_args
-    const int32_t *positions, *slot;
-    int64_t slots, room;
+    cache_view at;
     cache_parts parts;
+    int splits, clustered;
 };
 
-#define SELF const struct attn *k = (const struct attn *)base
+#define SELF const struct cached *k = (const struct cached *)base
 
 DEV float exp2_fast(float x)
 {
@@ -58,6 +59,37 @@ DEV uint32_t word(const uint4 &w, int i)
     return i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w;
 }
 
+// 16 bytes of a row of the cache; of a row that is none NaN, to be found in the result
+DEV uint4 piece(const bf16 *p, int row, int64_t width)
+{
+    const uint32_t none = 0x7fc07fc0;
+    return row < 0 ? uint4{ none, none, none, none } : *(const uint4 *)(p + row * width);
+}
+
+// The parts of a cluster's blocks, each with its maximum and sum, in their order.
+template <int CV>
+DEV void join_cluster(float (*own)[CV], const float *max, const float *sum, int n, int splits,
+                      int rank, arr o, int64_t at0)
+{
+    cluster_sync();
+    const int mine = (n * CV + splits - 1) / splits;
+    for (int i = rank * mine + (int)threadIdx.x; i < min(n * CV, (rank + 1) * mine);
+         i += DECODE_THREADS) {
+        const int h = i / CV, c = i % CV;
+        float top = -INFINITY, all = 0, v = 0;
+        for (int r = 0; r < splits; r++)
+            top = fmaxf(top, of_rank(&max[h], (uint32_t)r));
+        top = shift_of(top);
+        for (int r = 0; r < splits; r++) {
+            float weight = exp2_fast(of_rank(&max[h], (uint32_t)r) - top);
+            all += of_rank(&sum[h], (uint32_t)r) * weight;
+            v += of_rank(&own[h][c], (uint32_t)r) * weight;
+        }
+        put(o, at0 + i, v / all);
+    }
+    cluster_sync(); // nobody reads here any more
+}
+
 // C = 32 CB, Cv = 64 VB
 template <int CB, int VB>
 __global__ void __launch_bounds__(DECODE_THREADS, CB > 4 ? 2 : BLOCKS_PER_SM)
@@ -66,14 +98,17 @@ __global__ void __launch_bounds__(DECODE_THREADS, CB > 4 ? 2 : BLOCKS_PER_SM)
 {
     constexpr int C = 32 * CB, CV = 64 * VB;
     __shared__ float part[WARPS][8][CV], max[WARPS][8], sum[WARPS][8];
-    int pieces = (a.group + MAX_HEADS - 1) / MAX_HEADS, kv = (int)blockIdx.x / pieces;
-    int h0 = kv * a.group + (int)blockIdx.x % pieces * MAX_HEADS;
-    int n = min((int)MAX_HEADS, (kv + 1) * a.group - h0), splits = gridDim.z;
+    const int splits = d.splits, split = (int)blockIdx.x % splits, block = (int)blockIdx.x / splits;
+    int pieces = (a.group + MAX_HEADS - 1) / MAX_HEADS, kv = block / pieces;
+    int h0 = kv * a.group + block % pieces * MAX_HEADS;
+    int n = min((int)MAX_HEADS, (kv + 1) * a.group - h0);
+    next_may_start();
+    previous_done();
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    int64_t token = blockIdx.y, row = cache_row(d.positions, d.slot, token, d.slots, d.room);
-    if (row < 0) {
-        for (int i = threadIdx.x; blockIdx.z == 0 && i < n * CV; i += DECODE_THREADS)
-            put(o, (token * a.heads + h0) * CV + i, d.slot[token] == -1 ? 0 : nanf(""));
+    int64_t token = blockIdx.y;
+    if (own_row(d.at, token) < 0) { // in all blocks of a cluster
+        for (int i = threadIdx.x; split == 0 && i < n * CV; i += DECODE_THREADS)
+            put(o, (token * a.heads + h0) * CV + i, d.at.slot[token] == -1 ? 0 : nanf(""));
         return;
     }
 
@@ -82,28 +117,43 @@ __global__ void __launch_bounds__(DECODE_THREADS, CB > 4 ? 2 : BLOCKS_PER_SM)
     for (int b = 0; b < CB; b++)
         query[b] = g < n ? *(const uint4 *)(q + (token * a.heads + h0 + g) * C + 32 * b + 8 * t)
                          : uint4{};
-    int64_t p = row % d.room, row0 = row - p, j0 = a.chunk ? p / a.chunk * a.chunk : 0;
+    const int slot = d.at.slot[token];
+    int64_t p = d.at.positions[token], j0 = a.chunk ? p / a.chunk * a.chunk : 0;
     int64_t share = (p - j0) / splits / TURN * TURN + TURN; // keys of a split, whole tiles
     int64_t wk = (int64_t)a.kv * C, wv = (int64_t)a.kv * CV;
-    j0 += blockIdx.z * share;
+    j0 += split * share;
     int64_t end = min(j0 + share, p + 1);
-    const bf16 *keys = kc + row0 * wk + kv * C + 8 * t, *values = vc + row0 * wv + kv * CV + 8 * g;
+    const bf16 *keys = kc + kv * C + 8 * t, *values = vc + kv * CV + 8 * g;
     float m = -INFINITY, l = 0, by = a.scale * LOG2_E, acc[VB][8][4] = {};
 
-    for (j0 += warp * STEP; j0 < end; j0 += TURN) {
+    int key_row[2], value_row[4]; // of the coming turn; values of 2t, 2t + 1, 2t + 8, 2t + 9
+    auto find_rows = [&](int64_t j) {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            key_row[i] = j + 8 * i + g < end ? row_at(d.at, slot, (int)j + 8 * i + g) : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int64_t at = j + 2 * t + i % 2 + i / 2 * 8;
+            value_row[i] = at < end ? row_at(d.at, slot, (int)at) : 0;
+        }
+    };
+    j0 += warp * STEP;
+    find_rows(j0);
+    for (; j0 < end; j0 += TURN) {
         uint4 key[2][CB] = {}, value[VB][4] = {};
 #pragma unroll
         for (int i = 0; i < 2; i++)
             if (int64_t j = j0 + 8 * i + g; j < end)
 #pragma unroll
                 for (int b = 0; b < CB; b++)
-                    key[i][b] = *(const uint4 *)(keys + j * wk + 32 * b);
+                    key[i][b] = piece(keys + 32 * b, key_row[i], wk);
 #pragma unroll
-        for (int i = 0; i < 4; i++) // keys 2t, 2t + 1, 2t + 8, 2t + 9
+        for (int i = 0; i < 4; i++)
             if (int64_t j = j0 + 2 * t + i % 2 + i / 2 * 8; j < end)
 #pragma unroll
                 for (int b = 0; b < VB; b++)
-                    value[b][i] = *(const uint4 *)(values + j * wv + 64 * b);
+                    value[b][i] = piece(values + 64 * b, value_row[i], wv);
+        find_rows(j0 + TURN);
 
         float z[2][4] = {}; // of head g: keys 2t and 2t + 1 of each eight
 #pragma unroll
@@ -174,6 +224,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, CB > 4 ? 2 : BLOCKS_PER_SM)
                     float4{ acc[b][i][e] * weight, acc[b][i + 1][e] * weight,
                             acc[b][i + 2][e] * weight, acc[b][i + 3][e] * weight };
     __syncthreads();
+    __shared__ float all_max[MAX_HEADS], all_sum[MAX_HEADS];
     for (int i = threadIdx.x; i < n * CV; i += DECODE_THREADS) {
         int h = i / CV, c = i % CV;
         float v = 0, all = 0;
@@ -184,71 +235,83 @@ __global__ void __launch_bounds__(DECODE_THREADS, CB > 4 ? 2 : BLOCKS_PER_SM)
             v += part[w][h][c];
             all += sum[w][h] * exp2_fast(max[w][h] - shift_of(top));
         }
-        int64_t at = token * a.heads + h0 + h, one = at * splits + blockIdx.z;
+        int64_t at = token * a.heads + h0 + h, one = at * splits + split;
         if (splits == 1) {
             put(o, at * CV + c, v / all);
+        } else if (d.clustered) {
+            part[0][h][c] = v; // nobody else reads it
+            if (c == 0)
+                all_max[h] = top, all_sum[h] = all;
         } else {
             d.parts.values[one * CV + c] = v;
             if (c == 0)
                 d.parts.stats[one] = float2{ top, all };
         }
     }
+    if (d.clustered)
+        join_cluster<CV>(part[0], all_max, all_sum, n, splits, split, o,
+                         (token * a.heads + h0) * CV);
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
-static int blocks_of(const struct attn *k) // of a token, but for splits
+static int blocks_of(const struct cached *k) // of a token, but for splits
 {
     return k->a.kv * (int)cuda_ceil(k->a.group, MAX_HEADS);
 }
 
-template <int CB, int VB>
-static void launch(const struct attn *k, const mr_buf *in, const mr_buf *out, const decode_args &d,
-                   cudaStream_t stream)
+typedef void (*decode_fn)(const bf16 *, const bf16 *, const bf16 *, arr, const decode_args,
+                          const attn_args);
+
+static decode_fn fn_of(const struct cached *k)
 {
-    dim3 grid((unsigned)blocks_of(k), (unsigned)k->a.tokens, (unsigned)k->splits);
-    decode<CB, VB><<<grid, DECODE_THREADS, 0, stream>>>(
-        (const bf16 *)in[0].data, (const bf16 *)in[5].data, (const bf16 *)in[6].data,
-        out_arr(&k->base, out, 0), d, k->a);
+    return k->a.c == 64 ? decode<2, 1> : k->a.c == 128 ? decode<4, 2>
+         : k->a.c == 192 ? decode<6, 2> : decode<8, 4>;
 }
 
 static mr_status decode_run(RUN_ARGS)
 {
     SELF;
-    decode_args d = { (const int32_t *)in[3].data, (const int32_t *)in[4].data, k->slots,
-                      k->positions, parts_in(k, ws) };
+    decode_args d = { view_in(k, in), parts_in(k, ws), k->splits, k->clustered };
+    dim3 grid((unsigned)(blocks_of(k) * k->splits), (unsigned)k->a.tokens);
     if (!k->a.tokens)
         return MR_OK;
-    cache_write_launch(k, in, stream);
-    if (k->a.c == 64)
-        launch<2, 1>(k, in, out, d, stream);
-    else if (k->a.c == 128)
-        launch<4, 2>(k, in, out, d, stream);
-    else if (k->a.c == 192)
-        launch<6, 2>(k, in, out, d, stream);
-    else
-        launch<8, 4>(k, in, out, d, stream);
-    cache_join_launch<true>(k, in, out, ws, stream);
-    return cuda_launched(base, err);
+    cudaError_t e = cache_write_launch(k, in, stream);
+    e = e ? e : launch_early(base, fn_of(k), grid, DECODE_THREADS, 0,
+                             k->clustered ? k->splits : 1, stream, (const bf16 *)in[0].data,
+                             (const bf16 *)in[k->cache].data, (const bf16 *)in[k->cache + 1].data,
+                             out_arr(base, out, 0), d, k->a);
+    e = e ? e : cache_join_launch<true>(k, in, out, ws, stream);
+    return e ? cuda_fail(err, e, base->op) : MR_OK;
 }
 
 static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    struct attn *k = (struct attn *)base;
+    struct cached *k = (struct cached *)base;
     mr_status bad = cache_shape(k, c, err);
     if (bad)
         return bad;
-    if (base->in_kind[0] != CUDA_BF16 || base->in_kind[5] != CUDA_BF16)
+    if (base->in_kind[0] != CUDA_BF16 || base->in_kind[k->cache] != CUDA_BF16)
         return cuda_refuse(base, err, "the queries or the cache are not bf16");
     if (!(k->a.c == k->a.cv && (k->a.c == 64 || k->a.c == 128 || k->a.c == 256)) &&
         !(k->a.c == 192 && k->a.cv == 128))
         return cuda_refuse(base, err, "heads are not 64, 128, 256 or 192/128 wide");
     k->splits = cache_splits(k, k->a.tokens * blocks_of(k), BLOCKS_PER_SM, TURN);
-    base->workspace = parts_bytes(k);
+    // a cluster's 16 blocks are enough for a few thousand positions; more are shared out wider
+    if (base->dev->cc >= 90 && k->splits > 1 && k->positions <= CLUSTER * CLUSTER_KEYS) {
+        k->clustered = 1;
+        k->splits = k->splits < CLUSTER ? k->splits : (int)CLUSTER;
+        cudaError_t e = cudaFuncSetAttribute((const void *)fn_of(k),
+                                             cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+        if (e)
+            return cuda_fail(err, e, base->op);
+    }
+    base->workspace = k->clustered ? 0 : parts_bytes(k);
     base->run = decode_run;
     return MR_OK;
 }
 
 const struct op_row cuda_decode_mma_rows[] = {
-    { "attention.cached", "xxxiixx>x", sizeof(struct attn), decode_prepare, 0, 0 },
+    { "attention.cached", "xxxiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
+    { "attention.paged", "xxxiiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
     {},
 };

@@ -7,8 +7,8 @@
 // out over warps and `splits` blocks (mla_decode.cu does it on the tensor cores); a block a token
 // and head joins the parts; a block a head takes the sums through the value part. Bytes: the
 // expansion once, the seen latents once an 8 heads (from the L2 but the first time); floor of a
-// decoding step: (expansion + seen latents) / 3.35 TB/s. A slot or position outside the cache
-// writes nothing and gives NaN, which the run's checks find.
+// decoding step: (expansion + seen latents) / 3.35 TB/s. A place outside the cache writes nothing
+// and gives NaN, which the run's checks find.
 
 #include "mla_cached.cuh"
 
@@ -16,7 +16,9 @@ enum { BLOCK = 128, WARPS = BLOCK / 32, HEADS = 8, TOKENS = 8, MAX_PARTS = 1024 
 
 struct mla_cached {
     struct kernel base;
-    int64_t tokens, slots, positions;
+    int64_t tokens;
+    cache_view at; // but for operands
+    int cache;     // the operand that is the cache
     int latent, splits, parts_each, tensor; // parts that a split leaves; on the tensor cores
     float scale;
     uint64_t parts; // in the workspace, behind the absorbed queries
@@ -26,18 +28,18 @@ struct mla_cached {
 #define SELF const struct mla_cached *k = (const struct mla_cached *)base
 
 __global__ void __launch_bounds__(BLOCK)
-    place(arr q, arr c, arr kr, arr latents, float *absorbed, cache at, int L,
+    place(arr q, arr c, arr kr, arr latents, float *absorbed, const cache_view at, int L,
           const __grid_constant__ mla_args a)
 {
     __shared__ float2 turn[MLA_MAX_PAIRS];
-    int64_t t = blockIdx.x, row = row_of(at, t);
+    int64_t t = blockIdx.x, row = own_row(at, t);
     int D = L + a.rope, C = a.nope + a.rope;
     if (row < 0)
         return;
     for (int i = threadIdx.x; i < L; i += BLOCK)
         put(latents, row * D + i, get(c, t * L + i));
     for (int i = threadIdx.x; i < a.rope / 2; i += BLOCK) {
-        float2 cs = turn[i] = turn_of(a, at.position[t], i);
+        float2 cs = turn[i] = turn_of(a, at.positions[t], i);
         float p = get(kr, t * a.rope + 2 * i), r = get(kr, t * a.rope + 2 * i + 1);
         put(latents, row * D + L + 2 * i, p * cs.x - r * cs.y);
         put(latents, row * D + L + 2 * i + 1, p * cs.y + r * cs.x);
@@ -89,29 +91,33 @@ __global__ void __launch_bounds__(BLOCK)
 // part is maximum, sum, L weighted sums.
 template <typename C, int R>
 __global__ void __launch_bounds__(BLOCK)
-    attend(const float *absorbed, const C *latents, float *parts, cache at, int L, float scale,
-           int heads, int D)
+    attend(const float *absorbed, const C *latents, float *parts, const cache_view at, int L,
+           float scale, int heads, int D)
 {
     extern __shared__ float as[]; // [HEADS][D]
-    int64_t t = blockIdx.y, row = row_of(at, t);
+    int64_t t = blockIdx.y;
     int h0 = blockIdx.x * HEADS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row < 0)
+    if (own_row(at, t) < 0)
         return;
     for (int e = threadIdx.x; e < HEADS * D; e += BLOCK)
         as[e] = h0 + e / D < heads ? scale * absorbed[(t * heads + h0) * D + e] : 0;
     __syncthreads();
-    int64_t p = row % at.room, j0, end;
-    split_of(p, &j0, &end);
+    int slot = at.slot[t];
+    int64_t j0, end;
+    split_of(at.positions[t], &j0, &end);
     float max[HEADS], sum[HEADS] = {}, acc[HEADS][R] = {};
 #pragma unroll
     for (int h = 0; h < HEADS; h++)
         max[h] = -INFINITY;
-    latents += (row - p) * D;
+    int row = j0 + warp < end ? row_at(at, slot, (int)j0 + warp) : -1; // of the coming key
     for (int64_t j = j0 + warp; j < end; j += WARPS) {
         float x[R], z[HEADS] = {};
 #pragma unroll
         for (int r = 0; r < R; r++)
-            x[r] = lane + 32 * r < D ? ld(latents, j * D + lane + 32 * r) : 0;
+            x[r] = lane + 32 * r >= D ? 0
+                 : row < 0            ? nanf("")
+                                      : ld(latents, (int64_t)row * D + lane + 32 * r);
+        row = j + WARPS < end ? row_at(at, slot, (int)j + WARPS) : -1;
 #pragma unroll
         for (int r = 0; r < R; r++)
 #pragma unroll
@@ -153,11 +159,11 @@ __global__ void __launch_bounds__(BLOCK)
 // u of a token and head: its n parts joined. One without keys has a maximum of -inf and sums of 0:
 // it weighs 0.
 __global__ void __launch_bounds__(BLOCK)
-    join(const float *parts, float *u, cache at, int heads, int L, int n)
+    join(const float *parts, float *u, const cache_view at, int heads, int L, int n)
 {
     __shared__ float weight[MAX_PARTS], room[WARPS];
     int64_t t = blockIdx.y, row = t * heads + blockIdx.x;
-    if (row_of(at, t) < 0)
+    if (own_row(at, t) < 0)
         return;
     parts += row * n * (L + 2);
     float max = -INFINITY, sum = 0;
@@ -182,7 +188,7 @@ __global__ void __launch_bounds__(BLOCK)
 // an unused row has in u does not matter.
 template <typename W>
 __global__ void __launch_bounds__(BLOCK)
-    expand(const float *u, const W *w, arr o, cache at, int64_t tokens, int L,
+    expand(const float *u, const W *w, arr o, const cache_view at, int64_t tokens, int L,
            const __grid_constant__ mla_args a)
 {
     extern __shared__ float4 us[]; // [L][TOKENS]
@@ -217,13 +223,13 @@ __global__ void __launch_bounds__(BLOCK)
             mine = lane == i ? y[i] : mine;
         if (lane < TOKENS && t < tokens)
             put(o, (t * a.heads + h) * a.value + v,
-                row_of(at, t) >= 0 ? mine : at.slot[t] == -1 ? 0 : nanf(""));
+                own_row(at, t) >= 0 ? mine : at.slot[t] == -1 ? 0 : nanf(""));
     }
 }
 
 template <typename C, int R>
 static void launch_attend(const struct mla_cached *k, const float *absorbed, arr latents,
-                          float *parts, cache at, cudaStream_t stream)
+                          float *parts, const cache_view &at, cudaStream_t stream)
 {
     int D = k->latent + k->a.rope;
     dim3 grid((unsigned)cuda_ceil(k->a.heads, HEADS), (unsigned)k->tokens, (unsigned)k->splits);
@@ -234,11 +240,13 @@ static void launch_attend(const struct mla_cached *k, const float *absorbed, arr
 static mr_status cached_run(RUN_ARGS)
 {
     SELF;
-    enum { Q, C, KR, WUKV, POS, SLOT, CACHE };
-    cache at = { (const int32_t *)in[POS].data, (const int32_t *)in[SLOT].data, k->slots,
-                 k->positions };
+    enum { Q, C, KR, WUKV, POS, SLOT, PAGES };
+    cache_view at = k->at;
+    at.positions = (const int32_t *)in[POS].data;
+    at.slot = (const int32_t *)in[SLOT].data;
+    at.pages = k->cache > PAGES ? (const int32_t *)in[PAGES].data : nullptr;
     float *absorbed = (float *)ws, *parts = (float *)((char *)ws + k->parts);
-    arr q = in_arr(base, in, Q), latents = in_arr(base, in, CACHE);
+    arr q = in_arr(base, in, Q), latents = in_arr(base, in, (uint32_t)k->cache);
     unsigned heads = (unsigned)k->a.heads, tiles = (unsigned)cuda_ceil(k->tokens, TOKENS);
     int L = k->latent, D = L + k->a.rope, w_kind = base->in_kind[WUKV];
     if (!k->tokens)
@@ -273,8 +281,10 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
         return st;
     k->tokens = c->in[0]->dim[0];
     k->latent = (int)mr_last(c->in[1]);
-    k->slots = c->in[6]->dim[0];
-    k->positions = c->in[6]->dim[1];
+    k->cache = strcmp(base->op, "mla_attention.paged") ? 6 : 7;
+    st = view_shape(base, c->in[k->cache], k->cache == 7 ? c->in[6] : NULL, &k->at, err);
+    if (st)
+        return st;
     k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)(k->a.nope + k->a.rope)));
     if (k->latent + k->a.rope > 32 * 18)
         return cuda_refuse(base, err, "latents of more than 576 values");
@@ -282,14 +292,14 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
         return cuda_refuse(base, err, "heads of more than 1024 values without positions");
     if (k->tokens > 65535)
         return cuda_refuse(base, err, "more than 65535 new tokens at once");
-    st = mla_decode_prepare(base, k->latent, k->a.rope, base->in_kind[6], err);
+    st = mla_decode_prepare(base, k->latent, k->a.rope, base->in_kind[k->cache], err);
     if (st && st != MR_E_UNSUPPORTED)
         return st;
     k->tensor = !st;
     k->parts_each = k->tensor ? 1 : WARPS;
     // a block a multiprocessor on the tensor cores, else four, each with 64 keys at least
     int64_t heads = k->tensor ? 64 : HEADS, full = (k->tensor ? 1 : 4) * base->dev->sms;
-    int64_t blocks = k->tokens * cuda_ceil(k->a.heads, heads), most = cuda_ceil(k->positions, 64);
+    int64_t blocks = k->tokens * cuda_ceil(k->a.heads, heads), most = cuda_ceil(k->at.most, 64);
     int64_t want = blocks ? k->tensor ? full / blocks : cuda_ceil(full, blocks) : 1;
     k->splits = (int)(want < most ? want : most);
     k->splits = k->splits < 1 ? 1 : k->splits;
@@ -305,5 +315,6 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
 
 const struct op_row cuda_mla_cached_rows[] = {
     { "mla_attention.cached", "xxxxiix>x", sizeof(struct mla_cached), cached_prepare, 0, 0 },
+    { "mla_attention.paged", "xxxxiiix>x", sizeof(struct mla_cached), cached_prepare, 0, 0 },
     {},
 };

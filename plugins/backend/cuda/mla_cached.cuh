@@ -6,18 +6,9 @@
 
 #ifndef MRUN_CUDA_MLA_CACHED_CUH
 #define MRUN_CUDA_MLA_CACHED_CUH
+#include "early.cuh"
 #include "mla.cuh"
-
-struct cache { // where new tokens stand
-    const int32_t *position, *slot;
-    int64_t slots, room;
-};
-
-DEV int64_t row_of(const cache &c, int64_t t) // -1: an unused row, or one outside
-{
-    int64_t b = c.slot[t], p = c.position[t];
-    return b < 0 || b >= c.slots || p < 0 || p >= c.room ? -1 : b * c.room + p;
-}
+#include "pages.cuh"
 
 // keys first .. end - 1 of the p + 1 that a token sees are a split's
 DEV void split_of(int64_t p, int64_t *first, int64_t *end)
@@ -30,7 +21,7 @@ DEV void split_of(int64_t p, int64_t *first, int64_t *end)
 // mla_decode.cu: the tensor cores' way, for bf16 latents of 512 + 64 values. 0: it will do.
 mr_status mla_decode_prepare(const struct kernel *k, int latent, int rope, int cache_kind,
                              mr_err *err);
-void mla_decode(const float *absorbed, const void *latents, float *parts, cache at, float scale,
-                int heads, int64_t tokens, int splits, cudaStream_t stream);
+void mla_decode(const float *absorbed, const void *latents, float *parts, const cache_view &at,
+                float scale, int heads, int64_t tokens, int splits, cudaStream_t stream);
 
 #endif

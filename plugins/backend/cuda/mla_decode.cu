@@ -17,6 +17,8 @@ static constexpr float LOG2_E = 1.4426950408889634f;
 
 struct tiles { // of 64 rows as 9 boxes: 64 lines of 128 bytes with the 128-byte swizzle
     uint16_t q[HEADS * D], k[2][KEYS * D];
+    int row[2][KEYS]; // where the keys of the tile that comes lie, and of the one after it
+    int lost;         // a key that should be there has no row
 };
 
 // the address of element (row, 8 chunk)
@@ -25,13 +27,14 @@ DEV uint16_t *chunk_at(uint16_t *tile, int row, int chunk)
     return tile + chunk / 8 * (BOX_BYTES / 2) + row * 64 + ((chunk ^ row) & 7) * 8;
 }
 
-DEV void load_keys(uint16_t *tile, const uint16_t *latents, int64_t n) // n: keys that are there
+// keys of no row become zeros
+DEV void load_keys(uint16_t *tile, const uint16_t *latents, const int *rows)
 {
 #pragma unroll
     for (int i = 0; i < KEYS * CHUNKS / BLOCK; i++) {
-        int e = threadIdx.x + i * BLOCK, row = e / CHUNKS, c = e % CHUNKS;
-        bool there = row < n;
-        copy16(chunk_at(tile, row, c), there ? latents + (int64_t)row * D + c * 8 : latents, there);
+        int e = threadIdx.x + i * BLOCK, key = e / CHUNKS, c = e % CHUNKS, row = rows[key];
+        bool there = row >= 0;
+        copy16(chunk_at(tile, key, c), there ? latents + (int64_t)row * D + c * 8 : latents, there);
     }
     copies_end();
 }
@@ -153,21 +156,34 @@ DEV void soften(float s[32], int n, float max[2], float sum[2], float keep[2])
 }
 
 __global__ void __launch_bounds__(BLOCK, 1)
-    decode(const float *absorbed, const uint16_t *latents, float *parts, cache at, float scale,
-           int heads)
+    decode(const float *absorbed, const uint16_t *latents, float *parts, const cache_view at,
+           float scale, int heads)
 {
     extern __shared__ __align__(1024) char room[];
     tiles &t = *(tiles *)room;
-    int64_t token = blockIdx.y, where = row_of(at, token), first, end;
+    int64_t token = blockIdx.y, first, end;
     int h0 = blockIdx.x * HEADS, group = threadIdx.x / 128, lane = threadIdx.x % 32;
-    if (where < 0)
+    if (own_row(at, token) < 0)
         return;
-    int64_t p = where % at.room;
-    split_of(p, &first, &end);
-    latents += (where - p + first) * D;
+    int slot = at.slot[token];
+    split_of(at.positions[token], &first, &end);
     int64_t n = end - first;
+    auto find_rows = [&](int64_t j, int *rows) {
+        int64_t key = j + threadIdx.x;
+        if (threadIdx.x >= KEYS)
+            return;
+        rows[threadIdx.x] = key < n ? row_at(at, slot, (int)(first + key)) : -1;
+        if (key < n && rows[threadIdx.x] < 0)
+            t.lost = 1;
+    };
+    if (threadIdx.x == 0)
+        t.lost = 0;
+    __syncthreads();
+    find_rows(0, t.row[0]);
+    find_rows(KEYS, t.row[1]);
+    __syncthreads();
     if (n > 0)
-        load_keys(t.k[0], latents, n);
+        load_keys(t.k[0], latents, t.row[0]);
     absorbed += (token * heads + h0) * D;
     for (int e = threadIdx.x; e < HEADS * D / 2; e += BLOCK) {
         int h = e / (D / 2), i = e % (D / 2) * 2;
@@ -192,7 +208,8 @@ __global__ void __launch_bounds__(BLOCK, 1)
         }
         products_end();
         if (j + KEYS < n)
-            load_keys(t.k[i ^ 1], latents + (j + KEYS) * D, n - j - KEYS);
+            load_keys(t.k[i ^ 1], latents, t.row[i ^ 1]);
+        find_rows(j + 2 * KEYS, t.row[i]); // read behind the next barrier
         products_wait();
         hold<32>(s);
         soften(s, n - j < KEYS ? (int)(n - j) : KEYS, max, sum, keep);
@@ -223,11 +240,13 @@ __global__ void __launch_bounds__(BLOCK, 1)
     int row = threadIdx.x % 128 / 32 * 16 + lane / 4;
     int64_t step = gridDim.z * (int64_t)(L + 2); // from a head to the next
     parts += (token * heads + h0) * step + blockIdx.z * (L + 2);
+    __syncthreads();
+    const float lost = t.lost ? nanf("") : 0; // to be found in the result
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int h = row + 8 * r;
         float *to = parts + h * step;
-        sum[r] = quad<false>(sum[r]);
+        sum[r] = quad<false>(sum[r]) + lost;
         if (h0 + h >= heads)
             continue;
         if (!group && lane % 4 == 0)
@@ -250,8 +269,8 @@ mr_status mla_decode_prepare(const struct kernel *k, int latent, int rope, int c
     return want_shared(k, (const void *)decode, sizeof(tiles), err);
 }
 
-void mla_decode(const float *absorbed, const void *latents, float *parts, cache at, float scale,
-                int heads, int64_t tokens, int splits, cudaStream_t stream)
+void mla_decode(const float *absorbed, const void *latents, float *parts, const cache_view &at,
+                float scale, int heads, int64_t tokens, int splits, cudaStream_t stream)
 {
     dim3 grid((unsigned)cuda_ceil(heads, HEADS), (unsigned)tokens, (unsigned)splits);
     decode<<<grid, BLOCK, sizeof(tiles), stream>>>(absorbed, (const uint16_t *)latents, parts, at,

@@ -49,6 +49,37 @@ static const struct {
     { "linear", "x=F[1,1030] w=F[257,1030] bias=F[257]" },
     { "linear", "x=F[300,1] w=F[3,1]" },
     { "linear", "x=F[70,64] w=F[64,64] @out_dtype=f32" },
+    { "linear", "x=F[1,2048] w=F[264,2048]" },
+    { "linear", "x=F[8,520] w=F[70,520] bias=F[70] @out_dtype=f32" },
+    { "linear", "x=F[13,1024] w=F[33,1024] bias=F[33]" },
+    { "linear_add", "a=F[3,48] x=F[3,4104] w=F[48,4104] bias=F[48]" },
+    { "linear_add", "a=F[16,300] x=F[16,136] w=F[300,136]" },
+    { "linears", "x=F[1,2048] nw=F[2048] w=F[200,2048] w1=F[40,2048] w2=F[33,2048] @normed=1" },
+    { "linears", "x=F[7,1032] nw=- w=F[72,1032] w1=F[16,1032] w2=- y2=- @normed=1 @eps=1e-3" },
+    { "linears", "x=F[11,264] nw=F[264] w=F[72,264] w1=F[160,264] w2=F[8,264] @normed=1" },
+    { "linears", "x=F[2,2048] nw=- w=F[2200,2048] w1=F[24,2048] w2=F[9,2048]" },
+    { "linear_swiglu", "x=F[1,2048] nw=F[2048] gate=F[344,2048] up=F[344,2048] @normed=1" },
+    { "linear_swiglu", "x=F[8,136] nw=- gate=F[2200,136] up=F[2200,136]" },
+    { "linear_swiglu", "x=F[12,1024] nw=F[1024] gate=F[40,1024] up=F[40,1024] @normed=1" },
+    { "experts_swiglu", "x=F[1,2048] nw=F[2048] probs=S[1,2] rows=i32[2]perm w=F[7,2048,272] "
+                        "offsets=i32[8]{0,0,1,1,1,2,2,2} @normed=1" },
+    { "experts_swiglu", "x=F[4,1032] nw=- probs=S[4,2] rows=i32[8]perm w=F[5,272,1032] "
+                        "offsets=i32[6]{0,3,3,3,8,8} @layout=oi" },
+    { "experts_swiglu", "x=F[30,136] nw=F[136] probs=S[30,2] rows=i32[60]perm w=F[8,136,144] "
+                        "offsets=i32[9]{1,20,20,24,24,41,58,58,58} @normed=1" },
+    { "experts_add", "a=F[1,272] b=F[1,272] y=F[1,4096] rows=i32[1]{0} w=F[3,4096,272] "
+                     "offsets=i32[4]{0,0,1,1}" },
+    { "experts_add", "a=F[40,136] b=- y=F[40,264] rows=i32[40]perm w=F[6,136,264] "
+                     "offsets=i32[7]{0,0,19,19,21,40,40} @layout=oi" },
+    { "grouped_linear", "x=F[60,264] w=F[9,264,136] offsets=i32[10]{3,3,20,20,21,21,40,57,57,57}" },
+    { "grouped_linear", "x=F[8,2048] w=F[3,200,2048] offsets=i32[4]{0,2,2,8} @layout=oi" },
+    { "router", "x=F[8,2048] nw=F[2048] w=F[16,2048] bias=- @k=1 @normed=1" },
+    { "router", "x=F[5,1024] nw=F[1024] w=F[64,1024] bias=S[64] @k=8 @norm=1 @scale=2.5 "
+                "@normed=1" },
+    { "router", "x=F[2,136] nw=- w=F[128,136] bias=S[128] @k=6 @groups=8 @group_topk=4 @norm=1" },
+    { "argmax", "logits=F[3,151936]" },
+    { "argmax", "logits=F[65,1001]" },
+    { "argmax", "logits=F[2,9000]zero" },
     { "sum_rows", "x=F[3000,130] acc=S[130]" },
     { "grouped_linear", "x=F[300,40] w=F[5,40,136] offsets=i32[6]{0,0,165,165,297,300}" },
     { "grouped_linear", "x=F[300,40] w=F[5,136,40] offsets=i32[6]{0,9,137,137,138,300} @layout=oi" },
@@ -342,6 +373,31 @@ static const char *served_by(rig *r, const char *id, const char *text, uint32_t 
     r->ops->release(r->dev, kernel);
     mri_case_free(&c);
     return info.impl;
+}
+
+/* the shapes of few rows are worth their kernels only if those serve them */
+Test(cuda_few_rows, have_kernels_of_their_own)
+{
+    static const struct {
+        const char *op, *text;
+    } served[] = {
+        { "linear", "x=F[1,2048] w=F[264,2048]" },
+        { "linear_add", "a=F[3,48] x=F[3,4104] w=F[48,4104]" },
+        { "linears", "x=F[8,2048] nw=F[2048] w=F[200,2048] w1=F[40,2048] w2=- y2=- @normed=1" },
+        { "linear_swiglu", "x=F[1,2048] nw=F[2048] gate=F[344,2048] up=F[344,2048] @normed=1" },
+        { "grouped_linear", "x=F[60,264] w=F[9,264,136] offsets=i32[10]part:60" },
+        { "experts_swiglu", "x=F[1,64] nw=F[64] probs=S[1,2] rows=i32[2]perm w=F[7,64,128] "
+                            "offsets=i32[8]part:2 @normed=1" },
+        { "experts_add", "a=F[64,64] b=- y=F[64,64] rows=i32[64]perm w=F[16,64,64] "
+                         "offsets=i32[17]part:64" },
+        { "router", "x=F[8,2048] nw=F[2048] w=F[16,2048] bias=- @k=1 @normed=1" },
+    };
+    rig r;
+    open_or_skip(&r, (rig_cuda){ 0 });
+    for (size_t i = 0; i < sizeof served / sizeof *served; i++)
+        cr_expect(strstr(served_by(&r, served[i].op, served[i].text, 0), "few"), "%s",
+                  served[i].op);
+    rig_close(&r);
 }
 
 static const char whole[] = WHOLE(256, 128, 128, 64, 64) " @heads=2 @kv_heads=1 @head_dim=64";

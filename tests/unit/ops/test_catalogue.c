@@ -15,6 +15,7 @@ Test(catalogue, holds_every_documented_dense_op_once)
         "swiglu.bwd", "gelu", "gelu.bwd", "weighted_swiglu", "weighted_swiglu.bwd",
         "weighted_srelu", "weighted_srelu.bwd", "cross_entropy", "cross_entropy.bwd", "rope_tail",
         "mla_kv", "mla_kv.bwd", "mla_attention.paged", "split", "concat",
+        "linears", "linear_swiglu", "experts_swiglu", "experts_add", "router", "argmax",
     };
     const mr_op_def *def;
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
