@@ -287,8 +287,8 @@ static mr_status bytes_of(void *ctx, const mri_tensor *t, const void **data, mr_
     const char *own;
     if (!from->t) {
         void *joined;
-        mr_status st = mri_pieces_join(s->folder, &s->model->params.slots.v[from->slot], s->dir,
-                                       &joined, &own, err);
+        const mri_tensor_slot *slot = &s->model->params.slots.v[from->slot];
+        mr_status st = mri_pieces_join(s->folder, NULL, slot, s->dir, &joined, &own, err);
         if (st)
             return st;
         free(l->room);

@@ -119,3 +119,37 @@ mr_status mri_pieces_find(const mri_safetensors *f, const mri_quant *q, const mr
         st = find_one(f, q, s, where, i, counted, &n, out, err);
     return st;
 }
+
+mr_status mri_pieces_join(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
+                          const char *where, void **data, const char **dtype, mr_err *err)
+{
+    mri_pieces all = { 0 };
+    char *out = NULL;
+    mr_status st = 0;
+    MR_TRY(mri_pieces_find(f, q, s, where, &all, err));
+    *dtype = all.list.v[0].from.type.dtype;
+    size_t each = mr_dtype_bytes(*dtype);
+    out = mri_alloc(s->n * each);
+    for (size_t i = 0; i < all.list.n; i++) {
+        const mri_stretch *x = &all.list.v[i];
+        char *to = out + x->at * each;
+        if (strcmp(x->from.type.dtype, *dtype)) {
+            st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
+                         "%s: tensor %s is %s, %s of the same parameter is %s", where,
+                         x->from.name, x->from.type.dtype, all.list.v[0].from.name, *dtype);
+            goto out;
+        }
+        if (x->from.rule)
+            mri_stored_read(&x->from, 0, mr_numel(&x->from.type), (float *)(void *)to);
+        else
+            memcpy(to, x->from.data->data, mr_bytes(&x->from.type));
+    }
+out:
+    if (st) {
+        free(out);
+        out = NULL;
+    }
+    free(all.list.v);
+    *data = out;
+    return st;
+}

@@ -25,5 +25,9 @@ char *mri_piece_name(const mri_tensor_slot *s, const char *word, size_t len, int
  * may be NULL. */
 mr_status mri_pieces_find(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
                           const char *where, mri_pieces *out, mr_err *err);
+/* Joins the pieces of slot s, all of one dtype, to a new array of that dtype. The caller frees
+ * *data. */
+mr_status mri_pieces_join(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
+                          const char *where, void **data, const char **dtype, mr_err *err);
 
 #endif

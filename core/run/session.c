@@ -130,14 +130,13 @@ static bool whole_sequences(const mri_session *s, const mri_session_options *o)
     return MR_CAN(ops, promises) && (ops->promises(c->config) & MR_DATA_WHOLE);
 }
 
-/* A model of pictures keeps all its parameters, whichever execs a job has: with pictures in none of
- * them, or apart from the text (decode), no exec has them all. Training on text alone is of text
- * alone. */
-static mr_status describe(mri_session *s, const mri_session_options *o, mr_err *err)
+/* All parameters by name and type, before any exec: of a session that only describes, and of a
+ * model of pictures, where with pictures in none of a job's execs, or apart from the text (decode),
+ * no exec has them all. (Training on text alone is of text alone.) */
+static mr_status describe(mri_session *s, mr_err *err)
 {
-    mr_block_env env = { .size = sizeof env, .mode = "infer", .tokens = 1, .seq = 1, .images = 1 };
-    if (!s->info.image_size || (o->needs & MRI_NEED_TRAIN))
-        return 0;
+    mr_block_env env = { .size = sizeof env, .mode = "infer", .tokens = 1, .seq = 1,
+                         .images = s->info.image_size > 0 };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err);
     return st ? st
               : mri_params_plan(s->described, &s->config->optimizer, s->model_dtype,
@@ -310,16 +309,13 @@ out:
 }
 
 /* The model and its parameters, without a device. */
-static mr_status describe(mri_session *s, mr_err *err)
+static mr_status open_described(mri_session *s, mr_err *err)
 {
-    const mr_block_env env = { sizeof env, 0, "infer", 1, 0, 0, 0, 0, 0 };
     mr_status st = 0;
     if (mri_config_choice(s->config, "tokenizer", 0) && !s->config->model.hf)
         MR_TRY(open_tokenizer(s, err)); /* it knows the vocabulary */
     MR_TRY(open_model(s, err));
-    MR_TRY(mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err));
-    MR_TRY(mri_params_plan(s->described, &s->config->optimizer, s->model_dtype, false, &s->params,
-                           err));
+    MR_TRY(describe(s, err));
 out:
     return st;
 }
@@ -382,7 +378,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         goto out;
     }
     if (o->describe) {
-        st = describe(s, err);
+        st = open_described(s, err);
         goto out;
     }
     MR_TRY(open_device(s, err));
@@ -401,7 +397,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     s->whole = whole_sequences(s, o);
     int64_t tokens = config->train.micro_batch * config->train.seq;
     MR_TRY(mri_pictures_check(s, o, err));
-    MR_TRY(describe(s, o, err));
+    if (s->info.image_size && !(o->needs & MRI_NEED_TRAIN))
+        MR_TRY(describe(s, err));
     if (o->needs & MRI_NEED_TRAIN)
         MR_TRY(make_exec(s, o, "train", o->train_tokens ? o->train_tokens : tokens, &s->train,
                          err));
@@ -459,7 +456,6 @@ void mri_session_close(mri_session *s)
     mri_exec_free(s->prefill); /* borrows decode's states */
     mri_exec_free(s->decode);
     mri_exec_free(s->encode);
-    mri_assembly_free(s->described);
     mri_pictures_free(s);
     if (s->arena)
         s->device.ops->free(s->device.dev, s->arena, s->arena_bytes);

@@ -91,7 +91,6 @@ typedef struct mri_session {
     const mr_data_ops *data_ops;
     void *data;
     bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
-    mri_assembly *described; /* of a session that only describes */
     mri_progress done;
 } mri_session;
 

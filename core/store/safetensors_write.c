@@ -151,12 +151,12 @@ mr_status mri_safetensors_write_sum(const char *path, const mri_tensor *t, size_
     MR_TRY(mri_out_create(&o, path, err));
     MR_TRY(mri_out_write(&o, h.s, h.n, err));
     for (size_t i = 0; i < n; i++) {
-        const void *data = sorted[i]->data;
+        const void *from = sorted[i]->data;
         uint64_t size;
         mri_type_bytes(&sorted[i]->type, &size);
         if (source && size)
-            MR_TRY(source->bytes(source->ctx, sorted[i], &data, err));
-        MR_TRY(mri_out_write(&o, data, size, err));
+            MR_TRY(source->bytes(source->ctx, sorted[i], &from, err));
+        MR_TRY(mri_out_write(&o, from, size, err));
     }
     *bytes = o.bytes;
     MR_TRY(mri_out_finish(&o, sum, err));
