@@ -244,6 +244,8 @@ static mr_status build_kind(const mr_model_ops *ops, void *model, const char *ki
     mr_prog *p = *out = mri_prog_new(kind, model_dtype);
     p->decode = !strcmp(env->mode, "decode") && env->page > 0 ? env : NULL;
     mr_status st = ops->build(model, kind, env, &mri_builder, p, err);
+    if (!st && p->decode)
+        mri_prog_greedy(p);
     p->decode = NULL;
     if (p->failed) { /* the builder's first error explains more than what followed it */
         *err = p->err;

@@ -77,7 +77,7 @@ struct mr_prog {
     mr_err err;
     uint8_t phase;           /* of nodes being added */
     const mr_block_env *decode; /* while a block is built in mode decode: op attention is said
-                                   over a cache in pages (paged.c); else NULL */
+                                   over a cache in pages (decode.c); else NULL */
     uint32_t caches;            /* how many were */
 };
 
@@ -99,6 +99,8 @@ mr_status mri_prog_node(mr_prog *p, const char *id, const mr_val *in, uint32_t n
 /* Op attention of (q, k, v, seq_start) as attention.paged, with its caches and what else it is fed. */
 mr_val mri_prog_paged(mr_prog *p, const mr_val *in, const mr_attr *attr, uint32_t n_attr,
                       mr_val *out, uint32_t n_out, const char *file, int32_t line);
+/* A block with the output logits gets the output next, argmax of it, unless it has one. */
+void mri_prog_greedy(mr_prog *p);
 /* the types of a node as a call; `types` has room for 2 x MRI_MAX_OPERANDS pointers */
 mr_call mri_node_call(const mr_prog *p, const mri_node *n, const mr_type **types);
 mr_val mri_port_find(const mri_ports *ports, const char *name); /* 0: none */

@@ -2,7 +2,8 @@
  *
  * Greedy continuations of the tiny fixtures are transformers', token for token, from one engine
  * that has all prompts of a fixture at once: more than it has slots, in pages of which there are
- * fewer than all would take, read in chunks that begin and end anywhere.
+ * fewer than all would take, read in chunks that begin and end anywhere. On a GPU a step is one
+ * captured graph.
  */
 #include "../kit.h"
 #include "core/run/engine.h"
@@ -72,7 +73,8 @@ static void greedy(const char *fixture, const char *family, const char *backend)
     snprintf(plugin, sizeof plugin, "backend.plugin=%s", backend);
     snprintf(model, sizeof model, "model.plugin=%s%s", *family == '/' ? getenv("MRUN_BUILD") : "",
              family);
-    const char *const sets[] = { hf, plugin, model, "job.run=generate", "train.steps=1",
+    const char *graph = strcmp(backend, "cuda") ? "graph.plugin=none" : "graph.plugin=full";
+    const char *const sets[] = { hf, plugin, model, graph, "job.run=generate", "train.steps=1",
                                  "train.seq=8", "data.text.path=unused", NULL };
     kit k = kit_open(NULL, sets, (mri_session_options){
         .needs = MRI_NEED_DECODE, .slots = 3, .max_seq = longest, .prefill_tokens = 7, .page = 8,

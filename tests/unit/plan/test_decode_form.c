@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * In mode decode a block's `attention` becomes attention.paged, with caches of its own and the
- * inputs that go with them; in other modes, and where a family says the paged form itself, nothing
- * is changed.
+ * inputs that go with them, and logits come with the likeliest ids; in other modes nothing is
+ * changed.
  */
 #include "../../kit.h"
 #include "core/program/assembly.h"
@@ -37,7 +37,7 @@ static mr_status build(void *model, const char *kind, const mr_block_env *env, c
     MR_OPN(n, "attention", out, 2, MR_IN(q, x, q, start),
            MR_AT(mr_ai("heads", 2), mr_ai("kv_heads", 2), mr_ai("head_dim", 4)));
     b->end(p);
-    b->output(p, "y", mr_logit_rows(n, env, out[0]));
+    b->output(p, "logits", mr_logit_rows(n, env, out[0]));
     return 0;
 }
 
@@ -49,6 +49,25 @@ static mr_status assemble(void *model, const mr_assembler *a, mr_asm *as, mr_err
 }
 
 static const mr_model_ops ops = { .size = sizeof ops, .assemble = assemble, .build = build };
+
+/* the catalogue's, or one that says as much */
+static mr_status index_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    (void)err;
+    *out[0] = mr_type1("i32", c->in[0]->dim[0]);
+    return 0;
+}
+
+static mr_status index_loop(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    (void)in, (void)err;
+    memset(out[0].data, 0, (size_t)c->in[0]->dim[0] * 4);
+    return 0;
+}
+
+static const mr_op_def argmax = { .size = sizeof argmax, .flags = MR_OP_NO_VJP, .id = "argmax",
+                                  .doc = "the likeliest", .sig = "logits -> index",
+                                  .shape = index_shape, .ref = index_loop };
 
 static const mri_node *find(const mr_prog *p, const char *id, int nth)
 {
@@ -75,6 +94,8 @@ Test(decode_form, attention_gets_caches_of_its_own)
     mr_err err = MR_ERR_INIT;
     mr_block_env env = { .size = sizeof env, .mode = "decode", .tokens = T, .slots = 3,
                          .max_seq = 70, .pages = 11, .page = 16, .logit_rows = 2 };
+    if (!mri_op_find("argmax"))
+        kit_ok(mri_op_register(&argmax, &err), &err, "register");
     kit_ok(mri_assemble(&ops, NULL, &env, "bf16", &a, &err), &err, "assemble");
     const mr_prog *p = a->kinds.v[0].prog;
     cr_assert_null(find(p, "attention", 0));
@@ -94,6 +115,9 @@ Test(decode_form, attention_gets_caches_of_its_own)
     }
     cr_assert_eq(mri_val(p, one->in[5])->type.dim[1], 5, "70 positions are 5 pages");
     cr_assert_eq(mri_val(p, p->outputs.v[0].value)->type.dim[0], 2);
+    const mri_node *best = find(p, "argmax", 0);
+    cr_assert_eq(best->in[0], mri_port_find(&p->outputs, "logits"));
+    cr_assert_eq(best->out[0], mri_port_find(&p->outputs, "next"));
     mri_assembly_free(a);
 }
 
@@ -107,6 +131,7 @@ Test(decode_form, other_modes_are_as_they_were_said)
         kit_ok(mri_assemble(&ops, NULL, &env, "bf16", &a, &err), &err, "assemble");
         const mr_prog *p = a->kinds.v[0].prog;
         cr_assert(find(p, "attention", 1) && !find(p, "attention.paged", 0));
+        cr_assert(!mri_port_find(&p->outputs, "next"));
         cr_assert_eq(mri_val(p, p->outputs.v[0].value)->type.dim[0], T);
         mri_assembly_free(a);
     }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * paged.c - one description for training and inference: where a block says `attention` of whole
- * sequences, in mode decode the same numbers come from attention.paged over what the sequences
- * have cached. Its caches are states of the block, k_cache and v_cache, which core declares; a
- * block with more than one attention has more of them, numbered from 2.
+ * decode.c - one description for training and inference: what core makes of a block in mode decode.
+ * Where it says `attention` of whole sequences, the same numbers come from attention.paged over
+ * what the sequences have cached. Its caches are states of the block, k_cache and v_cache, which
+ * core declares; a block with more than one attention has more of them, numbered from 2. And a
+ * head that gives logits also gives the likeliest id of each row, so that greedy generation takes
+ * four bytes a row from the device.
  */
 #include "program.h"
 #include <string.h>
@@ -32,4 +34,13 @@ mr_val mri_prog_paged(mr_prog *p, const mr_val *in, const mr_attr *attr, uint32_
         out[0] = o;
     }
     return o;
+}
+
+void mri_prog_greedy(mr_prog *p)
+{
+    mr_val logits = mri_port_find(&p->outputs, "logits");
+    if (p->failed || !logits || mri_port_find(&p->outputs, "next") || !mri_op_find("argmax"))
+        return;
+    mr_net net = { &mri_builder, p };
+    mri_builder.output(p, "next", MR_OP(net, "argmax", MR_IN(logits), MR_NOAT));
 }
