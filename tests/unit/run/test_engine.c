@@ -249,6 +249,48 @@ Test(engine, a_cancelled_request_gives_its_pages_to_those_that_wait)
     kit_close(&k);
 }
 
+/* Two grow past what there is: the younger stops, waits until the older is done, and goes on as if
+ * nothing had been. */
+Test(engine, the_youngest_gives_its_pages_to_the_oldest)
+{
+    enum { OLD = 2, YOUNG = 5 }; /* 5 ids and 20 to write: 2 pages; 11 and 30: 3 */
+    given want[REQUESTS], got[2] = { 0 };
+    int64_t handle[2];
+    int32_t ids[MAX_SEQ];
+    mr_err err = MR_ERR_INIT;
+    int stopped = 0;
+    bool old_ended = false;
+    alone("ref", llama4, 0, want);
+    kit k = open_with("ref", llama4, (shape){ 2, 16, 16, 3 });
+    mri_engine *e = mri_engine_create(k.session);
+    for (int i = 0; i < 2; i++) {
+        mri_request r = make_request(ids, i ? YOUNG : OLD, 0);
+        kit_ok(mri_engine_add(e, &r, &handle[i], &err), &err, "add");
+    }
+    while (!mri_engine_idle(e)) {
+        const mri_token *t;
+        size_t n;
+        kit_ok(mri_engine_step(e, &t, &n, &err), &err, "step");
+        bool wrote[2] = { false, false };
+        for (size_t i = 0; i < n; i++) {
+            int who = t[i].request == handle[1];
+            wrote[who] = true;
+            got[who].id[got[who].n++] = t[i].id;
+            old_ended |= !who && t[i].finish;
+        }
+        cr_assert(wrote[0] || old_ended, "the older writes in every step");
+        stopped += wrote[0] && !wrote[1] && got[1].n > 0;
+    }
+    cr_assert_gt(stopped, 0, "the younger was not stopped: this tests nothing");
+    for (int i = 0; i < 2; i++) {
+        const given *w = &want[i ? YOUNG : OLD];
+        cr_assert_eq(got[i].n, w->n);
+        cr_assert_arr_eq(got[i].id, w->id, (size_t)w->n * sizeof *w->id);
+    }
+    mri_engine_free(e);
+    kit_close(&k);
+}
+
 Test(engine, what_can_never_run_is_refused)
 {
     kit k = open_with("ref", llama4, (shape){ 2, 8, 16, 2 });
