@@ -33,43 +33,49 @@ typedef struct decode_bench {
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
-/* What one sequence reads and writes of a cache with rows of so many bytes, as of `position`. */
-static double row_bytes(const mr_call *c, double row, double position)
+/* Of a matrix for each of E experts: each of B tokens goes to K of them, and if it may be any, an
+ * expert is read with probability 1 - (1 - K/E)^B. K is the router's, who stands in the block. */
+static double experts_read(const decode_bench *b, const mr_prog *p, const mr_type *w)
 {
-    int64_t chunk = mr_attr_i(c, "chunk", 0);
-    double seen = chunk ? fmod(position, (double)chunk) + 1 : position + 1;
-    return row * (seen + 1);
+    double k = 1;
+    for (size_t i = 0; i < p->nodes.n; i++)
+        for (uint32_t a = 0; a < p->nodes.v[i].n_attr; a++)
+            if (!strcmp(p->nodes.v[i].attr[a].key, "k"))
+                k = (double)p->nodes.v[i].attr[a].u.i;
+    return 1 - pow(1 - fmin(1, k / (double)w->dim[0]), (double)b->batch);
 }
 
-static double of_row(const mr_type *cache) /* [N,P,..] */
+/* Of a cache [N,P,..], what B sequences at `position` read of it, and the row that each writes. */
+static double cache_read(const decode_bench *b, const mri_node *n, const mr_type *cache,
+                         double position)
 {
-    return (double)mr_bytes(cache) / ((double)cache->dim[0] * (double)cache->dim[1]);
+    double row = (double)mr_bytes(cache) / ((double)cache->dim[0] * (double)cache->dim[1]);
+    double seen = position + 1;
+    for (uint32_t a = 0; a < n->n_attr; a++)
+        if (!strcmp(n->attr[a].key, "chunk") && n->attr[a].u.i)
+            seen = fmod(position, (double)n->attr[a].u.i) + 1;
+    return (double)b->batch * row * (seen + 1);
 }
 
-/* Grouped products read the experts that have rows: each of B tokens goes to K of E, and if it
- * may be any of them, an expert is read with probability 1 - (1 - K/E)^B. Attention over a cache
- * reads the positions so far; everything else is what its cost says. */
-static void step_bytes(decode_bench *b, const mri_plan *pl, const mri_step *s, double position)
+/* Weights and caches alone, whatever ops read them: what is written between ops is little beside
+ * them, and need not reach memory. Of an embedding only its rows are read. */
+static void step_bytes(decode_bench *b, const mr_prog *p, const mri_node *n, double position)
 {
-    const mri_node *n = &pl->prog->nodes.v[s->node];
-    const mr_type *types[2 * MRI_MAX_OPERANDS];
-    mr_call c = mri_node_call(pl->prog, n, types);
-    const char *id = n->def->id;
-    double B = (double)b->batch;
-    if (!strcmp(id, "attention.paged")) {
-        double row = of_row(c.in[6]) + of_row(c.in[7]);
-        b->cache_bytes += B * row_bytes(&c, row, position);
-    } else if (!strcmp(id, "mla_attention.paged")) {
-        b->cache_bytes += B * row_bytes(&c, of_row(c.in[7]), position);
-        b->weight_bytes += (double)mr_bytes(c.in[3]);
-    } else if (!strcmp(id, "grouped_linear")) {
-        double experts = (double)c.in[1]->dim[0], of = (double)mr_rows(c.in[0]) / B / experts;
-        double all = (double)mr_bytes(c.in[1]), read = all * (1 - pow(1 - fmin(1, of), B));
-        b->all_expert_bytes += all;
-        b->expert_bytes += read;
-        b->weight_bytes += s->cost.bytes - all + read;
-    } else {
-        b->weight_bytes += s->cost.bytes;
+    for (uint32_t i = 0; i < n->n_in; i++) {
+        const mri_value *v = n->in[i] ? mri_val(p, n->in[i]) : NULL;
+        double bytes = v ? (double)mr_bytes(&v->type) : 0;
+        if (v && v->kind == MRI_STATE && v->flags & MR_STATE_PAGED)
+            b->cache_bytes += cache_read(b, n, &v->type, position);
+        if (!v || v->kind != MRI_PARAM)
+            continue;
+        if (!strcmp(n->def->id, "embedding"))
+            bytes *= (double)b->batch / (double)v->type.dim[0];
+        if (v->type.rank == 3) {
+            b->all_expert_bytes += bytes;
+            bytes *= experts_read(b, p, &v->type);
+            b->expert_bytes += bytes;
+        }
+        b->weight_bytes += bytes;
     }
 }
 
@@ -80,7 +86,7 @@ static void count_bytes(decode_bench *b)
     for (uint32_t i = 0; i < e->frames.n; i++) {
         const mri_plan *pl = e->frames.v[i].plan;
         for (size_t k = 0; k < pl->steps[MRI_F].n; k++)
-            step_bytes(b, pl, &pl->steps[MRI_F].v[k], position);
+            step_bytes(b, pl->prog, &pl->prog->nodes.v[pl->steps[MRI_F].v[k].node], position);
     }
 }
 
