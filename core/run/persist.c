@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * persist.c - a session to and from files: checkpoints, and weights from a Hugging Face
- * folder (read by load.c). A checkpoint holds logical tensors under their full names, never the flat layout,
- * so that another grouping, precision or (later) mesh can read it.
+ * folder (read by load.c). A checkpoint holds logical tensors under their full names, never the
+ * flat layout, so that another grouping, precision or (later) mesh can read it.
  */
 #include "load.h"
 #include "session.h"
@@ -120,6 +120,33 @@ static mr_status missing(const char *where, const char *name, mr_err *err)
     return MR_E_STORE_MISSING;
 }
 
+/* Tensors that no parameter is made of are no error (another tower, modules for multi-token
+ * prediction); they are told to who listens. */
+static void tell_unread(const mri_session *s, const mri_safetensors *f, const mri_quant *q,
+                        const mri_pieces *p, const char *where)
+{
+    const mr_host *h = mri_registry_host(s->registry);
+    size_t n = mri_safetensors_count(f), unread = 0;
+    const mri_tensor *first = NULL;
+    uint8_t *used = mri_alloc(n);
+    for (size_t i = 0; i < p->list.n; i++)
+        used[p->list.v[i].from.data - mri_safetensors_at(f, 0)] = 1;
+    for (size_t i = n; i-- > 0;) {
+        const mri_tensor *t = mri_safetensors_at(f, i);
+        if (used[i] || mri_quant_companion(q, t->name))
+            continue;
+        unread++;
+        first = t;
+    }
+    free(used);
+    if (!unread || !MR_CAN(h, log))
+        return;
+    char *text = mri_format("%s: %zu of %zu tensors are not read by this model, from %s on; mrun "
+                            "inspect lists them", where, unread, n, first->name);
+    h->log(h->self, MR_LOG_INFO, "load", text);
+    free(text);
+}
+
 static mr_status load_weights(mri_session *s, const mri_safetensors *f, const mri_quant *q,
                               const char *where, mr_err *err)
 {
@@ -127,6 +154,7 @@ static mr_status load_weights(mri_session *s, const mri_safetensors *f, const mr
     mr_status st = 0;
     for (size_t i = 0; i < s->params.slots.n; i++)
         MR_TRY(mri_pieces_find(f, q, &s->params.slots.v[i], where, &pieces, err));
+    tell_unread(s, f, q, &pieces, where);
     MR_TRY(mri_load(&s->params, &s->device, f, &pieces, err));
 out:
     free(pieces.list.v);
