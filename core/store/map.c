@@ -41,13 +41,18 @@ out:
     return st;
 }
 
+enum { STEP = 128 << 10 }; /* the kernel cuts a wish to read ahead to its own limit, at least this */
+
 void mri_map_advise(const mri_map *m, const uint8_t *p, size_t n, int what)
 {
     static const int advice[] = { MADV_WILLNEED, MADV_POPULATE_READ, MADV_DONTNEED };
     size_t page = (size_t)sysconf(_SC_PAGESIZE), from = (size_t)(p - m->p), to = from + n;
+    size_t step = what == MRI_WANT ? STEP : n + 2 * page;
     from -= from % page; /* a page that others read too may be dropped: it comes back */
     to += (page - to % page) % page;
-    madvise((void *)(uintptr_t)(m->p + from), to - from, advice[what]); /* advice may fail */
+    for (; from < to; from += step) /* advice may fail */
+        madvise((void *)(uintptr_t)(m->p + from), step < to - from ? step : to - from,
+                advice[what]);
 }
 
 void mri_map_close(mri_map *m)
