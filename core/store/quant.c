@@ -85,6 +85,7 @@ static const struct {
     [MRI_CODES_I8] = { "i8", 8 },
     [MRI_CODES_BITS] = { "i32", 0 },
     [MRI_CODES_E2M1] = { "u8", 4 },
+    [MRI_CODES_E2M1_ROWS] = { "u8", 4 },
 };
 
 static uint32_t bits_of(const mri_quant_rule *r)
@@ -118,20 +119,23 @@ static mr_status lay_codes(mri_stored *s, const mri_tensor *shape, mr_err *err)
 {
     const mr_type *d = &s->data->type;
     int64_t width = (int64_t)mr_dtype_bytes(d->dtype), last = d->rank ? d->dim[d->rank - 1] : 0;
+    bool by_rows = s->rule->format->codes == MRI_CODES_E2M1_ROWS;
     uint64_t bytes;
     if (d->rank != 2 && d->rank != 3)
         return BAD("tensor %s has %u dimensions; quantised ones have 2 or 3", s->data->name,
                    d->rank);
-    if (__builtin_mul_overflow(last, 8 * width / bits_of(s->rule), &s->cols) ||
+    int64_t per = 8 * width / bits_of(s->rule); /* codes of one element of the data */
+    if (__builtin_mul_overflow(last, by_rows ? 1 : per, &s->cols) ||
+        __builtin_mul_overflow(d->dim[d->rank - 2], by_rows ? per : 1, &s->rows) ||
         __builtin_mul_overflow(last, width, &s->row_bytes))
-        return BAD("tensor %s: its columns overflow", s->data->name);
-    s->rows = d->dim[d->rank - 2];
+        return BAD("tensor %s: its rows or columns overflow", s->data->name);
     mr_status st = shape ? read_shape(s, shape, err) : 0;
     if (st)
         return st;
     s->type = *d;
     s->type.dtype = "f32";
     s->type.dim[d->rank - 1] = s->cols;
+    s->type.dim[d->rank - 2] = s->rows;
     if (!mri_type_bytes(&s->type, &bytes))
         return BAD("tensor %s: its shape overflows once it is unpacked", s->data->name);
     return 0;

@@ -17,11 +17,12 @@
 #define MRI_QUANT_H
 #include "store.h"
 
-typedef enum mri_codes { /* how a row of codes lies in its bytes */
+typedef enum mri_codes { /* how rows of codes lie in their bytes */
     MRI_CODES_E4M3,      /* a byte each, 1-4-3 bits, finite and NaN */
     MRI_CODES_I8,        /* a byte each, two's complement */
     MRI_CODES_BITS,      /* rule.bits each, lowest bits first, offset binary; rows of i32 words */
-    MRI_CODES_E2M1       /* two a byte, low half first, 1-2-1 bits */
+    MRI_CODES_E2M1,      /* two a byte, low half first, 1-2-1 bits */
+    MRI_CODES_E2M1_ROWS  /* the same, a byte for two rows of one column */
 } mri_codes;
 
 /* A row of the table: the names after a weight's stem ("model.layers.0.mlp.up_proj."). */

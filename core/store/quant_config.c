@@ -28,6 +28,8 @@ static const mri_quant_format table[] = {
     { "modelopt", "FP8", MRI_CODES_E4M3, "weight", "weight_scale", NULL, false, "f32" },
     { "modelopt", "NVFP4", MRI_CODES_E2M1, "weight", "weight_scale", "weight_scale_2", false,
       "f32" },
+    { "modelopt", "NVFP4 by rows", MRI_CODES_E2M1_ROWS, "weight", "weight_scale", "weight_scale_2",
+      false, "f32" },
 };
 enum { ROWS = sizeof table / sizeof *table };
 
@@ -209,6 +211,8 @@ static mr_status add_algo(mri_quant *q, const char *algo, const json_t *o, const
                 q->rules.v[k].block[0] == algos[i].rows && q->rules.v[k].block[1] == cols)
                 return 0; /* said before, by another layer */
         add_rule(q, algos[i].format, algos[i].rows, cols, 8, false);
+        if (algos[i].cols == 16) /* fused experts that are kept [in, out] */
+            add_rule(q, "NVFP4 by rows", cols, 1, 8, false);
         return 0;
     }
     return unknown(where, "ModelOpt quant_algo", algo, err);

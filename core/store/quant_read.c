@@ -69,11 +69,26 @@ static void read_e2m1(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, f
         out[i] = e2m1[row[(c + i) / 2] >> ((c + i) % 2 * 4) & 15];
 }
 
+static void read_low(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
+{
+    (void)bits;
+    for (int64_t i = 0; i < n; i++)
+        out[i] = e2m1[row[c + i] & 15];
+}
+
+static void read_high(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
+{
+    (void)bits;
+    for (int64_t i = 0; i < n; i++)
+        out[i] = e2m1[row[c + i] >> 4];
+}
+
 static void (*const readers[])(const uint8_t *, int64_t, int64_t, uint32_t, float *) = {
     [MRI_CODES_E4M3] = read_e4m3,
     [MRI_CODES_I8] = read_i8,
     [MRI_CODES_BITS] = read_bits,
     [MRI_CODES_E2M1] = read_e2m1,
+    [MRI_CODES_E2M1_ROWS] = read_low, /* of even rows */
 };
 
 /* ---- scales --------------------------------------------------------------------------------- */
@@ -140,12 +155,20 @@ static void round_to(float *x, int64_t n, const char *dtype)
 
 /* ---- rows ----------------------------------------------------------------------------------- */
 
+/* the row of data that holds row r of all matrices' */
+static int64_t data_row(const mri_stored *s, int64_t r)
+{
+    return s->rule->format->codes == MRI_CODES_E2M1_ROWS ? r / 2 : r;
+}
+
 /* columns [c, c + n) of row r of matrix m, at most RUN of them */
 static void read_run(const mri_stored *s, int64_t m, int64_t r, int64_t c, int64_t n, float *out)
 {
     const mri_quant_format *f = s->rule->format;
-    const uint8_t *row = (const uint8_t *)s->data->data + (m * s->rows + r) * s->row_bytes;
-    readers[f->codes](row, c, n, s->rule->bits, out);
+    bool odd = f->codes == MRI_CODES_E2M1_ROWS && r % 2;
+    const uint8_t *row =
+        (const uint8_t *)s->data->data + data_row(s, m * s->rows + r) * s->row_bytes;
+    (odd ? read_high : readers[f->codes])(row, c, n, s->rule->bits, out);
     for (int64_t i = 0; i < n;) {
         int64_t gr = r / s->block[0], gc = (c + i) / s->block[1];
         int64_t end = (gc + 1) * s->block[1] - c;
@@ -181,7 +204,8 @@ const uint8_t *mri_stored_bytes(const mri_stored *s, int64_t first, int64_t n, u
         *bytes = (uint64_t)n * width;
         return p + (uint64_t)first * width;
     }
-    int64_t from = first / s->cols, to = n ? (first + n - 1) / s->cols + 1 : from;
+    int64_t from = data_row(s, first / s->cols);
+    int64_t to = n ? data_row(s, (first + n - 1) / s->cols) + 1 : from;
     *bytes = (uint64_t)(to - from) * (uint64_t)s->row_bytes;
     return p + from * s->row_bytes;
 }

@@ -139,6 +139,20 @@ def modelopt():
                                     block_sizes={-1: 16})})
 
 
+def modelopt_fused():
+    """Llama 4's experts [E, in, out]: ModelOpt packs along `in` and hands the bytes back so"""
+    w = torch.randn(2, 32, 10) * 0.05
+    q, scale, double = NVFP4QTensor.quantize(w.transpose(1, 2).contiguous(), 16,
+                                             try_tensorrt=False)
+    read = q.dequantize(torch.float32, scale=scale, double_scale=double, block_sizes={-1: 16})
+    name = "l.experts.gate_up_proj"
+    write("modelopt-nvfp4-fused", {"quant_method": "modelopt", "quant_algo": "NVFP4",
+                                   "group_size": 16, "ignore": ["lm_head"]},
+          {name: q._quantized_data.transpose(1, 2), name + "_weight_scale": scale.transpose(1, 2),
+           name + "_weight_scale_2": double, name + "_input_scale": torch.tensor(1.0)},
+          {name: read.transpose(1, 2)})
+
+
 def main():
     torch.manual_seed(7)
     fp8_block()
@@ -160,6 +174,7 @@ def main():
                {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group",
                 "group_size": 16})
     modelopt()
+    modelopt_fused()
 
 
 if __name__ == "__main__":

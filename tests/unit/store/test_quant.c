@@ -72,6 +72,7 @@ Test(quant, every_scheme_reads_as_its_library_reads_it)
     static const char *const folder[] = {
         "fp8-block",   "fp8-channel", "fp8-tensor", "fp8-compressed-block", "int4",  "int4-zeros",
         "int4-channel", "int8-packed", "int8",      "nvfp4", "modelopt-fp8", "modelopt-nvfp4",
+        "modelopt-nvfp4-fused",
     };
     for (size_t i = 0; i < sizeof folder / sizeof *folder; i++)
         check_folder(folder[i]);
