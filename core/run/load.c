@@ -43,6 +43,7 @@ typedef struct loader {
     size_t shipped;        /* chunks below it have left their slots */
     size_t slots;          /* 0: no ring, the host writes in place */
     size_t filled[SLOTS];  /* number of the chunk in a slot, counted from 1 */
+    uint64_t slot_bytes;
     char *ring[SLOTS];
     void *done[SLOTS];     /* event: the copies from a slot */
     mr_status st;          /* of the first failure */
@@ -207,15 +208,22 @@ static void ship(loader *l)
     }
 }
 
-static const size_t slot_bytes = (size_t)CHUNK * 2 * sizeof(double);
-
-static mr_status make_ring(loader *l, size_t threads, mr_err *err)
+/* Slots hold a chunk in all its forms, of whichever piece. */
+static mr_status make_ring(loader *l, const mri_pieces *p, size_t threads, mr_err *err)
 {
     mri_device *d = l->device;
     mr_status st = 0;
     size_t want = 2 * threads < SLOTS ? 2 * threads : SLOTS;
-    while (!st && l->slots < want) {
-        st = d->ops->alloc(d->dev, slot_bytes, MR_MEM_PINNED, (void **)&l->ring[l->slots], err);
+    for (size_t i = 0; i < p->list.n; i++) {
+        const mri_stretch *x = &p->list.v[i];
+        mri_param_form f[2];
+        size_t width = 0, n = mri_params_forms(l->params, x->slot, x->at, f);
+        while (n)
+            width += f[--n].width;
+        l->slot_bytes = CHUNK * width > l->slot_bytes ? CHUNK * width : l->slot_bytes;
+    }
+    while (!st && l->slots < want && l->slot_bytes) {
+        st = d->ops->alloc(d->dev, l->slot_bytes, MR_MEM_PINNED, (void **)&l->ring[l->slots], err);
         l->slots += !st;
     }
     return st;
@@ -225,7 +233,7 @@ static void free_ring(loader *l)
 {
     mri_device *d = l->device;
     for (size_t k = 0; k < l->slots; k++) {
-        d->ops->free(d->dev, l->ring[k], slot_bytes);
+        d->ops->free(d->dev, l->ring[k], l->slot_bytes);
         if (l->done[k])
             d->ops->event_destroy(d->dev, l->done[k]);
     }
@@ -247,7 +255,7 @@ mr_status mri_load(mri_params *p, mri_device *d, const mri_safetensors *f, mri_p
     pthread_mutex_init(&l.lock, NULL);
     pthread_cond_init(&l.moved, NULL);
     if (!d->host_memory)
-        MR_TRY(make_ring(&l, want ? want : 1, err));
+        MR_TRY(make_ring(&l, pieces, want ? want : 1, err));
     want -= !l.slots && want; /* in place the caller works too */
     while (n < want && !pthread_create(&thread[n], NULL, work, &l))
         n++;

@@ -54,6 +54,7 @@ mr_status mri_quant_open(const char *dir, mri_quant **out, mr_err *err);
 mr_status mri_quant_parse(const char *text, size_t n, const char *where, mri_quant **out,
                           mr_err *err);
 void mri_quant_free(mri_quant *q);
+void mri_quant_tables(void); /* what reading looks up; a scheme that was read has them made */
 const mri_quant_format *mri_quant_format_at(size_t i); /* NULL past the last */
 
 typedef struct mri_stored {

@@ -254,6 +254,7 @@ static mr_status read_config(const json_t *o, const char *where, mri_quant **out
         if (strcmp(method, methods[i].method))
             continue;
         mri_quant *q = mri_alloc(sizeof *q);
+        mri_quant_tables();
         q->method = mri_strdup(methods[i].as);
         mr_status st = methods[i].read(q, o, where, err);
         if (st) {

@@ -10,26 +10,49 @@
 #include "core/ops/ref.h"
 #include "quant.h"
 #include <math.h>
+#include <pthread.h>
 
 enum { RUN = 2048 }; /* numbers at a time */
 
 /* ---- codes ---------------------------------------------------------------------------------- */
 
+/* What a byte of codes stands for: one number, or two. A look-up a byte is as fast as the words
+ * can be stored. */
+static struct {
+    float e4m3[256], e2m1[256][2], int4[256][2];
+} table;
+
 static float e4m3(uint8_t x)
 {
-    uint32_t u = (uint32_t)(x & 0x7f) << 20;
-    float v;
-    memcpy(&v, &u, sizeof v);
-    v *= 0x1p120f; /* the exponent's bias of f32 for e4m3's, subnormals included */
-    v = (x & 0x7f) == 0x7f ? NAN : v;
+    int e = x >> 3 & 15, m = x & 7;
+    float v = e == 15 && m == 7 ? NAN : ldexpf((float)(e ? 8 + m : m), (e ? e : 1) - 10);
     return x & 0x80 ? -v : v;
+}
+
+static void make_tables(void)
+{
+    static const float e2m1[16] = { 0,     0.5,  1,  1.5,  2,  3,  4,  6,
+                                    -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6 };
+    for (int x = 0; x < 256; x++) {
+        table.e4m3[x] = e4m3((uint8_t)x);
+        for (int half = 0; half < 2; half++) {
+            table.e2m1[x][half] = e2m1[x >> (4 * half) & 15];
+            table.int4[x][half] = (float)((x >> (4 * half) & 15) - 8);
+        }
+    }
+}
+
+void mri_quant_tables(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_tables);
 }
 
 static void read_e4m3(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
 {
     (void)bits;
     for (int64_t i = 0; i < n; i++)
-        out[i] = e4m3(row[c + i]);
+        out[i] = table.e4m3[row[c + i]];
 }
 
 static void read_i8(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
@@ -39,48 +62,49 @@ static void read_i8(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, flo
         out[i] = (int8_t)row[c + i];
 }
 
-/* words are little-endian, so a row is one stream of bits, lowest first */
-static void read_bits(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
+/* two codes a byte, the low half first */
+static void read_pairs(const uint8_t *row, int64_t c, int64_t n, const float pair[256][2],
+                       float *out)
 {
-    const int32_t offset = 1 << (bits - 1), mask = (1 << bits) - 1;
-    int64_t i = 0, per = 32 / bits;
-    for (; i < n && (c + i) % per; i++)
-        out[i] = (float)(((row[(c + i) * bits / 8] >> ((c + i) * bits % 8)) & mask) - offset);
-    for (; i + per <= n; i += per) {
-        uint32_t w;
-        memcpy(&w, row + (c + i) / per * 4, 4);
-        if (bits == 4) /* as most folders have it: eight at once */
-            for (int k = 0; k < 8; k++)
-                out[i + k] = (float)((int32_t)(w >> (4 * k) & 15) - 8);
-        else
-            for (int64_t k = 0; k < per; k++)
-                out[i + k] = (float)((int32_t)(w >> (bits * k) & (uint32_t)mask) - offset);
-    }
-    for (; i < n; i++)
-        out[i] = (float)(((row[(c + i) * bits / 8] >> ((c + i) * bits % 8)) & mask) - offset);
+    int64_t i = 0;
+    if (n && c % 2)
+        out[i++] = pair[row[c / 2]][1];
+    for (; i + 2 <= n; i += 2)
+        memcpy(out + i, pair[row[(c + i) / 2]], 2 * sizeof *out);
+    if (i < n)
+        out[i] = pair[row[(c + i) / 2]][0];
 }
-
-static const float e2m1[16] = { 0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6 };
 
 static void read_e2m1(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
 {
     (void)bits;
-    for (int64_t i = 0; i < n; i++)
-        out[i] = e2m1[row[(c + i) / 2] >> ((c + i) % 2 * 4) & 15];
+    read_pairs(row, c, n, table.e2m1, out);
 }
 
 static void read_low(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
 {
     (void)bits;
     for (int64_t i = 0; i < n; i++)
-        out[i] = e2m1[row[c + i] & 15];
+        out[i] = table.e2m1[row[c + i]][0];
 }
 
 static void read_high(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
 {
     (void)bits;
     for (int64_t i = 0; i < n; i++)
-        out[i] = e2m1[row[c + i] >> 4];
+        out[i] = table.e2m1[row[c + i]][1];
+}
+
+/* words are little-endian, so a row is one stream of bits, lowest first */
+static void read_bits(const uint8_t *row, int64_t c, int64_t n, uint32_t bits, float *out)
+{
+    const int32_t offset = 1 << (bits - 1), mask = (1 << bits) - 1;
+    if (bits == 4) {
+        read_pairs(row, c, n, table.int4, out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (float)(((row[(c + i) * bits / 8] >> ((c + i) * bits % 8)) & mask) - offset);
 }
 
 static void (*const readers[])(const uint8_t *, int64_t, int64_t, uint32_t, float *) = {
@@ -114,20 +138,19 @@ static float round_f16(float x)
     return copysignf(a > 65504 ? INFINITY : a, x);
 }
 
-/* i-th element of the tensor of scales */
+/* i-th element of the tensor of scales; dtypes differ in their first letters or their last */
 static float scale_at(const mri_tensor *t, int64_t i)
 {
     const char *d = t->type.dtype;
-    if (!strcmp(d, "f32"))
-        return ((const float *)t->data)[i];
-    if (!strcmp(d, "bf16"))
-        return mri_bf16_to_f32(((const uint16_t *)t->data)[i]);
-    if (!strcmp(d, "f16"))
-        return f16(((const uint16_t *)t->data)[i]);
-    uint8_t x = ((const uint8_t *)t->data)[i];
-    if (!strcmp(d, "f8e4m3"))
-        return e4m3(x);
-    return x == 255 ? NAN : ldexpf(1, x - 127); /* f8e8m0 */
+    uint8_t x;
+    switch (d[0] == 'b' ? 'b' : d[1]) {
+    case 'b': return mri_bf16_to_f32(((const uint16_t *)t->data)[i]);
+    case '3': return ((const float *)t->data)[i];
+    case '1': return f16(((const uint16_t *)t->data)[i]);
+    default:
+        x = ((const uint8_t *)t->data)[i];
+        return d[3] == '4' ? table.e4m3[x] : x == 255 ? NAN : ldexpf(1, x - 127); /* else e8m0 */
+    }
 }
 
 /* zero point beside the scale in row r, column c of the grid of matrix m */
@@ -146,8 +169,13 @@ static float zero_at(const mri_stored *s, int64_t m, int64_t r, int64_t c)
 static void round_to(float *x, int64_t n, const char *dtype)
 {
     if (!strcmp(dtype, "bf16"))
-        for (int64_t i = 0; i < n; i++)
-            x[i] = mri_bf16_to_f32(mri_f32_to_bf16(x[i]));
+        for (int64_t i = 0; i < n; i++) { /* of products: a NaN keeps a bit that stays */
+            uint32_t u;
+            memcpy(&u, &x[i], sizeof u);
+            uint32_t up = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+            u = (u & 0x7fffffffu) > 0x7f800000u ? u : up;
+            memcpy(&x[i], &u, sizeof u);
+        }
     else if (!strcmp(dtype, "f16"))
         for (int64_t i = 0; i < n; i++)
             x[i] = round_f16(x[i]);
