@@ -50,11 +50,12 @@ typedef struct loader {
     mr_err err;
 } loader;
 
-/* ---- chunks ----------------------------------------------------------------------------------- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
 
 static int in_file_order(const void *a, const void *b)
 {
-    const mri_tensor *x = ((const mri_stretch *)a)->from.data, *y = ((const mri_stretch *)b)->from.data;
+    const mri_tensor *x = ((const mri_stretch *)a)->from.data;
+    const mri_tensor *y = ((const mri_stretch *)b)->from.data;
     return (x > y) - (x < y); /* a set lists its tensors by file and offset */
 }
 
@@ -121,7 +122,7 @@ static mr_status fill(loader *l, size_t i, float *scratch, mr_err *err)
     return st;
 }
 
-/* ---- threads ---------------------------------------------------------------------------------- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 static void failed(loader *l, mr_status st, const mr_err *err)
 {
@@ -164,7 +165,7 @@ static size_t processors(void)
     return n < 1 ? 1 : n < THREADS ? (size_t)n : THREADS;
 }
 
-/* ---- to a device that the host does not reach -------------------------------------------------- */
+/* ---- to a device that the host does not reach ------------------------------------------------ */
 
 static mr_status ship_chunk(loader *l, size_t i, mr_err *err)
 {
@@ -239,7 +240,7 @@ static void free_ring(loader *l)
     }
 }
 
-/* ---- all -------------------------------------------------------------------------------------- */
+/* ---- all ------------------------------------------------------------------------------------- */
 
 mr_status mri_load(mri_params *p, mri_device *d, const mri_safetensors *f, mri_pieces *pieces,
                    mr_err *err)

@@ -41,7 +41,8 @@ out:
     return st;
 }
 
-enum { STEP = 128 << 10 }; /* the kernel cuts a wish to read ahead to its own limit, at least this */
+/* the kernel cuts a wish to read ahead to its own limit, which is at least this */
+enum { STEP = 128 << 10 };
 
 void mri_map_advise(const mri_map *m, const uint8_t *p, size_t n, int what)
 {

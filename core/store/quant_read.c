@@ -201,7 +201,8 @@ static void read_run(const mri_stored *s, int64_t m, int64_t r, int64_t c, int64
         int64_t gr = r / s->block[0], gc = (c + i) / s->block[1];
         int64_t end = (gc + 1) * s->block[1] - c;
         end = end < n ? end : n;
-        float scale = scale_at(s->scale, s->one_scale ? 0 : (m * s->grid[0] + gr) * s->grid[1] + gc);
+        int64_t at = s->one_scale ? 0 : (m * s->grid[0] + gr) * s->grid[1] + gc;
+        float scale = scale_at(s->scale, at);
         if (f->global)
             scale = f->divide ? scale / s->global : scale * s->global;
         float zero = s->zero ? zero_at(s, m, gr, gc) : 0;

@@ -134,7 +134,8 @@ static int by_offset(const void *a, const void *b)
 }
 
 /* In order of offset, each tensor starts where the one before ended; the last ends the file. */
-static mr_status check_cover(const char *path, const mri_span *s, size_t n, uint64_t room, mr_err *err)
+static mr_status check_cover(const char *path, const mri_span *s, size_t n, uint64_t room,
+                             mr_err *err)
 {
     uint64_t at = 0;
     for (size_t i = 0; i < n; at = s[i++].end)

@@ -23,7 +23,8 @@ def main():
         for i in range(s * tensors // shards, (s + 1) * tensors // shards):
             layer, rest = divmod(i, 1152)
             expert, kind = divmod(rest, 3)
-            name = f"model.layers.{layer}.mlp.experts.{expert}.{('gate', 'up', 'down')[kind]}_proj.weight"
+            word = ("gate", "up", "down")[kind]
+            name = f"model.layers.{layer}.mlp.experts.{expert}.{word}_proj.weight"
             header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
             weight_map[name] = file
             at += size
@@ -33,7 +34,8 @@ def main():
             f.write(len(text).to_bytes(8, "little") + text)
             f.truncate(8 + len(text) + at)
     with open(os.path.join(folder, "model.safetensors.index.json"), "w") as f:
-        json.dump({"metadata": {"total_size": tensors * size}, "weight_map": weight_map}, f, indent=2)
+        json.dump({"metadata": {"total_size": tensors * size}, "weight_map": weight_map}, f,
+                  indent=2)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ Test(inspect_folder, an_architecture_that_none_takes_is_named_with_the_nearest_f
     job_free(&j);
 }
 
-/* ---- with weights: the tiny models of the parity fixtures ------------------------------------- */
+/* ---- with weights: the tiny models of the parity fixtures ------------------------------------ */
 
 /* The fixture's weights, one renamed, one of another shape, one more; in reverse order. */
 static void spoil(const job *j, const char *fixture, const char *rename, const char *reshape)

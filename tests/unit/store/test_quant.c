@@ -78,7 +78,7 @@ Test(quant, every_scheme_reads_as_its_library_reads_it)
         check_folder(folder[i]);
 }
 
-/* ---- three dimensions: a scheme's matrices one behind the other ------------------------------- */
+/* ---- three dimensions: a scheme's matrices one behind the other ------------------------------ */
 
 Test(quant, fused_experts_have_scales_of_their_own)
 {
@@ -112,7 +112,7 @@ Test(quant, fused_experts_have_scales_of_their_own)
     scratch_drop(dir);
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 Test(quant, a_scheme_that_is_not_known_is_named_beside_the_known_ones)
 {
