@@ -40,18 +40,17 @@ static void find_families(void)
                                "data.text.path=unused", "train.steps=1" };
         mr_err err = MR_ERR_INIT;
         mri_config *c;
-        if (mri_config_load(reg, NULL, sets, sizeof sets / sizeof *sets, &c, &err)) {
-            fprintf(stderr, "model/%s: %s\n", names[i], err.what);
-            abort();
-        }
+        bool other = mri_config_load(reg, NULL, sets, sizeof sets / sizeof *sets, &c, &err) != 0;
+        free(set);
+        if (other) /* needs more than these settings, or services that are not offered here */
+            continue;
         const mri_choice *model = mri_config_choice(c, "model", 0);
         family x = { model->unit->table, model->config };
         MRI_PUSH(&families, x);
         MRI_PUSH(&configs, c);
-        free(set);
     }
     free(names);
-    MRI_ASSERT(families.n > 0);
+    MRI_ASSERT(families.n >= 3); /* llama4, kimi_k2, deepseek_v3 */
     atexit(leave);
 }
 
