@@ -7,7 +7,8 @@
  *   softmax, pre         s = softmax(logits)       choice by s
  *   softmax, not pre     choice by logits          s = softmax over the K chosen logits
  *
- *   p = scale * s, or with norm (and K > 1) scale * s / (sum of the chosen s + 1e-20)
+ *   p = scale * s, or with norm scale * s / (sum of the chosen s + 1e-20): where K > 1 as in
+ *   Megatron-LM, with norm = 2 also for the only one of K = 1, as in transformers' DeepSeek-V3
  *
  * With groups the E experts stand in equal contiguous groups; a group is worth the sum of its
  * group_best best (0: K / group_topk), and only the group_topk best groups are chosen from (DeepSeek-V3, 2024).
@@ -52,7 +53,8 @@ void mri_topk(const double *score, int64_t n, int64_t k, uint8_t *taken, int64_t
 
 typedef struct route { /* one use: its sizes, attributes, and room for one token */
     int64_t T, E, K, groups, group_topk, group_best;
-    bool sigmoid, pre, norm;
+    bool sigmoid, pre;
+    int64_t norm;
     double scale;
     double *logit, *score, *choice, *worth; /* [E]; worth [groups] */
     uint8_t *taken;                         /* [E]                 */
@@ -71,7 +73,7 @@ static route route_of(const mr_call *c, const mr_type *logits)
         .group_best = mr_attr_i(c, "group_best", 0),
         .sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid"),
         .pre = mr_attr_i(c, "pre_softmax", 0) != 0,
-        .norm = mr_attr_i(c, "norm", 0) != 0,
+        .norm = mr_attr_i(c, "norm", 0),
         .scale = mr_attr_f(c, "scale", 1),
     };
     size_t E = (size_t)r.E;
@@ -175,7 +177,7 @@ static void chosen_scores(const route *r, double *score)
 static double norm_of(const route *r, const double *score)
 {
     double sum = 1e-20;
-    if (!r->norm || r->K == 1)
+    if (r->norm <= (r->K == 1))
         return 1;
     for (int64_t j = 0; j < r->K; j++)
         sum += score[j];
@@ -248,12 +250,12 @@ static void norm_backward(const route *r, const double *score, double *dscore)
     double norm = norm_of(r, score), dot = 0;
     for (int64_t j = 0; j < r->K; j++)
         dscore[j] *= r->scale;
-    if (!r->norm || r->K == 1)
+    if (r->norm <= (r->K == 1))
         return;
     for (int64_t j = 0; j < r->K; j++)
         dot += dscore[j] * score[j] / norm;
     for (int64_t j = 0; j < r->K; j++)
-        dscore[j] = (dscore[j] - dot) / norm;
+        dscore[j] = r->K == 1 ? 0 : (dscore[j] - dot) / norm; /* of one expert it is always 1 */
 }
 
 static mr_status route_topk_bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out,
@@ -377,6 +379,7 @@ const mr_op_def mri_ops_route[] = {
                          "logits=F[6,8] bias=S[8] @k=2 @groups=4 @group_topk=2 @norm=1",
                          "logits=F[9,12] bias=S[12] @k=3 @groups=3 @group_topk=1 @group_best=2 "
                          "@norm=1 @scale=2.5",
+                         "logits=F[6,8] bias=S[8] @k=1 @norm=2 @scale=2.5",
                          "logits=F[5,6] bias=- @k=2 @score=softmax",
                          "logits=F[5,6] bias=- @k=2 @score=softmax @pre_softmax=1 @scale=1.5",
                          "logits=F[5,6] bias=- @k=3 @score=softmax @pre_softmax=1 @norm=1") },

@@ -13,9 +13,8 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-/* token t sees keys lo[t] <= j < hi[t] */
-static mr_status seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
-                           mr_err *err)
+mr_status attn_seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
+                         mr_err *err)
 {
     for (int64_t t = 0; t < k->tokens; t++) {
         if (k->whole) {
@@ -41,7 +40,7 @@ static mr_status attention_run(const struct kernel *base, const mr_buf *in, cons
     int32_t *lo = ws, *hi = lo + k->tokens;
     char *rooms = (char *)ws + cpu_round((uint64_t)k->tokens * 8);
     int64_t tiles = (k->tokens + k->queries - 1) / k->queries, items = tiles * k->kv;
-    if (seen_keys(k, in[3].data, lo, hi, err))
+    if (attn_seen_keys(k, in[3].data, lo, hi, err))
         return MR_E_ARG;
     /* a head's tiles run together, so that its keys stay in the cache; the longest first */
 #pragma omp parallel for schedule(dynamic, 1) if (items > 1)
@@ -239,7 +238,7 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
     b.dq = base->out_bf[0] ? (float *)at : out[0].data;
     if (base->out_bf[0])
         at += cpu_round((uint64_t)(k->tokens * k->heads * k->c) * 4);
-    if (seen_keys(k, in[6].data, lo, hi, err))
+    if (attn_seen_keys(k, in[6].data, lo, hi, err))
         return MR_E_ARG;
     all_rows(k, in, out_arr(base, out, 0), b.delta, b.dq, 0);
 
@@ -257,11 +256,30 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
 }
 
 /* ---- from types to kernels ---------------------------------------------------------------- */
+/* All operands f32, and few enough scores: then in double. */
+static int exactly(struct attn *k, int n_in, int n_out, int backward)
+{
+    const struct kernel *b = &k->base;
+    int64_t T = k->tokens, most = EXACT_SIZE / (k->heads * (k->c + k->cv));
+    int bf = 0;
+    for (int i = 0; i < n_in; i++)
+        bf |= b->in_bf[i];
+    for (int i = 0; i < n_out; i++)
+        bf |= b->out_bf[i];
+    if (bf || b->dev->matmul != CPU_MATMUL_AUTO || (T && T > most / T))
+        return 0;
+    k->room = attn_exact_room(k, backward);
+    k->base.workspace = cpu_round((uint64_t)T * 8) + k->room * (uint64_t)b->threads;
+    k->base.run = backward ? attn_exact_bwd_run : attn_exact_run;
+    k->base.impl = "f64 sums";
+    return 1;
+}
+
 static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct attn *k = (struct attn *)base;
     mr_status st = attn_shape(k, c, c->in[0], c->in[1], c->in[2], err);
-    if (st)
+    if (st || exactly(k, 3, 1, 0))
         return st;
     k->room = attn_tile_room(k);
     base->workspace = cpu_round((uint64_t)k->tokens * 8) + k->room * (uint64_t)base->threads;
@@ -273,7 +291,7 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
 {
     struct attn *k = (struct attn *)base;
     mr_status st = attn_shape(k, c, c->in[1], c->in[2], c->in[3], err);
-    if (st)
+    if (st || exactly(k, 5, 3, 1))
         return st;
     /* as many query rows as keys, or the diagonal's tiles would be mostly masked */
     k->queries = k->group == 1 ? KEYS : 2 * KEYS / k->group > 8 ? 2 * KEYS / k->group : 8;

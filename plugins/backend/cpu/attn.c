@@ -36,7 +36,8 @@ mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const m
     attn_geometry(k, k->tokens, k->heads, k->kv, mr_last(q) / k->heads, mr_last(vt) / k->kv);
     k->chunk = mr_attr_i(c, "chunk", 0);
     k->whole = mr_attr_i(c, "causal", 1) ? 0 : mr_attr_i(c, "seq", 0);
-    k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)k->c));
+    k->exact_scale = mr_attr_f(c, "scale", 1 / sqrt((double)k->c));
+    k->scale = (float)k->exact_scale;
     return MR_OK;
 }
 

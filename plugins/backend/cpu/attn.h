@@ -19,6 +19,7 @@ struct attn {
     int64_t slots, of_slot, pages, page; /* of a paged cache: B, M, N and P */
     int64_t whole;                    /* tokens of each sequence, seen as a whole; 0: causal */
     float scale;
+    double exact_scale;
     uint64_t room;                    /* bytes of a part's scratch */
 };
 
@@ -62,6 +63,21 @@ INLINE int64_t attn_row(const struct attn *k, const int32_t *table, int64_t b, i
 {
     return (int64_t)table[b * k->of_slot + p / k->page] * k->page + p % k->page;
 }
+
+#define attn_seen_keys ISA_NAME(cpu_attn_seen_keys)
+/* token t sees keys lo[t] <= j < hi[t]; seq_start is checked */
+mr_status attn_seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
+                         mr_err *err);
+
+/* attention_exact.c: small ones in double; rooms of a thread, and the kernels' run() */
+#define attn_exact_room ISA_NAME(cpu_attn_exact_room)
+uint64_t attn_exact_room(const struct attn *k, int backward);
+#define attn_exact_run ISA_NAME(cpu_attn_exact_run)
+mr_status attn_exact_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
+                         mr_err *err);
+#define attn_exact_bwd_run ISA_NAME(cpu_attn_exact_bwd_run)
+mr_status attn_exact_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
+                             void *ws, mr_err *err);
 
 /* the first key that token t may see, s being the first of its sequence */
 INLINE int32_t attn_first(const struct attn *k, int32_t s, int32_t t)

@@ -67,7 +67,7 @@ static void chosen(const struct route *k, const float *logit, const int32_t *ind
 static float norm_of(const struct route *k, const float *score)
 {
     float sum = 1e-20f;
-    if (!k->norm || k->k == 1)
+    if (k->norm <= (k->k == 1))
         return 1;
     for (int64_t j = 0; j < k->k; j++)
         sum += score[j];
@@ -122,7 +122,7 @@ static void norm_backward(const struct route *k, const float *score, float *d)
     float norm = norm_of(k, score), dot = 0;
     for (int64_t j = 0; j < k->k; j++)
         d[j] *= k->scale;
-    if (!k->norm || k->k == 1)
+    if (k->norm <= (k->k == 1))
         return;
     for (int64_t j = 0; j < k->k; j++)
         dot += d[j] * score[j] / norm;
@@ -239,7 +239,7 @@ static mr_status prepare(struct kernel *base, const mr_call *c, const mr_type *l
     k->group_topk = mr_attr_i(c, "group_topk", 0);
     k->sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid");
     k->pre = mr_attr_i(c, "pre_softmax", 0) != 0;
-    k->norm = mr_attr_i(c, "norm", 0) != 0;
+    k->norm = (int)mr_attr_i(c, "norm", 0);
     k->scale = (float)mr_attr_f(c, "scale", 1);
     if (k->k < 1 || k->k > k->experts ||
         (k->groups && (k->experts % k->groups || k->group_topk < 1 || k->group_topk > k->groups ||

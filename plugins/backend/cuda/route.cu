@@ -47,7 +47,7 @@ KERNEL route_topk_bwd(arr dprobs, arr logits, const int32_t *index, arr dlogits,
     float logit = mine ? get(logits, (int64_t)t * a.experts + e) : 0;
     float score = chosen_score(a, logit, mine, lse), norm = norm_of(a, score);
     float g = mine ? get(dprobs, (int64_t)t * a.k + lane) * a.scale : 0;
-    if (a.norm && a.k > 1)
+    if (a.norm > (a.k == 1))
         g = (g - warp_sum(g * score / norm)) / norm;
     g = mine ? g : 0;
     float dot = warp_sum(g * score);

@@ -28,7 +28,7 @@ DEV float chosen_score(const route_args &a, float logit, bool mine, float lse)
 DEV float norm_of(const route_args &a, float score)
 {
     float sum = warp_sum(score) + 1e-20f;
-    return a.norm && a.k > 1 ? sum : 1;
+    return a.norm > (a.k == 1) ? sum : 1;
 }
 
 // the experts of all groups but the best, as taken ones
@@ -120,7 +120,7 @@ static inline mr_status route_read(const struct kernel *base, const mr_call *c, 
         a->group_best = a->k / a->group_topk;
     a->is_sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid");
     a->pre = mr_attr_i(c, "pre_softmax", 0) != 0;
-    a->norm = mr_attr_i(c, "norm", 0) != 0;
+    a->norm = (int)mr_attr_i(c, "norm", 0);
     a->scale = (float)mr_attr_f(c, "scale", 1);
     return MR_OK;
 }

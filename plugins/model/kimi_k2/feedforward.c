@@ -52,11 +52,12 @@ static void router(const k2_model *m, const k2_block *b, mr_val x, mr_val route[
 {
     mr_net n = b->net;
     bool grouped = m->groups > 1 && m->top_k < m->experts;
+    int64_t norm = !m->norm_topk ? 0 : m->top_k == 1 ? 2 : 1; /* of one expert: 1, no gradient */
     mr_val logits = MR_OP(n, "linear", MR_IN(x, k2_router_weight(m, n, "mlp.gate.weight"), 0),
                           MR_AT(mr_as("out_dtype", "f32")));
     mr_val bias = k2_router_bias(m, n, "mlp.gate.e_score_correction_bias");
     MR_OPN(n, "route_topk", route, 2, MR_IN(logits, bias),
-           MR_AT(mr_ai("k", m->top_k), mr_as("score", "sigmoid"), mr_ai("norm", m->norm_topk),
+           MR_AT(mr_ai("k", m->top_k), mr_as("score", "sigmoid"), mr_ai("norm", norm),
                  mr_af("scale", m->routed_scale), mr_ai("groups", grouped ? m->groups : 0),
                  mr_ai("group_topk", grouped ? m->group_topk : 0),
                  mr_ai("group_best", grouped ? 2 : 0)));
