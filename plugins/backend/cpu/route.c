@@ -127,7 +127,7 @@ static void norm_backward(const struct route *k, const float *score, float *d)
     for (int64_t j = 0; j < k->k; j++)
         dot += d[j] * score[j] / norm;
     for (int64_t j = 0; j < k->k; j++)
-        d[j] = (d[j] - dot) / norm;
+        d[j] = k->k == 1 ? 0 : (d[j] - dot) / norm; /* of one expert it is always 1 */
 }
 
 static int in_range(const int32_t *index, int64_t n, int64_t experts)

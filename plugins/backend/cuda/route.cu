@@ -48,7 +48,7 @@ KERNEL route_topk_bwd(arr dprobs, arr logits, const int32_t *index, arr dlogits,
     float score = chosen_score(a, logit, mine, lse), norm = norm_of(a, score);
     float g = mine ? get(dprobs, (int64_t)t * a.k + lane) * a.scale : 0;
     if (a.norm > (a.k == 1))
-        g = (g - warp_sum(g * score / norm)) / norm;
+        g = a.k == 1 ? 0 : (g - warp_sum(g * score / norm)) / norm; // of one it is always 1
     g = mine ? g : 0;
     float dot = warp_sum(g * score);
     EACH_EXPERT(j, a.experts)
