@@ -9,6 +9,7 @@
 #include "core/ops/catalogue.h"
 #include "core/run/sample.h"
 #include "core/run/source.h"
+#include "core/run/submodel.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -52,6 +53,7 @@ mr_runtime *mr_open(const char *plugin_paths)
     r->registry = mri_registry_create(plugin_paths);
     mri_registry_offer(r->registry, MR_EXT_REF, &mri_ref_service);
     mri_registry_offer(r->registry, MR_EXT_JSON, &mri_json_service);
+    mri_registry_offer(r->registry, MR_EXT_MODEL, &mri_model_service);
     mri_registry_set_op_hook(r->registry, register_op, NULL); /* no op is loaded yet */
     return r;
 }

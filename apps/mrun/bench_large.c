@@ -8,7 +8,7 @@
  *   gpt2      64 x 1024 tokens 768 wide (124M), 8 x 1024 tokens 1600 wide (1558M); the head of the
  *             first over a quarter of its tokens
  *   others    grouped products over more and smaller experts, attention over 8192 tokens and with
- *             192/128 wide heads, 64 rows decoding
+ *             192/128 wide heads, 64 rows decoding; Llama 4's tower over 64 tiles (attention: 16)
  * Ops of little work stand at the shape at which such a step has them.
  */
 #include "bench.h"
@@ -90,6 +90,14 @@ const bench_shape bench_large_shapes[] = {
     { "router_z_loss", "logits=f32[16384,64] @coeff=0.001", true },
     { "attn_temperature",
       "x=F[16384,2048] positions=i32[16384]ramp @floor_scale=8192 @attn_scale=0.1", true },
+    { "attention", "q=F[9232,1408] k=F[9232,1408] v=F[9232,1408] seq_start=- @heads=16 "
+                   "@kv_heads=16 @head_dim=88 @seq=577 @packed=0 @causal=0", false },
+    { "patchify", "pixels=f32[64,3,336,336] @patch=14", true },
+    { "patch_positions", "x=F[36864,1408] pos=F[577,1408] cls=F[1408] @class=last", true },
+    { "shuffle_patches", "x=F[36928,1408] @grid=24 @ratio=2 @class=last", true },
+    { "rope_2d", "x=F[36928,1408] @head_dim=88 @grid=24 @class=last @inv_freq=" FREQ8 "," FREQ8
+                 ",0.1,0.09,0.08,0.07,0.06,0.05", true },
+    { "merge_rows", "x=F[16384,5120] features=F[9216,5120] rows=i32[16384]<9216", true },
     { "cast", "x=f32[67108864] @dtype=bf16", true },
     { "accumulate", "x=F[33554432] dst=S[33554432]", true },
     { "sum_rows", "x=F[16384,2048] acc=S[2048]", true },

@@ -93,6 +93,14 @@ const bench_shape bench_shapes[] = {
       "q=F[1,3072] c=F[1,512] kr=F[1,64] w=F[4096,512] positions=i32[1]{2047} slot=i32[1]{0} "
       "pages=i32[1,32]perm cache=F[32,64,576] @heads=16 @nope_dim=128 @inv_freq=" FREQ32, true },
     { "split", "x=F[4096,576] @first=512", true },
+    { "attention", "q=F[1154,1408] k=F[1154,1408] v=F[1154,1408] seq_start=- @heads=16 "
+                   "@kv_heads=16 @head_dim=88 @seq=577 @packed=0 @causal=0", false },
+    { "patchify", "pixels=f32[2,3,336,336] @patch=14", true },
+    { "patch_positions", "x=F[1152,1408] pos=F[577,1408] cls=F[1408] @class=last", true },
+    { "shuffle_patches", "x=F[1154,1408] @grid=24 @ratio=2 @class=last", true },
+    { "rope_2d", "x=F[1154,1408] @head_dim=88 @grid=24 @class=last @inv_freq=" FREQ8 "," FREQ8
+                 ",0.1,0.09,0.08,0.07,0.06,0.05", true },
+    { "merge_rows", "x=F[1024,2048] features=F[288,2048] rows=i32[1024]<288", true },
     { "sumsq", "x=f32[10000000] acc=f32[1]zero", true },
     { "clip_scale",
       "sumsq=f32[1]pos grad_scale=f32[1]zero norm=f32[1]zero ok=f32[1]zero @max_norm=1", true },

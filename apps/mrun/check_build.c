@@ -106,6 +106,19 @@ static mr_val on_scalar(mr_prog *prog, const char *name)
     return named(prog, name, &t);
 }
 
+/* An op may be asked for the dtype "model" too: a copy of the attributes that says f32. */
+static mr_attr *resolved(const mr_attr *attr, uint32_t n)
+{
+    mr_attr *own = mri_alloc((n + 1) * sizeof *own);
+    for (uint32_t i = 0; i < n; i++) {
+        bool dtype = !strcmp(attr[i].key, "dtype") || !strcmp(attr[i].key, "out_dtype");
+        own[i] = attr[i];
+        if (dtype && attr[i].type == MR_A_STR && !strcmp(attr[i].u.s, "model"))
+            own[i].u.s = "f32";
+    }
+    return own;
+}
+
 static mr_val on_op(mr_prog *prog, const char *id, const mr_val *in, uint32_t n_in,
                     const mr_attr *attr, uint32_t n_attr, mr_val *out, uint32_t n_out,
                     const char *file, int32_t line)
@@ -136,9 +149,12 @@ static mr_val on_op(mr_prog *prog, const char *id, const mr_val *in, uint32_t n_
         out_type[i].size = sizeof *out_type;
         out_ptr[i] = &out_type[i];
     }
+    mr_attr *own = resolved(attr, n_attr);
     mr_call call = { sizeof call, n_in, n_out, n_attr, in_type, (const mr_type *const *)out_ptr,
-                     attr };
-    if (mri_op_check_call(def, &call, out_ptr, &err))
+                     own };
+    mr_status bad = mri_op_check_call(def, &call, out_ptr, &err);
+    free(own);
+    if (bad)
         return wrong(p, "%s:%d: %s", file ? file : "?", line, err.what);
     for (uint32_t i = 0; i < n_out; i++)
         if (out)

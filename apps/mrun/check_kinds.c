@@ -217,20 +217,13 @@ static void on_bind(mr_asm *m, int32_t instance, const char *name, const char *f
         a->error = mri_format("a parameter is bound to instance %d of %d", instance, a->n);
 }
 
-static void build_block(check *c, void *model, const char *kind, const char *mode)
+static void build_block(check *c, void *model, const char *kind, const mr_block_env *env)
 {
     const mr_model_ops *ops = c->unit->table;
-    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = 32 };
-    if (!strcmp(mode, "decode")) {
-        env.slots = 2;
-        env.max_seq = 20;
-        env.pages = 4;
-        env.page = 16;
-        env.logit_rows = 2;
-    }
+    const char *mode = env->mode;
     mr_err err = MR_ERR_INIT;
     check_program *p = check_program_new();
-    mr_status st = ops->build(model, kind, &env, &check_builder, (mr_prog *)p, &err);
+    mr_status st = ops->build(model, kind, env, &check_builder, (mr_prog *)p, &err);
     if (st == MR_E_UNSUPPORTED && strcmp(mode, "train"))
         check_say(c, "block %s: mode %s is not supported", kind, mode);
     else if (st)
@@ -245,12 +238,31 @@ static void build_block(check *c, void *model, const char *kind, const char *mod
     check_program_free(p);
 }
 
+/* Assembles for one mode, then builds each kind once. */
+static void model_mode(check *c, void *model, const mr_block_env *env)
+{
+    const mr_model_ops *ops = c->unit->table;
+    const mr_assembler assembler = { sizeof assembler, 0, on_instance, on_edge, on_bind, env };
+    assembly a = { 0 };
+    mr_err err = MR_ERR_INIT;
+    if (ops->assemble(model, &assembler, (mr_asm *)&a, &err))
+        check_fail_err(c, "assemble", &err);
+    else if (a.error)
+        check_fail(c, "assemble: %s", a.error);
+    else if (!a.n)
+        check_fail(c, "assemble made no instance");
+    for (size_t i = 0; i < a.kinds.n; i++) {
+        build_block(c, model, a.kinds.v[i], env);
+        free(a.kinds.v[i]);
+    }
+    free(a.kinds.v);
+    free(a.error);
+}
+
 static void model_blocks(check *c)
 {
-    static const mr_assembler assembler = { sizeof assembler, 0, on_instance, on_edge, on_bind };
-    static const char *const modes[] = { "train", "infer", "decode" };
+    static const char *const modes[] = { "train", "infer", "decode", "images" };
     void *model;
-    assembly a = { 0 };
     const mr_model_ops *ops = c->unit->table;
     mr_model_info info = { .size = sizeof info };
     mr_err err = MR_ERR_INIT;
@@ -261,19 +273,19 @@ static void model_blocks(check *c)
     else if (info.vocab < 1 || info.hidden < 1 || info.layers < 1)
         check_fail(c, "info: vocab %lld, hidden %lld, layers %lld", (long long)info.vocab,
                    (long long)info.hidden, (long long)info.layers);
-    if (ops->assemble(model, &assembler, (mr_asm *)&a, &err))
-        check_fail_err(c, "assemble", &err);
-    else if (a.error)
-        check_fail(c, "assemble: %s", a.error);
-    else if (!a.n)
-        check_fail(c, "assemble made no instance");
-    for (size_t i = 0; i < a.kinds.n; i++) {
-        for (size_t m = 0; m < sizeof modes / sizeof *modes; m++)
-            build_block(c, model, a.kinds.v[i], modes[m]);
-        free(a.kinds.v[i]);
-    }
-    free(a.kinds.v);
-    free(a.error);
+    for (int pictures = 0; pictures <= (info.image_size > 0); pictures++)
+        for (size_t m = 0; m < (pictures ? 4 : 3); m++) {
+            mr_block_env env = { .size = sizeof env, .mode = modes[m], .tokens = 32,
+                                 .images = pictures };
+            if (!strcmp(modes[m], "decode")) {
+                env.slots = 2;
+                env.max_seq = 20;
+                env.pages = 4;
+                env.page = 16;
+                env.logit_rows = 2;
+            }
+            model_mode(c, model, &env);
+        }
     check_drop(c, model);
 }
 

@@ -6,6 +6,7 @@
 #include "app.h"
 #include "core/base/json.h"
 #include "core/ops/catalogue.h"
+#include "core/run/submodel.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -241,6 +242,7 @@ int main(int argc, char **argv)
     mri_registry_set_log(a.registry, print_log, &a);
     mri_registry_offer(a.registry, MR_EXT_REF, &mri_ref_service);
     mri_registry_offer(a.registry, MR_EXT_JSON, &mri_json_service);
+    mri_registry_offer(a.registry, MR_EXT_MODEL, &mri_model_service);
     mr_err hook_err = MR_ERR_INIT;
     if (mri_registry_set_op_hook(a.registry, mri_op_register, &hook_err))
         return app_fail(&a, &hook_err);

@@ -2,10 +2,10 @@
  *
  * heads.h - the head geometry that all attention ops share: H query heads of C values read
  * G key/value heads (head h reads h / (H/G)), values are Cv wide; a token sees the tokens of
- * its own sequence and chunk that are not after it, or with causal = 0 its whole sequence. packed = 0
- * is a promise: every sequence has exactly seq tokens and starts at a multiple of seq, so seq_start
- * says nothing new; with causal = 0 it is left out.
- * And where a cache, also one in pages, has a token's row.
+ * its own sequence and chunk that are not after it, or with causal = 0 its whole sequence.
+ * packed = 0 is a promise: every sequence has exactly seq tokens and starts at a multiple of seq, so
+ * seq_start says nothing new; with causal = 0 it is left out.
+ * And where a cache in pages has a token's row.
  */
 #ifndef MRI_HEADS_H
 #define MRI_HEADS_H

@@ -52,11 +52,17 @@ static double error(const char *fixture, const char *family, const char *from, c
     for (int i = 0; i < 4; i++)
         data[i] = mri_safetensors_find(f, in[i])->data;
     mri_batch b = { ids->data, data[0], data[1], data[2], NULL, data[3] };
+    const mri_tensor *pixels = mri_safetensors_find(f, "pixels"); /* NULL: no pictures */
+    if (pixels) {
+        b.pixels = pixels->data;
+        b.image_rows = mri_safetensors_find(f, "image_rows")->data;
+    }
+    char *images = mri_format("train.images=%lld", (long long)(pixels ? pixels->type.dim[0] : 0));
     char *hf = mri_format("model.hf=%s", dir), *plugin = mri_format("model.plugin=%s", family);
     char *seq = mri_format("train.seq=%lld", (long long)ids->type.dim[0]);
     const char *const sets[] = { hf, plugin, seq, "backend.plugin=cpu", "precision.recipe=fp32",
                                  "train.steps=1", "train.micro_batch=1", "data.text.path=unused",
-                                 NULL };
+                                 images, NULL };
     kit k = kit_open(NULL, sets, (mri_session_options){ .needs = MRI_NEED_EVAL });
     const mr_type *type;
     kit_ok(mri_session_init_weights(k.session, &err), &err, "weights");
@@ -71,7 +77,7 @@ static double error(const char *fixture, const char *family, const char *from, c
     kit_close(&k);
     mri_safetensors_close(f);
     nftw(dir, discard, 8, FTW_DEPTH | FTW_PHYS);
-    free(dir), free(path), free(hf), free(plugin), free(seq);
+    free(dir), free(path), free(hf), free(plugin), free(seq), free(images);
     return worst / largest;
 }
 
@@ -94,12 +100,22 @@ static const struct {
     { "llama4-base", "llama4", "\"floor_scale\": 4", "\"floor_scale\": 5" },
     { "llama4-base", "llama4", "\"attention_chunk_size\": 8", "\"attention_chunk_size\": 9" },
     { "llama4-base", "llama4", "\"factor\": 16.0", "\"factor\": 15.0" },
+    { "llama4-vlm-tile", "vlm", "10000.0,\n      \"rope_type\": \"default\"",
+      "9000.0,\n      \"rope_type\": \"default\"" },
+    { "llava-clip", "vlm", "\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": 1e-03" },
+    { "llava-clip", "vlm", "\"hidden_act\": \"quick_gelu\"", "\"hidden_act\": \"gelu\"" },
+    { "llava-clip", "vlm", "\"vision_feature_layer\": -2", "\"vision_feature_layer\": -1" },
+    { "llava-clip", "vlm", "\"projector_hidden_act\": \"gelu\"",
+      "\"projector_hidden_act\": \"quick_gelu\"" },
+    { "llava-siglip", "vlm", "\"hidden_act\": \"gelu_pytorch_tanh\"",
+      "\"hidden_act\": \"quick_gelu\"" },
 };
 
 Test(mutations, are_all_seen)
 {
     cr_assert_lt(error("deepseek-base", "kimi_k2", "", ""), 1e-5);
     cr_assert_lt(error("llama4-base", "llama4", "", ""), 1e-5);
+    cr_assert_lt(error("llava-clip", "vlm", "", ""), 1e-5);
     for (size_t i = 0; i < sizeof mutations / sizeof *mutations; i++) {
         double e = error(mutations[i].fixture, mutations[i].family, mutations[i].from,
                          mutations[i].to);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hf_write.c - the config.json that transformers opens as Llama4ForCausalLM or LlamaForCausalLM: the
- * 4.x spelling, which 5.x reads too, with Llama 4's layer pattern spelled out.
+ * hf_write.c - the config.json that transformers opens as Llama4ForCausalLM or LlamaForCausalLM:
+ * the 4.x spelling, which 5.x reads too, with Llama 4's layer pattern spelled out.
  */
 #include "../hf.h"
 #include "llama4.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * llama4.c - units model/llama4 and model/llama: their option rows, and the tables that core calls. The
- * blocks are "embed", "layer.dense.rope", "layer.dense.nope", "layer.moe.rope", "layer.moe.nope"
+ * llama4.c - units model/llama4 and model/llama: their option rows, and the tables that core calls.
+ * The blocks are "embed", "layer.dense.rope", "layer.dense.nope", "layer.moe.rope", "layer.moe.nope"
  * and "head"; an instance's parameters carry the names of Hugging Face's Llama4ForCausalLM, or of
  * LlamaForCausalLM: model/llama is dense in every layer and knows nothing of Llama 4's attention.
  */

@@ -112,7 +112,7 @@ mr_status vlm_assemble(vlm_model *m, const mr_assembler *a, mr_asm *as, mr_err *
     return m->text.ops->assemble(m->text.model, &inner, (mr_asm *)(void *)&c, err);
 }
 
-/* ---- the text's blocks, all parameters frozen ------------------------------------------------- */
+/* ---- the text's blocks, all parameters frozen ------------------------------------------------ */
 static _Thread_local const mr_builder *host_builder; /* of the build under way */
 
 static mr_val frozen_param(mr_prog *p, const char *name, const mr_param *desc)

@@ -18,9 +18,9 @@ static const vlm_tower towers[] = {
       "embeddings.position_embedding.weight", "pre_layrnorm" /* sic */, NULL, "encoder.layers.",
       "layer_norm1", "layer_norm2", "self_attn.out_proj", 1e-5, true, false, false, false },
     { "siglip", "siglip_vision_model", "none", "tanh", "vision_tower.vision_model.",
-      "embeddings.patch_embedding.weight", NULL, "embeddings.position_embedding.weight", NULL, NULL,
-      "encoder.layers.", "layer_norm1", "layer_norm2", "self_attn.out_proj", 1e-6, true, true, false,
-      false },
+      "embeddings.patch_embedding.weight", NULL, "embeddings.position_embedding.weight", NULL,
+      NULL, "encoder.layers.", "layer_norm1", "layer_norm2", "self_attn.out_proj", 1e-6, true, true,
+      false, false },
 };
 
 const vlm_tower *vlm_tower_find(const char *name, const char *model_type)
@@ -110,8 +110,8 @@ static mr_status open_text(vlm_model *m, const mr_host *host, const mr_model_env
     m->service = MR_CAN(host, ext) ? host->ext(host->self, MR_EXT_MODEL) : NULL;
     if (!m->service)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST,
-                       "vlm: this host does not offer " MR_EXT_MODEL ", so the text's family cannot "
-                       "be opened");
+                       "vlm: this host does not offer " MR_EXT_MODEL
+                       ", so the text's family cannot be opened");
     if (env->hf_config)
         inner.hf_config = js->at(env->hf_config, "text_config");
     m->text.size = sizeof m->text;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hf_read.c - tower and projector from Hugging Face's config.json: Llama4ForConditionalGeneration and
- * LlavaForConditionalGeneration, as transformers 4.x and 5.x write them. A key that the file leaves
- * out has the class default. The first bad value ends the reading.
+ * hf_read.c - tower and projector from Hugging Face's config.json: that of
+ * Llama4ForConditionalGeneration and LlavaForConditionalGeneration, as transformers 4.x and 5.x write
+ * them. A key that the file leaves out has the class default. The first bad value ends the reading.
  */
 #include "../hf.h"
 #include "vlm.h"
@@ -77,7 +77,8 @@ static void read_llava(vlm_model *m, hf_reader *r)
     m->project_act = gelu_of(r, "projector_hidden_act", "none");
     m->project_bias = hf_number(r, "multimodal_projector_bias", 1) != 0;
     if (take && strcmp(take, "default") && strcmp(take, "full"))
-        refuse(r, "it is \"default\" or \"full\"", "vision_feature_select_strategy is \"%s\"", take);
+        refuse(r, "it is \"default\" or \"full\"",
+               "vision_feature_select_strategy is \"%s\"", take);
     if (m->drop_class && !vlm_has_class(m))
         refuse(r, "\"full\" takes all rows",
                "vision_feature_select_strategy \"default\" drops a class row, tower %s has none",

@@ -33,7 +33,8 @@ static void put_vision(hf_writer *w, const vlm_model *m)
         hf_put(w, "    \"%s\": %lld,\n", ints[i].key, (long long)ints[i].v);
     if (m->tower->adapter) {
         hf_put(w, "    \"projector_input_dim\": %lld,\n    \"projector_output_dim\": %lld,\n"
-                  "    \"vision_output_dim\": %lld,\n    \"multi_modal_projector_bias\": false,\n    ",
+                  "    \"vision_output_dim\": %lld,\n"
+                  "    \"multi_modal_projector_bias\": false,\n    ",
                (long long)m->adapter, (long long)m->adapter, (long long)m->adapter);
         hf_put_real(w, "pixel_shuffle_ratio", 1 / (double)m->shuffle, ",\n    ");
         hf_put_real(w, "rope_theta", m->theta, ",\n    ");

@@ -4,9 +4,10 @@
  * Each tile is a sequence of its own: patches in the order of reading, and maybe a class row.
  *
  *   tower.embed  patches as rows, times a matrix; class row; learned positions; norm
- *   tower.layer  z += attention(norm z), z += mlp(norm z): full attention inside the tile, in Llama 4
- *                with rotary positions in two dimensions
- *   tower.end    Llama 4's: norm, class row dropped, squares of patches as one row, two layers of GELU
+ *   tower.layer  z += attention(norm z), z += mlp(norm z): full attention inside the tile, in
+ *                Llama 4 with rotary positions in two dimensions
+ *   tower.end    Llama 4's: norm, class row dropped, squares of patches as one row, two layers of
+ *                GELU
  */
 #include "vlm.h"
 #include <math.h>
