@@ -197,6 +197,8 @@ static const mr_unit units[] = {
                    "to the profile", options, table),
     UNIT("llama", "Llama 2 and 3 and what is built like them: sizes from [model] and these "
                   "options, or from [model] hf = DIR", plain_options, plain_table),
+    UNIT("mistral", "the same as model/llama, by the model type of Mistral's checkpoints",
+         plain_options, plain_table),
 };
 
 MR_EXPORT const mr_plugin mrun_plugin_v1 = {
@@ -211,4 +213,4 @@ MR_EXPORT const mr_plugin mrun_plugin_v1 = {
     NULL,
     NULL,
 };
-MR_PLUGIN_NOTE("org.mrun.llama4", "0.1.0", "model/llama4 model/llama");
+MR_PLUGIN_NOTE("org.mrun.llama4", "0.1.0", "model/llama4 model/llama model/mistral");

@@ -7,6 +7,8 @@
  */
 #include "core/store/store.h"
 #include "tests/kit.h"
+#include <ftw.h>
+#include <unistd.h>
 
 typedef struct fixture {
     mri_safetensors *f;
@@ -160,6 +162,76 @@ Test(pictures, are_refused_by_a_model_of_text)
     cr_expect_eq(mri_session_open(k.registry, k.config, &o, &k.session, &err),
                  MR_E_PROFILE_CONFLICT, "%s", err.what);
     kit_close(&k);
+}
+
+/* ---- folders -------------------------------------------------------------------------------- */
+
+/* a tensor's name where all lies below "model." but the head */
+static char *newest_name(const char *name)
+{
+    if (!strncmp(name, "language_model.model.", 21))
+        return mri_format("model.language_model.%s", name + 21);
+    if (!strncmp(name, "language_model.", 15))
+        return mri_strdup(name + 15);
+    return mri_format("model.%s", name);
+}
+
+static int discard(const char *path, const struct stat *s, int type, struct FTW *f)
+{
+    (void)s, (void)type, (void)f;
+    return remove(path);
+}
+
+/* The config.json that the model writes, beside its weights as they were or renamed, is a folder
+ * that says the same. */
+static void reopened(const char *name, bool rename)
+{
+    mr_err err = MR_ERR_INIT;
+    mri_session_options o = { .needs = MRI_NEED_EVAL, .eval_tokens = 40, .images = 3 };
+    fixture x = open_fixture(name, NULL, o);
+    mri_session *s = x.k.session;
+    char *dir = mri_strdup("/tmp/mrun-pictures-XXXXXX"), json[1 << 14], *path, *weights;
+    mri_safetensors *f;
+    cr_assert_not_null(mkdtemp(dir));
+    kit_ok(s->model_ops->hf_config(s->model, json, sizeof json, &err), &err, "config.json");
+    path = mri_format("%s/config.json", dir);
+    kit_ok(mri_write_file_atomic(path, json, strlen(json), &err), &err, path);
+    weights = mri_format("%s/%s", kit_source("tests/parity/fixtures"), name);
+    kit_ok(mri_safetensors_open_folder(weights, &f, &err), &err, weights);
+    size_t n = mri_safetensors_count(f);
+    mri_tensor *t = mri_alloc(n * sizeof *t);
+    for (size_t i = 0; i < n; i++) {
+        t[i] = *mri_safetensors_at(f, i);
+        t[i].name = rename ? newest_name(t[i].name) : mri_strdup(t[i].name);
+    }
+    free(path);
+    path = mri_format("%s/model.safetensors", dir);
+    kit_ok(mri_safetensors_write(path, t, n, NULL, &err), &err, path);
+    char *hf = mri_format("model.hf=%s", dir);
+    const char *const sets[] = { hf, "model.plugin=vlm", "backend.plugin=cpu", "train.steps=1",
+                                 "data.text.path=unused", NULL };
+    kit again = kit_open(NULL, sets, o);
+    kit_ok(mri_session_init_weights(again.session, &err), &err, "weights");
+    float *logits = mri_alloc((size_t)(x.n * x.vocab) * sizeof *logits);
+    float *nll = mri_alloc((size_t)x.n * sizeof *nll);
+    kit_ok(mri_session_pictures(again.session, x.pixels, x.tiles, &err), &err, "pictures");
+    kit_ok(mri_session_score(again.session, x.ids, x.n, nll, logits, &err), &err, "score");
+    near(logits, x.logits, x.n * x.vocab, name);
+    for (size_t i = 0; i < n; i++)
+        free((void *)(uintptr_t)t[i].name);
+    kit_close(&again);
+    close_fixture(&x);
+    mri_safetensors_close(f);
+    nftw(dir, discard, 8, FTW_DEPTH | FTW_PHYS);
+    free(t), free(path), free(weights), free(hf), free(logits), free(nll), free(dir);
+}
+
+Test(pictures, models_write_a_config_that_reads_back_under_all_names)
+{
+    for (size_t k = 0; k < sizeof fixtures / sizeof *fixtures; k++)
+        reopened(fixtures[k], false);
+    reopened("llava-clip", true);
+    reopened("llava-siglip", true);
 }
 
 /* ---- frozen parts --------------------------------------------------------------------------- */
