@@ -40,6 +40,8 @@ static void put_vision(hf_writer *w, const vlm_model *m)
         hf_put_real(w, "rope_theta", m->theta, ",\n    ");
         hf_put_real(w, "norm_eps", m->eps, ",\n    ");
     } else {
+        if (!vlm_has_class(m)) /* SigLIP's pooling, which is not read */
+            hf_put(w, "    \"vision_use_head\": false,\n");
         hf_put(w, "    ");
         hf_put_real(w, "layer_norm_eps", m->eps, ",\n    ");
     }
