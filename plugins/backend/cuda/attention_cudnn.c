@@ -22,7 +22,7 @@
  * row_kv. The key of a plan: no holes. */
 struct sdpa {
     int64_t batch, seq, heads, kv, c, v, row_heads, row_kv;
-    int64_t backward, deterministic;
+    int64_t backward, deterministic, full; /* full: no mask */
 };
 
 struct attention {
@@ -127,13 +127,15 @@ static void forward(struct dnn_graph *g, const struct sdpa *s)
     dnn_tensor q = rows(g, END_Q, s, queries(s, s->c)), k = columns(g, END_K, s, keys(s, s->c));
     dnn_tensor v = rows(g, END_V, s, keys(s, s->v)), o = rows(g, END_O, s, queries(s, s->v));
     dnn_tensor lse = a_row(g, END_LSE, s);
-    dnn_tensor scale = dnn_scalar(g, END_SCALE + 1), hidden = dnn_scalar(g, END_HIDDEN + 1);
+    dnn_tensor scale = dnn_scalar(g, END_SCALE + 1);
     dnn_tensor z = scores(g, DNN_DATA_FLOAT, s), p = scores(g, DNN_DATA_BFLOAT16, s);
     dnn_tensor max = dense(g, DNN_DATA_FLOAT, s, 1), sum = dense(g, DNN_DATA_FLOAT, s, 1);
     dnn_tensor ln = dense(g, DNN_DATA_FLOAT, s, 1);
 
     dnn_matmul(g, q, k, z);
-    z = causal(g, s, each(g, s, DNN_POINTWISE_MUL, z, scale), hidden);
+    z = each(g, s, DNN_POINTWISE_MUL, z, scale);
+    if (!s->full) /* the last end: without it the others stay where they are */
+        z = causal(g, s, z, dnn_scalar(g, END_HIDDEN + 1));
     dnn_reduce(g, DNN_REDUCE_TENSOR_MAX, z, max);
     z = each(g, s, DNN_POINTWISE_EXP, each(g, s, DNN_POINTWISE_SUB, z, max), NULL);
     dnn_reduce(g, DNN_REDUCE_TENSOR_ADD, z, sum);
@@ -269,8 +271,6 @@ static mr_status shape(struct attention *k, const mr_call *c, const mr_type *q, 
     s->seq = mr_attr_i(c, "seq", 0);
     if (!s->seq || s->seq > tokens)
         s->seq = tokens;
-    if (!mr_attr_i(c, "causal", 1))
-        return cuda_refuse(&k->base, err, "cuDNN is given causal attention only");
     if (mr_attr_i(c, "packed", 1))
         return cuda_refuse(&k->base, err, "cuDNN is given whole sequences only, packed = 0");
     if (chunk > 0 && chunk < s->seq) {
@@ -280,6 +280,7 @@ static mr_status shape(struct attention *k, const mr_call *c, const mr_type *q, 
     }
     if (s->seq < 1 || tokens % s->seq)
         return cuda_refuse(&k->base, err, "the tokens are not a whole number of sequences");
+    s->full = !mr_attr_i(c, "causal", 1);
     s->heads = s->row_heads = mr_attr_i(c, "heads", 1);
     s->kv = s->row_kv = mr_attr_i(c, "kv_heads", s->heads);
     s->batch = tokens / s->seq;
@@ -326,6 +327,8 @@ static mr_status cut(struct attention *k, mr_err *err)
 /* What is known to go wrong in the gradient, by cuDNN's own notes. */
 static mr_status trusted(const struct attention *k, size_t version, mr_err *err)
 {
+    if (k->s.full)
+        return cuda_refuse(&k->base, err, "cuDNN is given gradients of causal attention only");
     if (k->s.seq < 2)
         return cuda_refuse(&k->base, err, "cuDNN has no gradient of sequences of one token");
     if (version == 91000 || version == 91001)
@@ -383,7 +386,7 @@ static mr_status backward_prepare(struct kernel *base, const mr_call *c, mr_err 
 }
 
 const struct op_row cuda_cudnn_rows[] = {
-    { "attention", "xxxi>xf", sizeof(struct attention), forward_prepare, 0, 0 },
-    { "attention.bwd", "xxxxxfi>xxx", sizeof(struct attention), backward_prepare, 0, 0 },
+    { "attention", "xxxI>xf", sizeof(struct attention), forward_prepare, 0, 0 },
+    { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attention), backward_prepare, 0, 0 },
     { 0 },
 };

@@ -4,8 +4,9 @@
 // shuffled into wider rows, rotated in two dimensions, merged into a text's rows. Packs of 16 bytes
 // where rows are whole ones. Bytes: operands once each way; floor: bytes / the copy bandwidth
 // (rope_2d of 16 tiles of 577 rows, 1408 wide, bf16: 52 MB, 12 us at 4.27 TB/s). Gradients that
-// sum over rows are added in the order of the rows by the thread that owns the column. A feature
-// outside its operand makes its token NaN: the run's checks find it.
+// sum over rows are added in the order of the rows by the thread that owns the column; the two
+// atomics are a least and a greatest number. A feature outside its operand makes its token NaN: the
+// run's checks find it.
 
 #include "pack.cuh"
 #include "rope.h"
@@ -34,27 +35,37 @@ static grid_args grid_of(const struct patches *k)
     return grid_args{ k->rows, k->tile, k->first, k->at, k->high, k->wide, k->ratio, k->inverse };
 }
 
-// ---- patchify: a thread a value of a patch ------------------------------------------------------
-template <typename F>
-KERNEL patchify(const F *x, F *y, int64_t n, int channels, int side, int p)
+// ---- patchify: a thread some values of one tile's patches, 32-bit indices inside the tile ---------
+template <typename F, int U>
+KERNEL patchify(const F *x, F *y, uint32_t n, uint32_t channels, uint32_t side, uint32_t p)
 {
-    int g = side / p, width = channels * p * p;
-    GRID_LOOP(i, n) {
-        int64_t row = i / width, tile = row / (g * g);
-        int at = (int)(i - row * width), cell = (int)(row - tile * g * g);
-        int ch = at / (p * p), r = at / p % p, c = at % p;
-        y[i] = x[((tile * channels + ch) * side + cell / g * p + r) * side + cell % g * p + c];
-    }
+    uint32_t g = side / p, width = channels * p * p, first = blockIdx.x * U * THREADS + threadIdx.x;
+    F v[U];
+    x += blockIdx.y * (int64_t)n;
+    y += blockIdx.y * (int64_t)n;
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (uint32_t i = first + u * THREADS; i < n) {
+            uint32_t cell = i / width, at = i - cell * width, row = at / p, c = at - row * p;
+            uint32_t ch = row / p, r = row - ch * p, down = cell / g, across = cell - down * g;
+            v[u] = x[(ch * side + down * p + r) * side + across * p + c];
+        }
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (uint32_t i = first + u * THREADS; i < n)
+            y[i] = v[u];
 }
 
 static mr_status patchify_run(RUN_ARGS)
 {
     SELF;
     (void)ws;
-    int64_t n = k->rows * k->d;
-    if (n)
-        WITH_TYPE(base->in_kind[0], (patchify<F><<<grid_for(n), THREADS, 0, stream>>>(
-            (const F *)in[0].data, (F *)out[0].data, n, k->channels, k->side, k->patch)));
+    int64_t n = (int64_t)k->channels * k->side * k->side, tiles = n ? k->rows * k->d / n : 0;
+    dim3 grid((unsigned)cuda_ceil(n, 4 * THREADS), (unsigned)tiles);
+    if (tiles)
+        WITH_TYPE(base->in_kind[0], (patchify<F, 4><<<grid, THREADS, 0, stream>>>(
+            (const F *)in[0].data, (F *)out[0].data, (uint32_t)n, (uint32_t)k->channels,
+            (uint32_t)k->side, (uint32_t)k->patch)));
     return cuda_launched(base, err);
 }
 
@@ -172,17 +183,65 @@ static mr_status shuffle_run(RUN_ARGS)
     return cuda_launched(base, err);
 }
 
-// ---- rope_2d: a block a row; its cosines and sines serve all heads ------------------------------
+// ---- rope_2d ------------------------------------------------------------------------------------
+// cosine and sine of pair i (of both directions) of a tile's row; the class row is not turned
+DEV float2 turn_of(const grid_args &a, const rope_args &r, int row, int i)
+{
+    int patch = row - a.first, place = (i < r.pairs ? patch % a.wide : patch / a.wide) + 1;
+    float2 t;
+    cos_sin(r, i % r.pairs, row == a.at ? 0 : place, t.x, t.y);
+    return t;
+}
+
+// Wide rows of whole packs: a block has U packs a thread, which lie in at most TABLE_ROWS rows; they
+// are under way while those rows' turns are made.
+enum { TABLE_ROWS = 8, TABLE_PAIRS = 64 };
+
+template <typename F, int V, int U>
+KERNEL rope_2d_packs(const F *x, F *y, const grid_args a, const __grid_constant__ rope_args r,
+                     uint32_t packs)
+{
+    __shared__ float2 table[TABLE_ROWS][TABLE_PAIRS];
+    row_packs<U> mine(packs);
+    pack<F, V> p[U];
+    int pairs = 2 * r.pairs;
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows)
+            p[u].load(x, (s.row * packs + s.col) * V);
+    for (int e = threadIdx.x; e < TABLE_ROWS * pairs; e += THREADS)
+        table[e / pairs][e % pairs] = turn_of(a, r, (int)((mine.row0 + e / pairs) % a.tile),
+                                              e % pairs);
+    __syncthreads();
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < a.rows) {
+            float v[V];
+            int first = (int)(s.col * V % r.head_dim) / 2;
+            const float2 *turns = table[s.row - mine.row0];
+            p[u].widen(v);
+#pragma unroll
+            for (int j = 0; j < V; j += 2)
+                if (first + j / 2 < pairs) {
+                    float2 t = turns[first + j / 2];
+                    float v0 = v[j], v1 = v[j + 1 < V ? j + 1 : j];
+                    v[j] = v0 * t.x - v1 * t.y;
+                    v[j + 1 < V ? j + 1 : j] = v0 * t.y + v1 * t.x;
+                }
+            p[u].narrow(v);
+            p[u].store(y, (s.row * packs + s.col) * V);
+        }
+}
+
+// any other: a block a row, whose turns serve all heads
 template <typename F>
 KERNEL rope_2d(const F *x, F *y, const grid_args a, const __grid_constant__ rope_args r)
 {
-    __shared__ float table[2 * MAX_PAIRS];
+    __shared__ float2 table[MAX_PAIRS];
     int64_t row = blockIdx.x;
-    int at = (int)(row % a.tile), patch = at - a.first, pairs = 2 * r.pairs;
-    for (int i = threadIdx.x; i < pairs; i += THREADS) {
-        int place = (i < r.pairs ? patch % a.wide : patch / a.wide) + 1;
-        cos_sin(r, i % r.pairs, at == a.at ? 0 : place, table[i], table[MAX_PAIRS + i]);
-    }
+    int pairs = 2 * r.pairs;
+    for (int i = threadIdx.x; i < pairs; i += THREADS)
+        table[i] = turn_of(a, r, (int)(row % a.tile), i);
     __syncthreads();
     x += row * r.width;
     y += row * r.width;
@@ -192,9 +251,10 @@ KERNEL rope_2d(const F *x, F *y, const grid_args a, const __grid_constant__ rope
         bool two = 2 * i + 1 < r.head_dim;
         float p = ld(x, ia), q = two ? ld(x, ia + 1) : 0;
         if (i < pairs) {
-            float co = table[i], si = table[MAX_PAIRS + i], t = p;
-            p = t * co - q * si;
-            q = t * si + q * co;
+            float2 t = table[i];
+            float p0 = p;
+            p = p0 * t.x - q * t.y;
+            q = p0 * t.y + q * t.x;
         }
         st(y, ia, p);
         if (two)
@@ -206,7 +266,16 @@ static mr_status rope_2d_run(RUN_ARGS)
 {
     SELF;
     (void)ws;
-    if (k->rows)
+    enum { U = 4 };
+    int64_t v = base->in_kind[0] == CUDA_BF16 ? 8 : 4, packs = k->d / v;
+    bool whole = k->d % WIDE_V == 0 && k->turn.head_dim % WIDE_V == 0 &&
+                 aligned16(in[0].data, out[0].data) && 2 * k->turn.pairs <= TABLE_PAIRS &&
+                 U * THREADS / (packs ? packs : 1) + 2 <= TABLE_ROWS;
+    if (k->rows && whole)
+        WITH_PACK(base->in_kind[0], whole, (
+            rope_2d_packs<F, V, U><<<pack_grid<U>(k->rows * packs), THREADS, 0, stream>>>(
+                (const F *)in[0].data, (F *)out[0].data, grid_of(k), k->turn, (uint32_t)packs)));
+    else if (k->rows)
         WITH_TYPE(base->in_kind[0], (rope_2d<F><<<(unsigned)k->rows, THREADS, 0, stream>>>(
             (const F *)in[0].data, (F *)out[0].data, grid_of(k), k->turn)));
     return cuda_launched(base, err);
@@ -242,45 +311,55 @@ KERNEL merge(const F *x, const F *f, const int32_t *rows, F *y, int64_t tokens, 
             p[u].store(y, (s.row * packs + s.col) * V);
 }
 
-// A block a feature and THREADS packs of columns: finds its tokens, in order, and adds them up.
-template <typename F, int V>
-KERNEL merge_dfeatures(const F *dy, const int32_t *rows, F *df, int tokens, int64_t width)
+// The first and the last token of each feature; none: INT32_MAX and -1. Least and greatest do not
+// depend on the order in which they are found.
+KERNEL merge_none(int2 *span, int64_t features)
 {
-    __shared__ int hits[THREADS], warps[THREADS / 32];
-    int m = (int)blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t col = (blockIdx.y * (int64_t)THREADS + threadIdx.x) * V;
-    float sum[V] = {};
-    for (int t0 = 0; t0 < tokens; t0 += THREADS) {
-        int t = t0 + (int)threadIdx.x, n = 0, before = 0;
-        bool hit = t < tokens && rows[t] == m;
-        if (!__syncthreads_or(hit))
-            continue;
-        unsigned mine = __ballot_sync(~0u, hit);
-        if (!lane)
-            warps[warp] = __popc(mine);
-        __syncthreads();
-        for (int w = 0; w < THREADS / 32; w++) {
-            before += w < warp ? warps[w] : 0;
-            n += warps[w];
+    GRID_LOOP(m, features)
+        span[m] = int2{ INT32_MAX, -1 };
+}
+
+KERNEL merge_spans(const int32_t *rows, int2 *span, int64_t tokens, int64_t features)
+{
+    GRID_LOOP(t, tokens)
+        if (int m = rows[t]; m >= 0 && m < features) {
+            atomicMin(&span[m].x, (int)t);
+            atomicMax(&span[m].y, (int)t);
         }
-        if (hit)
-            hits[before + __popc(mine & ((1u << lane) - 1))] = t;
-        __syncthreads();
-        for (int i = 0; i < n && col < width; i++) {
-            pack<F, V> p;
-            float v[V];
-            p.load(dy, hits[i] * width + col);
-            p.widen(v);
+}
+
+// Nearly always a feature has one token; of several, those between are asked in order.
+template <typename F, int V, int U>
+KERNEL merge_dfeatures(const F *dy, const int32_t *rows, const int2 *span, F *df, int64_t features,
+                       uint32_t packs)
+{
+    row_packs<U> mine(packs);
+    pack<F, V> p[U];
+    int2 own[U];
 #pragma unroll
-            for (int j = 0; j < V; j++)
-                sum[j] += v[j];
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < features) {
+            own[u] = span[s.row];
+            if (own[u].y >= 0)
+                p[u].load(dy, ((int64_t)own[u].x * packs + s.col) * V);
         }
-    }
-    if (col < width) {
-        pack<F, V> p;
-        p.narrow(sum);
-        p.store(df, m * width + col);
-    }
+#pragma unroll
+    for (int u = 0; u < U; u++)
+        if (spot s = mine.at(u); s.row < features) {
+            float sum[V] = {}, v[V];
+            if (own[u].y >= 0)
+                p[u].widen(sum);
+            for (int t = own[u].x + 1; own[u].y >= 0 && t <= own[u].y; t++)
+                if (rows[t] == (int)s.row) {
+                    p[u].load(dy, ((int64_t)t * packs + s.col) * V);
+                    p[u].widen(v);
+#pragma unroll
+                    for (int j = 0; j < V; j++)
+                        sum[j] += v[j];
+                }
+            p[u].narrow(sum);
+            p[u].store(df, (s.row * packs + s.col) * V);
+        }
 }
 
 static mr_status merge_run(RUN_ARGS)
@@ -299,9 +378,13 @@ static mr_status merge_run(RUN_ARGS)
 static mr_status merge_bwd_run(RUN_ARGS)
 {
     SELF;
-    (void)ws;
     const int32_t *rows = (const int32_t *)in[1].data;
+    int2 *span = (int2 *)ws;
     bool whole = k->d % WIDE_V == 0 && aligned16(in[0].data, out[0].data, out[1].data);
+    if (k->features) {
+        merge_none<<<grid_for(k->features), THREADS, 0, stream>>>(span, k->features);
+        merge_spans<<<grid_for(k->rows), THREADS, 0, stream>>>(rows, span, k->rows, k->features);
+    }
     if (k->d)
         WITH_PACK(base->in_kind[0], whole, {
             if (k->rows)
@@ -309,10 +392,10 @@ static mr_status merge_bwd_run(RUN_ARGS)
                     (const F *)in[0].data, (const F *)nullptr, rows, (F *)out[0].data, k->rows,
                     k->features, (uint32_t)(k->d / V));
             if (k->features)
-                merge_dfeatures<F, V><<<dim3((unsigned)k->features,
-                                             (unsigned)cuda_ceil(k->d, THREADS * V)),
-                                        THREADS, 0, stream>>>(
-                    (const F *)in[0].data, rows, (F *)out[1].data, (int)k->rows, k->d);
+                merge_dfeatures<F, V, 4><<<pack_grid<4>(k->features * (k->d / V)), THREADS, 0,
+                                           stream>>>(
+                    (const F *)in[0].data, rows, span, (F *)out[1].data, k->features,
+                    (uint32_t)(k->d / V));
         });
     return cuda_launched(base, err);
 }
@@ -345,9 +428,8 @@ static mr_status patchify_prepare(struct kernel *base, const mr_call *c, mr_err 
     k->side = (int)c->in[0]->dim[2];
     k->patch = (int)mr_attr_i(c, "patch", 1);
     base->run = patchify_run;
-    if (c->in[0]->dim[1] > 1 << 16 || c->in[0]->dim[2] > 1 << 15 ||
-        (int64_t)k->channels * k->patch * k->patch > INT32_MAX)
-        return cuda_refuse(base, err, "tiles of more than 32768 pixels a side");
+    if (c->in[0]->dim[0] > 65535 || c->in[0]->dim[2] > 1 << 14 || c->in[0]->dim[1] > 4)
+        return cuda_refuse(base, err, "over 65535 tiles, 4 channels, or 16384 pixels a side");
     return fits(k, 1, err);
 }
 
@@ -409,9 +491,10 @@ static mr_status merge_prepare(struct kernel *base, const mr_call *c, mr_err *er
     k->d = mr_last(c->in[0]);
     k->features = bwd ? mr_attr_i(c, "features", 0) : mr_rows(c->in[1]);
     base->run = bwd ? merge_bwd_run : merge_run;
-    if (k->features > INT32_MAX)
-        return cuda_refuse(base, err, "more features than a 32-bit index names");
-    return fits(k, bwd ? 1 : 3, err);
+    if (bwd)
+        base->workspace = (uint64_t)k->features * sizeof(int2);
+    mr_status bad = packs_fit(base, k->features * k->d, k->d, err);
+    return bad ? bad : fits(k, bwd ? 1 : 3, err);
 }
 
 const struct op_row cuda_patches_rows[] = {

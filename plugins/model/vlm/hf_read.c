@@ -49,11 +49,11 @@ static void read_llama4(vlm_model *m, hf_reader *r)
     m->eps = 1e-5; /* the class's own: norm_eps is not read there */
     m->theta = hf_number(r, "rope_theta", 10000);
     m->theta = hf_number(r, "rope_parameters.rope_theta", m->theta);
-    m->shuffle = ratio > 0 && ratio <= 1 ? (int64_t)(1 / ratio + 0.5) : 0;
-    if (r->st)
-        return;
+    m->shuffle = ratio >= 1.0 / 256 && ratio <= 1 ? (int64_t)(1 / ratio + 0.5) : 0;
+    if (r->st || m->hidden < 1 || m->hidden > 1 << 20)
+        return; /* the latter is vlm_check()'s to say */
     if (m->shuffle < 1 || fabs((double)m->shuffle * ratio - 1) > 1e-9)
-        refuse(r, "it must be 1/2, 1/3 ...", "pixel_shuffle_ratio is %g in config.json", ratio);
+        refuse(r, "it must be 1, 1/2, 1/3 ... 1/256", "pixel_shuffle_ratio is %g in config.json", ratio);
     else if (out != m->adapter || hf_integer(r, "vision_output_dim", out) != out)
         refuse(r, "projector_input_dim, projector_output_dim and vision_output_dim are one number",
                "the adapter's widths in config.json, %lld and %lld, differ",

@@ -234,6 +234,69 @@ Test(pictures, models_write_a_config_that_reads_back_under_all_names)
     reopened("llava-siglip", true);
 }
 
+/* a changed config.json alone, and a word of the message that refuses it */
+Test(pictures, contradictions_are_refused_by_name)
+{
+    static const struct {
+        const char *fixture, *from, *to, *word;
+    } bad[] = {
+        { "llama4-vlm-tile", "\"pixel_shuffle_ratio\": 0.5", "\"pixel_shuffle_ratio\": 0.4",
+          "pixel_shuffle_ratio" },
+        { "llama4-vlm-tile", "\"pixel_shuffle_ratio\": 0.5", "\"pixel_shuffle_ratio\": 1e-300",
+          "pixel_shuffle_ratio" },
+        { "llama4-vlm-tile", "\"intermediate_size\": 64", "\"intermediate_size\": 60",
+          "intermediate_size" },
+        { "llama4-vlm-tile", "\"projector_output_dim\": 20", "\"projector_output_dim\": 21",
+          "adapter" },
+        { "llama4-vlm-tile", "\"patch_size\": 4", "\"patch_size\": 5", "patch_size" },
+        { "llama4-vlm-tile", "\"patch_size\": 4", "\"patch_size\": 0", "patch_size" },
+        { "llama4-vlm-tile", "\"hidden_size\": 16", "\"hidden_size\": 9007199254740992",
+          "tower_hidden" },
+        { "llama4-vlm-tile", "\"image_token_index\": 5", "\"image_token_index\": 50",
+          "image_token" },
+        { "llama4-vlm-tile", "llama4_vision_model", "clip_vision_model", "vision_config" },
+        { "llava-clip", "\"num_attention_heads\": 2", "\"num_attention_heads\": 3", "heads" },
+        { "llava-clip", "\"vision_feature_layer\": -2", "\"vision_feature_layer\": -9",
+          "features" },
+        { "llava-clip", "\"quick_gelu\"", "\"relu\"", "relu" },
+        { "llava-clip", "\"num_channels\": 3", "\"num_channels\": 1", "num_channels" },
+        { "llava-siglip", "\"full\"", "\"default\"", "class row" },
+        { "llava-siglip", "\"model_type\": \"llava\"", "\"model_type\": \"blip\"", "blip" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        mr_err err = MR_ERR_INIT;
+        char *dir = mri_strdup("/tmp/mrun-pictures-XXXXXX"), *path, *text;
+        size_t n;
+        cr_assert_not_null(mkdtemp(dir));
+        path = mri_format("%s/%s/config.json", kit_source("tests/parity/fixtures"),
+                          bad[i].fixture);
+        kit_ok(mri_read_file(path, 1 << 20, &text, &n, &err), &err, path);
+        const char *part = strstr(text, "\"vision_config\""); /* last, and what is meant if in both */
+        const char *at = strstr(part, bad[i].from);
+        at = at ? at : strstr(text, bad[i].from);
+        cr_assert(at, "%s has no %s", bad[i].fixture, bad[i].from);
+        char *changed = mri_format("%.*s%s%s", (int)(at - text), text, bad[i].to,
+                                   at + strlen(bad[i].from));
+        free(path);
+        path = mri_format("%s/config.json", dir);
+        kit_ok(mri_write_file_atomic(path, changed, strlen(changed), &err), &err, path);
+        char *hf = mri_format("model.hf=%s", dir);
+        const char *const sets[] = { hf, "model.plugin=vlm", "backend.plugin=cpu", "train.steps=1",
+                                     "data.text.path=unused" };
+        kit k = { .registry = mri_registry_create(NULL) };
+        mri_registry_offer(k.registry, MR_EXT_JSON, &mri_json_service);
+        kit_ok(mri_config_load(k.registry, NULL, sets, 5, &k.config, &err), &err, "config");
+        mri_session_options o = { .needs = MRI_NEED_EVAL, .eval_tokens = 8, .images = 1 };
+        cr_expect_eq(mri_session_open(k.registry, k.config, &o, &k.session, &err),
+                     MR_E_MODEL_CONFIG, "%s: %s", bad[i].to, err.what);
+        cr_expect(strstr(err.what, bad[i].word), "\"%s\" does not name %s", err.what,
+                  bad[i].word);
+        kit_close(&k);
+        nftw(dir, discard, 8, FTW_DEPTH | FTW_PHYS);
+        free(dir), free(path), free(text), free(changed), free(hf);
+    }
+}
+
 /* ---- frozen parts --------------------------------------------------------------------------- */
 
 static mri_step_result gradients(fixture *x)
