@@ -60,9 +60,12 @@ static mr_status generate(mri_session *s, const generation *g, bool figures, mr_
     logits = mri_alloc((size_t)s->info.vocab * sizeof *logits);
     ids = mri_grow(ids, (n + (uint64_t)g->max_tokens + 1) * sizeof *ids);
     double start = app_now(), first = 0;
-    MR_TRY(put_text(&shown, ids, n, err));
-    if (g->pictures)
+    if (g->pictures) { /* shown with its placeholders: image tokens are no text */
+        fputs(g->prompt, stdout);
         MR_TRY(mri_session_pictures(s, g->pictures->pixels, g->pictures->tiles, err));
+    } else {
+        MR_TRY(put_text(&shown, ids, n, err));
+    }
     MR_TRY(mri_session_decode(s, ids, (int64_t)n, 0, logits, err));
     first = app_now();
     for (int64_t i = 0; i < g->max_tokens; i++) {
