@@ -10,7 +10,8 @@
 typedef struct sequence {
     int64_t handle;
     int32_t *ids;       /* prompt, then what was drawn: n of at most `full` */
-    int64_t n, full;
+    int64_t n, full, prompt; /* prompt: how many of them it is */
+    int64_t least;           /* ids of an answer before it may stop */
     int64_t cached;     /* ids whose keys and values are in the pages */
     int64_t slot;       /* -1: it waits */
     int64_t rows;       /* that it takes in this step */
@@ -127,7 +128,8 @@ mr_status mri_engine_add(mri_engine *e, const mri_request *r, int64_t *handle, m
         return st;
     sequence *q = mri_alloc(sizeof *q);
     *q = (sequence){ .handle = *handle = e->handles++, .n = r->n_prompt, .slot = -1,
-                     .full = r->n_prompt + r->max_tokens, .how = r->how, .n_stop = r->n_stop,
+                     .prompt = r->n_prompt, .full = r->n_prompt + r->max_tokens, .how = r->how,
+                     .least = r->min_tokens, .n_stop = r->n_stop,
                      .top = r->top < vocab ? r->top : vocab };
     q->ids = mri_alloc((size_t)q->full * sizeof *q->ids);
     q->stop = mri_alloc((size_t)q->n_stop * sizeof *q->stop + 1);
@@ -221,13 +223,20 @@ static void score(mri_engine *e, const sequence *q, const float *logits, mri_tok
         mri_likeliest(logits, vocab, lse, e->top.v + e->top.n - q->top, q->top);
 }
 
+/* How many of the ids that end it must not be drawn yet: all or none. */
+static int64_t banned(const sequence *q)
+{
+    return q->n - q->prompt < q->least ? q->n_stop : 0;
+}
+
 /* Where nobody asks for more than the likeliest ids, these are all that leaves the device. */
 static mr_status read_rows(mri_engine *e, mri_rows *r, bool *only_next, mr_err *err)
 {
     *only_next = true;
     for (size_t i = 0; i < e->all.n; i++) {
         const sequence *q = e->all.v[i];
-        *only_next &= q->logits < 0 || (q->how.temperature <= 0 && q->top < 0);
+        *only_next &= q->logits < 0 ||
+                      (mri_sampling_is_argmax(&q->how) && !banned(q) && q->top < 0);
     }
     return *only_next ? mri_rows_next(r, err) : mri_rows_read(r, err);
 }
@@ -237,8 +246,9 @@ static void append(mri_engine *e, sequence *q, const mri_rows *r, bool only_next
     int64_t vocab = e->s->info.vocab;
     const float *logits = r->logits + q->logits * mri_rows_vocab(r);
     mri_token t = { .request = q->handle, .position = q->n };
+    mri_seen seen = { q->ids, q->prompt, q->n, q->stop, banned(q) };
     t.id = only_next ? r->next[q->logits]
-                     : mri_sample(logits, vocab, &q->how, (uint64_t)q->n);
+                     : mri_sample_after(logits, vocab, &q->how, &seen, (uint64_t)q->n);
     if (q->top >= 0)
         score(e, q, logits, &t);
     q->ids[q->n++] = t.id;

@@ -21,13 +21,14 @@
 #include "sample.h"
 #include "session.h"
 
-typedef struct mri_request { /* all of it is copied */
+typedef struct mri_request { /* copied, but for how.bias, which stays the caller's */
     const int32_t *prompt;
     int64_t n_prompt, max_tokens; /* both 1 or more */
     mri_sampling how;
     const int32_t *stop; /* ids that end it; they are reported as its last token */
     int64_t n_stop;
     int64_t top; /* -1: no log-probabilities; else also those of so many likeliest ids */
+    int64_t min_tokens; /* until then the ids of `stop` are not drawn */
 } mri_request;
 
 enum mri_finish { MRI_GOES_ON = 0, MRI_STOPPED /* by an id */, MRI_FULL /* max_tokens */ };

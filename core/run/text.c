@@ -53,29 +53,102 @@ void mri_text_end(mri_text_stream *s, mri_str *out)
     s->n_held = 0;
 }
 
+/* ---- words that end a text ------------------------------------------------------------------- */
+
+/* How many bytes at the end of the text begin one of the words, and do not finish it. */
+static size_t may_become(const mri_stop_stream *s)
+{
+    for (size_t at = 0; at < s->held.n; at++) {
+        size_t n = s->held.n - at;
+        for (size_t i = 0; i < s->n; i++)
+            if (n < strlen(s->words[i]) && !memcmp(s->held.s + at, s->words[i], n))
+                return n;
+    }
+    return 0;
+}
+
+void mri_stop_next(mri_stop_stream *s, const char *text, size_t n, mri_str *out)
+{
+    const char *first = NULL, *first_end = NULL;
+    if (s->hit || !n)
+        return;
+    mri_str_addn(&s->held, text, n);
+    for (size_t i = 0; i < s->n; i++) {
+        size_t len = strlen(s->words[i]);
+        const char *at = memmem(s->held.s, s->held.n, s->words[i], len);
+        if (at && (!first || at + len < first_end || (at + len == first_end && at < first))) {
+            first = at;
+            first_end = at + len;
+            s->hit = s->words[i];
+        }
+    }
+    size_t sure = first ? (size_t)(first - s->held.s) : s->held.n - may_become(s);
+    mri_str_addn(out, s->held.s, sure);
+    memmove(s->held.s, s->held.s + sure, s->held.n - sure);
+    s->held.n -= sure;
+}
+
+void mri_stop_end(mri_stop_stream *s, mri_str *out)
+{
+    if (!s->hit && s->held.n)
+        mri_str_addn(out, s->held.s, s->held.n);
+    s->held.n = 0;
+}
+
+void mri_stop_free(mri_stop_stream *s)
+{
+    mri_str_free(&s->held);
+}
+
+/* ---- text to ids ----------------------------------------------------------------------------- */
+
+static mr_status encode(const mr_tokenizer_ops *ops, void *tok, uint32_t flags, const char *text,
+                        uint64_t n, int32_t *ids, uint64_t room, uint64_t *got, mr_err *err)
+{
+    return flags && MR_CAN(ops, encode_as)
+               ? ops->encode_as(tok, flags, text, n, ids, room, got, err)
+               : ops->encode(tok, text, n, ids, room, got, err);
+}
+
+/* The ids, with room for `front` more before them. */
+static mr_status encode_all(const mr_tokenizer_ops *ops, void *tok, uint32_t flags, uint64_t front,
+                            const char *text, uint64_t n, int32_t **ids, uint64_t *got, mr_err *err)
+{
+    int32_t *v = NULL;
+    mr_status st;
+    for (uint64_t room = n / 2 + 16;; room = *got) { /* most tokens are two bytes and more */
+        v = mri_grow(v, (front + room) * sizeof *v);
+        st = encode(ops, tok, flags, text, n, v + front, room, got, err);
+        if (st || *got <= room)
+            break;
+    }
+    if (st)
+        free(v);
+    else
+        *ids = v;
+    return st;
+}
+
+mr_status mri_text_ids_as(const mr_tokenizer_ops *ops, void *tok, uint32_t flags, const char *text,
+                          uint64_t n, int32_t **ids, uint64_t *n_ids, mr_err *err)
+{
+    return encode_all(ops, tok, flags, 0, text, n, ids, n_ids, err);
+}
+
 mr_status mri_text_ids(const mr_tokenizer_ops *ops, void *tok, const char *text, uint64_t n,
                        bool begin, int32_t **ids, uint64_t *n_ids, mr_err *err)
 {
     mr_tokenizer_info info = { .size = sizeof info };
-    int32_t *v = NULL;
     uint64_t got = 0, bos;
     mr_status st = ops->info(tok, &info, err);
     if (st)
         return st;
     bos = begin && info.bos >= 0;
-    for (uint64_t room = n / 2 + 16;; room = got) { /* most tokens are two bytes and more */
-        v = mri_grow(v, (bos + room) * sizeof *v);
-        st = ops->encode(tok, text, n, v + bos, room, &got, err);
-        if (st || got <= room)
-            break;
-    }
-    if (st) {
-        free(v);
+    st = encode_all(ops, tok, 0, bos, text, n, ids, &got, err);
+    if (st)
         return st;
-    }
     if (bos)
-        v[0] = info.bos;
-    *ids = v;
+        (*ids)[0] = info.bos;
     *n_ids = bos + got;
     return 0;
 }

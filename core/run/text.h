@@ -21,6 +21,19 @@ mr_status mri_text_next(mri_text_stream *s, const int32_t *ids, uint64_t n, mri_
                         mr_err *err);
 void mri_text_end(mri_text_stream *s, mri_str *out); /* appends what was held: no more will come */
 
+/* Text cut at the one of some words that is whole first. What may yet become one of them is held back, so that nobody
+ * reads the beginning of a word that ends the text. { words, n } starts one. */
+typedef struct mri_stop_stream {
+    const char *const *words; /* none of them empty */
+    size_t n;
+    mri_str held;
+    const char *hit; /* the word that ended the text, or NULL */
+} mri_stop_stream;
+
+void mri_stop_next(mri_stop_stream *s, const char *text, size_t n, mri_str *out);
+void mri_stop_end(mri_stop_stream *s, mri_str *out); /* appends what was held, unless a word hit */
+void mri_stop_free(mri_stop_stream *s);
+
 /* Bytes at the end of s that begin a character and do not finish it: 0 to 3. */
 size_t mri_utf8_unfinished(const char *s, size_t n);
 
@@ -28,4 +41,7 @@ size_t mri_utf8_unfinished(const char *s, size_t n);
  * text with, if it has one. */
 mr_status mri_text_ids(const mr_tokenizer_ops *ops, void *tok, const char *text, uint64_t n,
                        bool begin, int32_t **ids, uint64_t *n_ids, mr_err *err);
+/* As above, for flags (MR_TOK_PLAIN: no word is special) and without the id that begins. */
+mr_status mri_text_ids_as(const mr_tokenizer_ops *ops, void *tok, uint32_t flags, const char *text,
+                          uint64_t n, int32_t **ids, uint64_t *n_ids, mr_err *err);
 #endif
