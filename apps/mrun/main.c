@@ -25,9 +25,14 @@ static const app_command commands[] = {
       "two profiles in lock step; the first op that differs", cmd_diff },
     { "grad-check", "PROFILE.ini [--samples N] [--tolerance X]",
       "a model's gradients against finite differences, in fp64", cmd_gradcheck },
-    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT [--image FILE]... "
-                  "[--max-tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]",
-      "text on stdout, from a run's newest checkpoint or a Hugging Face folder", cmd_generate },
+    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT|--ids \"1 2\"|--messages FILE|--jsonl "
+                  "FILE|--interactive [--image FILE]... [--chat] [--system TEXT] [--tools FILE] [--chat-template FILE] "
+                  "[--no-special] [--max-tokens N] [--min-tokens N] [--temperature T] [--top-k K] "
+                  "[--top-p P] [--min-p P] [--repetition-penalty X] [--presence-penalty X] "
+                  "[--frequency-penalty X] [--logit-bias ID:X,...] [--stop TEXT]... "
+                  "[--stop-id ID]... [--ignore-eos] [--seed S] [--n N] [--batch N] [--logprobs N]",
+      "text on stdout, from a run's newest checkpoint or a Hugging Face folder, drawn as its "
+      "generation_config.json says", cmd_generate },
     { "new", "KIND NAME [DIR]", "a plugin skeleton that builds and passes its check", cmd_new },
     { "plan", "PROFILE.ini [--print PASS]",
       "memory, flops and schedule of a run, before it starts", cmd_plan },

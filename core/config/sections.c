@@ -160,18 +160,47 @@ static const mr_opt debug_opts[] = {
 #undef C
 
 #define C mri_cfg_generate
+#define COUNT(field, def, lo, hi, doc) MR_OPT_RANGE(C, MR_T_INT, field, #field, def, lo, hi, doc)
+#define REAL(field, def, lo, hi, doc) MR_OPT_RANGE(C, MR_T_FLOAT, field, #field, def, lo, hi, doc)
 static const mr_opt generate_opts[] = {
-    MR_OPT(C, MR_T_STR, prompt, "prompt", NULL, "text to go on from"),
-    MR_OPT_RANGE(C, MR_T_INT, max_tokens, "max_tokens", "128", 1, 1073741824, "tokens to write"),
-    MR_OPT_RANGE(C, MR_T_INT, top_k, "top_k", "0", 0, 16777216, "likeliest tokens kept; 0: all"),
-    MR_OPT_RANGE(C, MR_T_INT, seed, "seed", "1", 0, 9007199254740992, "seed of the sampling"),
-    MR_OPT_RANGE(C, MR_T_INT, max_seq, "max_seq", "0", 0, 1073741824,
-                 "positions of the cache; 0: prompt and max_tokens together"),
-    MR_OPT_RANGE(C, MR_T_FLOAT, temperature, "temperature", "1.0", 0, 1000,
-                 "0: always the likeliest token"),
-    MR_OPT_RANGE(C, MR_T_FLOAT, top_p, "top_p", "1.0", 0, 1,
-                 "smallest set of tokens with this probability is kept; 1: all"),
+    MR_OPT(C, MR_T_STR, prompt, "prompt", NULL, "text to go on from; with chat: what a user says"),
+    MR_OPT(C, MR_T_STR, ids, "ids", NULL, "ids to go on from, taken as they are: \"1 2 3\""),
+    MR_OPT(C, MR_T_PATH, jsonl, "jsonl", NULL,
+           "file of JSON lines with \"prompt\", \"ids\" or \"messages\"; a JSON line comes out for each"),
+    MR_OPT(C, MR_T_BOOL, chat, "chat", "false",
+           "prompts are what a user says: the model's chat template goes around them"),
+    MR_OPT(C, MR_T_STR, system, "system", NULL, "with chat: the system message"),
+    MR_OPT(C, MR_T_PATH, messages, "messages", NULL, "JSON file of a chat's messages"),
+    MR_OPT(C, MR_T_PATH, tools, "tools", NULL, "with chat: JSON file of the tools' schemas"),
+    MR_OPT(C, MR_T_PATH, chat_template, "chat_template", NULL,
+           "a template in place of the model's own"),
+    MR_OPT(C, MR_T_BOOL, special, "special", "true",
+           "begin prompts with the tokenizer's beginning-of-text id"),
+    COUNT(max_tokens, "128", 1, 1073741824, "tokens to write"),
+    COUNT(min_tokens, "0", 0, 1073741824, "tokens before anything may end the answer"),
+    COUNT(n, "1", 1, 65536, "answers to each prompt; the j-th, from 0, has the seed seed + j"),
+    COUNT(batch, "16", 1, 65536, "sequences that run at a time"),
+    COUNT(top_k, "0", 0, 16777216, "likeliest tokens kept; 0: all"),
+    COUNT(seed, "1", 0, 9007199254740992, "seed of the sampling"),
+    COUNT(max_seq, "0", 0, 1073741824,
+          "positions of the cache, for each sequence; 0: what prompt and max_tokens need"),
+    REAL(temperature, "1.0", 0, 1000, "0: always the likeliest token"),
+    REAL(top_p, "1.0", 0, 1, "smallest set of tokens with this probability is kept; 1: all"),
+    REAL(min_p, "0.0", 0, 1, "tokens below this part of the likeliest one's probability go; 0: none"),
+    REAL(repetition_penalty, "1.0", 1e-6, 1e6,
+         "divides the logits of tokens that were there, multiplies those below 0; 1: none"),
+    REAL(presence_penalty, "0.0", -1e6, 1e6, "off the logits of tokens that the answer has"),
+    REAL(frequency_penalty, "0.0", -1e6, 1e6, "off them for each time that the answer has them"),
+    MR_OPT(C, MR_T_LIST, logit_bias, "logit_bias", NULL, "ID:X, X is added to the logit of ID"),
+    MR_OPT(C, MR_T_LIST, stop, "stop", NULL,
+           "texts that end the answer and are not shown; \\n \\t \\\\ stand for their characters"),
+    MR_OPT(C, MR_T_LIST, stop_ids, "stop_ids", NULL, "ids that end it, beside the model's own"),
+    MR_OPT(C, MR_T_BOOL, ignore_eos, "ignore_eos", "false", "the model's own end is no end"),
+    COUNT(logprobs, "-1", -1, 1048576,
+          "log-probabilities in JSON, with those of so many likeliest tokens; -1: none"),
 };
+#undef REAL
+#undef COUNT
 #undef C
 
 #define C mri_cfg_score

@@ -73,9 +73,12 @@ typedef struct mri_cfg_debug {
 } mri_cfg_debug;
 
 typedef struct mri_cfg_generate {
-    const char *prompt;
-    int64_t max_tokens, top_k, seed, max_seq;
-    double temperature, top_p;
+    const char *prompt, *ids, *jsonl, *system, *messages, *tools, *chat_template;
+    int64_t max_tokens, min_tokens, top_k, seed, max_seq, n, batch, logprobs;
+    double temperature, top_p, min_p;
+    double repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t chat, special, ignore_eos;
+    mr_list stop, stop_ids, logit_bias;
 } mri_cfg_generate;
 
 typedef struct mri_cfg_score {

@@ -168,7 +168,8 @@ Test(bad_runs, what_does_not_fit_is_refused_before_it_is_taken)
     JOB_EXPECT(&r, 2, "error E0501", "largest buffers", "micro_batch", "recompute");
     r = job_run(&j, "p.ini", "--set", "run.dir=run", "--set", "train.steps=1");
     job_expect(&r, 0, NULL); /* nothing of the refused starts is in the way */
-    r = job_run(&j, "generate", "run", "--prompt", "the", "--max-tokens", "1073741824");
+    r = job_run(&j, "generate", "run", "--prompt", "the", "--max-tokens", "1000000000", "--set",
+                "model.max_positions=1073741824");
     JOB_EXPECT(&r, 2, "error E0501", "caches 1", "the caches do not fit");
     getrusage(RUSAGE_CHILDREN, &use);
     cr_assert_lt(use.ru_maxrss, 300 << 10, "it took %ld kB to say so", use.ru_maxrss);

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * generate_input.c - see generate_input.h. */
+#include "generate_input.h"
+#include "core/run/text.h"
+#include <ctype.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_JSON = 256 << 20 };
+
+/* ---- chats ----------------------------------------------------------------------------------- */
+mr_status prompts_open_chat(const mri_config *c, mri_chat **out, mr_err *err)
+{
+    const char *file = c->generate.chat_template, *dir = c->model.hf;
+    const mri_entry *e = dir ? NULL : mri_profile_get(c->profile, "tokenizer.hf", "dir");
+    if (e && *e->value)
+        dir = e->value;
+    if (!dir && !file) {
+        mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "there is no folder to take a chat template "
+                                                        "from");
+        mr_hint(err, "give --hf DIR, or a template of your own with --chat-template FILE");
+        return MR_E_STORE_MISSING;
+    }
+    return mri_chat_open(dir, file, out, err);
+}
+
+mri_json *prompts_messages(const char *system, const char *user)
+{
+    json_t *all = json_array();
+    if (system)
+        json_array_append_new(all, json_pack("{s:s,s:s}", "role", "system", "content", system));
+    json_array_append_new(all, json_pack("{s:s,s:s}", "role", "user", "content", user));
+    return all;
+}
+
+static mr_status add_chat(gen_prompts *p, const mri_config *c, const char *where,
+                          const json_t *messages, const json_t *tools, mr_err *err)
+{
+    mri_str text = { 0 };
+    mri_chat_request q = { messages, tools, NULL, true, -1 };
+    mr_status st = p->chat ? 0 : prompts_open_chat(c, &p->chat, err);
+    if (!st)
+        st = mri_chat_text(p->chat, &q, &text, err);
+    if (st) {
+        mri_str_free(&text);
+        return st;
+    }
+    size_t n = text.n;
+    gen_prompt g = { .where = mri_strdup(where), .text = mri_str_take(&text), .text_n = n,
+                     .rendered = true };
+    MRI_PUSH(&p->all, g);
+    return 0;
+}
+
+/* ---- one prompt ------------------------------------------------------------------------------ */
+static mr_status add_text(gen_prompts *p, const mri_config *c, const char *where, const char *text,
+                          size_t n, const json_t *tools, mr_err *err)
+{
+    if (!c->generate.chat) {
+        gen_prompt g = { .where = mri_strdup(where), .text = mri_strndup(text, n), .text_n = n };
+        MRI_PUSH(&p->all, g);
+        return 0;
+    }
+    if (strlen(text) != n)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: a chat's text cannot hold NUL", where);
+    mri_json *messages = prompts_messages(c->generate.system, text);
+    if (!messages || !json_array_size(messages) || !json_array_get(messages, 0)) {
+        mri_json_free(messages);
+        return mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s is not valid UTF-8", where);
+    }
+    mr_status st = add_chat(p, c, where, messages, tools, err);
+    mri_json_free(messages);
+    return st;
+}
+
+static mr_status add_ids(gen_prompts *p, const char *text, mr_err *err)
+{
+    MRI_VEC(int32_t) ids = { 0 };
+    for (const char *s = text;;) {
+        char *end;
+        while (isspace((unsigned char)*s) || *s == ',')
+            s++;
+        if (!*s)
+            break;
+        long long v = strtoll(s, &end, 10);
+        if (end == s || v < 0 || v > INT32_MAX) {
+            free(ids.v);
+            mr_fail(err, MR_E_ARG, MR_BLAME_USER, "--ids: '%.20s' is no id", s);
+            mr_hint(err, "ids are whole numbers from 0 on, with blanks or commas between them");
+            return MR_E_ARG;
+        }
+        MRI_PUSH(&ids, (int32_t)v);
+        s = end;
+    }
+    gen_prompt g = { .where = mri_strdup("--ids"), .ids = ids.v, .n = ids.n };
+    MRI_PUSH(&p->all, g);
+    return 0;
+}
+
+static mr_status add_id_array(gen_prompts *p, const char *where, const json_t *ids, mr_err *err)
+{
+    size_t n = json_array_size(ids);
+    gen_prompt g = { .where = mri_strdup(where), .ids = mri_alloc((n + 1) * sizeof(int32_t)),
+                     .n = n };
+    MRI_PUSH(&p->all, g);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_array_get(ids, i);
+        json_int_t v = json_integer_value(id);
+        if (!json_is_integer(id) || v < 0 || v > INT32_MAX)
+            return mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s: ids[%zu] is no id", where, i);
+        g.ids[i] = (int32_t)v;
+    }
+    return 0;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+static mr_status add_line(gen_prompts *p, const mri_config *c, const char *where, const json_t *j,
+                          const json_t *tools, mr_err *err)
+{
+    const json_t *text = json_object_get(j, "prompt"), *ids = json_object_get(j, "ids");
+    const json_t *messages = json_object_get(j, "messages"), *own = json_object_get(j, "tools");
+    if ((json_is_string(text) != 0) + json_is_array(ids) + json_is_array(messages) != 1) {
+        mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER,
+                "%s: the object must have one of \"prompt\" (a string), \"ids\" and \"messages\" "
+                "(arrays)", where);
+        return MR_E_DATA_FORMAT;
+    }
+    tools = own && !json_is_null(own) ? own : tools;
+    if (messages)
+        return add_chat(p, c, where, messages, tools, err);
+    return text ? add_text(p, c, where, json_string_value(text), json_string_length(text), tools, err)
+                : add_id_array(p, where, ids, err);
+}
+
+static mr_status add_lines(gen_prompts *p, const mri_config *c, const char *path,
+                           const json_t *tools, mr_err *err)
+{
+    char *text;
+    size_t n;
+    int line = 1;
+    mr_status st = mri_read_file(path, MAX_JSON, &text, &n, err);
+    if (st)
+        return st;
+    for (char *at = text, *end; at < text + n && !st; at = end + 1, line++) {
+        end = memchr(at, '\n', (size_t)(text + n - at));
+        if (!end)
+            end = text + n;
+        if (strspn(at, " \t\r\n") >= (size_t)(end - at))
+            continue;
+        char *where = mri_format("%s:%d", path, line);
+        json_error_t e;
+        json_t *j = json_loadb(at, (size_t)(end - at), JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+        st = j ? add_line(p, c, where, j, tools, err)
+               : mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s: %s", where, e.text);
+        json_decref(j);
+        free(where);
+    }
+    free(text);
+    return st;
+}
+
+/* An array of messages, or an object with "messages" and "tools". */
+static mr_status add_messages(gen_prompts *p, const mri_config *c, const json_t *tools, mr_err *err)
+{
+    const char *path = c->generate.messages;
+    mri_json *j = NULL;
+    mr_status st = mri_json_read(path, MAX_JSON, &j, err);
+    if (st)
+        return st;
+    const json_t *own = json_is_object(j) ? json_object_get(j, "tools") : NULL;
+    st = add_chat(p, c, path, json_is_object(j) ? json_object_get(j, "messages") : j,
+                  own && !json_is_null(own) ? own : tools, err);
+    mri_json_free(j);
+    return st;
+}
+
+mr_status prompts_gather(gen_prompts *p, const mri_config *c, mr_err *err)
+{
+    const mri_cfg_generate *d = &c->generate;
+    mri_json *tools = NULL;
+    mr_status st = 0;
+    int sources = (d->prompt != NULL) + (d->ids != NULL) + (d->jsonl != NULL) +
+                  (d->messages != NULL);
+    if (sources > 1) {
+        mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "more than one of prompt, ids, messages and jsonl "
+                                                "is given");
+        mr_hint(err, "a file of several prompts of any kind is given with --jsonl FILE");
+        return MR_E_USAGE;
+    }
+    if (d->tools)
+        MR_TRY(mri_json_read(d->tools, MAX_JSON, &tools, err));
+    if (d->ids)
+        MR_TRY(add_ids(p, d->ids, err));
+    else if (d->jsonl)
+        MR_TRY(add_lines(p, c, d->jsonl, tools, err));
+    else if (d->messages)
+        MR_TRY(add_messages(p, c, tools, err));
+    else
+        MR_TRY(add_text(p, c, "--prompt", d->prompt ? d->prompt : "",
+                        d->prompt ? strlen(d->prompt) : 0, tools, err));
+    if (!p->all.n)
+        st = mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s holds no prompt", d->jsonl);
+out:
+    mri_json_free(tools);
+    return st;
+}
+
+bool prompts_have_text(const gen_prompts *p)
+{
+    for (size_t i = 0; i < p->all.n; i++)
+        if (p->all.v[i].text)
+            return true;
+    return false;
+}
+
+/* ---- to ids ---------------------------------------------------------------------------------- */
+static mr_status check(const gen_prompt *g, const mri_session *s, mr_err *err)
+{
+    int64_t vocab = s->info.vocab, context = s->info.max_positions;
+    if (!g->n) {
+        mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: the prompt is empty, and nothing begins it",
+                g->where);
+        mr_hint(err, "the tokenizer has no beginning-of-text id, or --no-special left it out");
+        return MR_E_ARG;
+    }
+    for (uint64_t i = 0; i < g->n; i++)
+        if (g->ids[i] < 0 || g->ids[i] >= vocab)
+            return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                           "%s: '%d' is no id below the vocabulary's %lld", g->where, g->ids[i],
+                           (long long)vocab);
+    if ((int64_t)g->n < context)
+        return 0;
+    mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: the prompt has %llu tokens, the model's context is "
+            "%lld", g->where, (unsigned long long)g->n, (long long)context);
+    mr_hint(err, "shorten it to %lld at most: one has to be left to write",
+            (long long)context - 1);
+    return MR_E_ARG;
+}
+
+mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c, mr_err *err)
+{
+    mr_status st = 0;
+    for (size_t i = 0; i < p->all.n && !st; i++) {
+        gen_prompt *g = &p->all.v[i];
+        if (g->text && g->rendered)
+            st = mri_text_ids_as(s->tok_ops, s->tok, 0, g->text, g->text_n, &g->ids, &g->n, err);
+        else if (g->text)
+            st = mri_text_ids(s->tok_ops, s->tok, g->text, g->text_n, c->generate.special != 0,
+                              &g->ids, &g->n, err);
+        if (!st)
+            st = check(g, s, err);
+    }
+    return st;
+}
+
+void prompts_free(gen_prompts *p)
+{
+    for (size_t i = 0; i < p->all.n; i++) {
+        free(p->all.v[i].where);
+        free(p->all.v[i].text);
+        free(p->all.v[i].ids);
+    }
+    free(p->all.v);
+    mri_chat_free(p->chat);
+    memset(p, 0, sizeof *p);
+}
