@@ -5,10 +5,41 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Whole numbers of more than 18 digits as reals: "model_max_length": 1000000000000000019884624838656
+ * stands in many a tokenizer_config.json. */
+static char *widened(const char *text, size_t n, size_t *out)
+{
+    mri_str b = { 0 };
+    bool quoted = false, real = false;
+    for (size_t i = 0, digits = 0; i <= n; i++) {
+        char c = i < n ? text[i] : 0;
+        if (!quoted && c && strchr("0123456789+-.eE", c)) {
+            digits += c >= '0' && c <= '9';
+            real |= c == '.' || c == 'e' || c == 'E';
+        } else {
+            mri_str_add(&b, digits > 18 && !real ? ".0" : "");
+            digits = 0;
+            real = false;
+        }
+        if (c == '"')
+            quoted = !quoted;
+        mri_str_addn(&b, text + i, i < n);
+        if (quoted && c == '\\' && i + 1 < n)
+            mri_str_addn(&b, text + ++i, 1);
+    }
+    *out = b.n;
+    return mri_str_take(&b);
+}
+
 mr_status mri_json_parse(const char *text, size_t n, const char *name, mri_json **out, mr_err *err)
 {
     json_error_t e;
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+    if (!*out && json_error_code(&e) == json_error_numeric_overflow) {
+        char *wide = widened(text, n, &n);
+        *out = json_loadb(wide, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+        free(wide);
+    }
     if (*out)
         return 0;
     mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "%s:%d:%d: %s", name, e.line, e.column, e.text);

@@ -89,6 +89,9 @@ mr_status bp_json_read(const char *unit, const char *path, bp_json **out, mr_err
     if (st)
         return st;
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    if (!*out && json_error_code(&je) == json_error_numeric_overflow) /* model_max_length: 1e30 */
+        *out = json_loadb(text, n,
+                          JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &je);
     free(text);
     if (*out)
         return MR_OK;

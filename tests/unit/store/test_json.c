@@ -85,3 +85,24 @@ Test(json, errors_name_line_and_column)
         cr_assert_not_null(strstr(err.what, bad[i].why), "%s", err.what);
     }
 }
+
+/* transformers writes 10^30 for "no limit"; strings and reals of many digits stay as they are. */
+Test(json, whole_numbers_beyond_64_bits_are_reals)
+{
+    static const char wide[] = "{\"model_max_length\": 1000000000000000019884624838656,\n"
+                               "\"s\": \"12345678901234567890123\\\"12345678901234567890\", "
+                               "\"f\": 0.12345678901234567890123, \"i\": 7, "
+                               "\"a\": [-99999999999999999999999, 1e3]}";
+    mri_json *j;
+    mr_err err = MR_ERR_INIT;
+    double x;
+    const char *s;
+    cr_assert_eq(mri_json_parse(wide, strlen(wide), "t.json", &j, &err), 0, "%s", err.what);
+    cr_assert(mri_json_service.number(j, "model_max_length", &x) && x == 1e30);
+    cr_assert(mri_json_service.number(j, "f", &x) && x == 0.12345678901234567890123);
+    cr_assert(mri_json_service.number(j, "i", &x) && x == 7);
+    cr_assert(mri_json_service.number(j, "a.0", &x) && x == -1e23);
+    cr_assert(mri_json_service.string(j, "s", &s));
+    cr_assert_str_eq(s, "12345678901234567890123\"12345678901234567890");
+    mri_json_free(j);
+}
