@@ -34,7 +34,7 @@ static mr_status read_bias(gen_how *h, const mr_list *list, mr_err *err)
         if (colon == list->v[i] || !end || end == colon + 1 || *end || id < 0 || id > INT32_MAX ||
             isnan(x)) {
             mr_fail(err, MR_E_ARG, MR_BLAME_USER, "logit_bias: '%.40s' is no ID:X", list->v[i]);
-            mr_hint(err, "\"17:-2.5, 42:1\" takes 2.5 from the logit of 17 and adds 1 to that of 42");
+            mr_hint(err, "\"17:-2.5, 42:1\" takes 2.5 off the logit of 17 and adds 1 to 42's");
             return MR_E_ARG;
         }
         MRI_PUSH(&h->bias, ((mri_bias){ (int32_t)id, (float)x }));
@@ -103,7 +103,8 @@ static mr_status check_ids(const gen_how *h, int64_t vocab, mr_err *err)
     return 0;
 }
 
-mr_status how_read(gen_how *h, const mri_session *s, const char *const *words, size_t n, mr_err *err)
+mr_status how_read(gen_how *h, const mri_session *s, const char *const *words, size_t n,
+                   mr_err *err)
 {
     const mri_config *c = s->config;
     const mri_cfg_generate *d = &c->generate;

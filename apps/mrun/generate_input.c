@@ -13,12 +13,14 @@ enum { MAX_JSON = 256 << 20 };
 mr_status prompts_open_chat(const mri_config *c, mri_chat **out, mr_err *err)
 {
     const char *file = c->generate.chat_template, *dir = c->model.hf;
-    const mri_entry *e = dir ? NULL : mri_profile_get(c->profile, "tokenizer.hf", "dir");
-    if (e && *e->value)
-        dir = e->value;
+    static const char *const sections[] = { "tokenizer.hf", "tokenizer.tiktoken" };
+    for (size_t i = 0; i < 2 && !dir; i++) { /* a run has the folder of its tokenizer */
+        const mri_entry *e = mri_profile_get(c->profile, sections[i], "dir");
+        dir = e && *e->value ? e->value : NULL;
+    }
     if (!dir && !file) {
-        mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "there is no folder to take a chat template "
-                                                        "from");
+        mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "there is no folder to take a chat "
+                                                        "template from");
         mr_hint(err, "give --hf DIR, or a template of your own with --chat-template FILE");
         return MR_E_STORE_MISSING;
     }
@@ -129,7 +131,8 @@ static mr_status add_line(gen_prompts *p, const mri_config *c, const char *where
     tools = own && !json_is_null(own) ? own : tools;
     if (messages)
         return add_chat(p, c, where, messages, tools, err);
-    return text ? add_text(p, c, where, json_string_value(text), json_string_length(text), tools, err)
+    return text ? add_text(p, c, where, json_string_value(text), json_string_length(text), tools,
+                           err)
                 : add_id_array(p, where, ids, err);
 }
 

@@ -29,8 +29,8 @@ bool generate_interrupted(void)
 }
 
 /* ---- a session of the right size ------------------------------------------------------------- */
-mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t positions, int64_t piece,
-                        bool tokenizer, mri_session **out, mr_err *err)
+mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t positions,
+                        int64_t piece, bool tokenizer, mri_session **out, mr_err *err)
 {
     mri_session_options o = {
         .needs = MRI_NEED_DECODE | (tokenizer ? MRI_NEED_TOKENIZER : 0), .slots = slots,
@@ -50,8 +50,8 @@ mr_status generate_room(const mri_config *c, const mri_completing *how, int64_t 
     *max_tokens = most - n;
     if (*max_tokens > 0 && !how_was_set(c, "max_tokens"))
         return 0; /* as many as there is room for */
-    mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: a prompt of %lld tokens and %lld to write do not fit "
-            "%s %lld", where, (long long)n, (long long)how->max_tokens,
+    mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: a prompt of %lld tokens and %lld to write do not "
+            "fit %s %lld", where, (long long)n, (long long)how->max_tokens,
             most < context ? "[generate] max_seq =" : "the model's context of", (long long)most);
     mr_hint(err, *max_tokens > 0 ? "--max-tokens %lld at most" : "a shorter prompt",
             (long long)*max_tokens);
@@ -226,7 +226,8 @@ static void print_figures(const run *r)
         wrote += r->answers[i].ids.n;
     }
     if (r->n == 1 && wrote > 1 && r->first > 0)
-        fprintf(stderr, "mrun: prefill %llu tokens at %.1f tokens/s, decode %llu at %.1f tokens/s\n",
+        fprintf(stderr,
+                "mrun: prefill %llu tokens at %.1f tokens/s, decode %llu at %.1f tokens/s\n",
                 (unsigned long long)read, (double)read / (r->first - r->start),
                 (unsigned long long)wrote, (double)(wrote - 1) / (end - r->first));
     else if (r->n > 1)

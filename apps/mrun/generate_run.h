@@ -19,8 +19,8 @@ int generate_talk(app *a, const mri_config *c, gen_words words);
 
 /* The weights loaded, room for `slots` sequences of `positions`; prefill is read in pieces of
  * `piece` tokens. */
-mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t positions, int64_t piece,
-                        bool tokenizer, mri_session **out, mr_err *err);
+mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t positions,
+                        int64_t piece, bool tokenizer, mri_session **out, mr_err *err);
 /* Ctrl-C from here on ends answers where they are; a second one ends the process. */
 void generate_catch_signals(void);
 bool generate_interrupted(void);

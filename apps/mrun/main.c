@@ -25,12 +25,14 @@ static const app_command commands[] = {
       "two profiles in lock step; the first op that differs", cmd_diff },
     { "grad-check", "PROFILE.ini [--samples N] [--tolerance X]",
       "a model's gradients against finite differences, in fp64", cmd_gradcheck },
-    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT|--ids \"1 2\"|--messages FILE|--jsonl "
-                  "FILE|--interactive [--image FILE]... [--chat] [--system TEXT] [--tools FILE] [--chat-template FILE] "
-                  "[--no-special] [--max-tokens N] [--min-tokens N] [--temperature T] [--top-k K] "
-                  "[--top-p P] [--min-p P] [--repetition-penalty X] [--presence-penalty X] "
-                  "[--frequency-penalty X] [--logit-bias ID:X,...] [--stop TEXT]... "
-                  "[--stop-id ID]... [--ignore-eos] [--seed S] [--n N] [--batch N] [--logprobs N]",
+    { "generate", "PROFILE.ini|RUN_DIR|--hf DIR --prompt TEXT|--ids \"1 2\"|--messages FILE|"
+                  "--jsonl FILE|--interactive [--image FILE]... [--pixel-values FILE] [--chat] "
+                  "[--system TEXT] [--tools FILE] "
+                  "[--chat-template FILE] [--no-special] [--max-tokens N] [--min-tokens N] "
+                  "[--temperature T] [--top-k K] [--top-p P] [--min-p P] [--repetition-penalty X] "
+                  "[--presence-penalty X] [--frequency-penalty X] [--logit-bias ID:X,...] "
+                  "[--stop TEXT]... [--stop-id ID]... [--ignore-eos] [--seed S] [--n N] "
+                  "[--batch N] [--logprobs N]",
       "text on stdout, from a run's newest checkpoint or a Hugging Face folder, drawn as its "
       "generation_config.json says", cmd_generate },
     { "new", "KIND NAME [DIR]", "a plugin skeleton that builds and passes its check", cmd_new },
@@ -46,8 +48,10 @@ static const app_command commands[] = {
     { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--no-special] "
                "[--image FILE]... [--pixel-values FILE] [--logits OUT] [--grad OUT]",
       "log-probabilities, one JSON line a sequence; logits and gradients to files", cmd_score },
-    { "tokenize", "PROFILE.ini|RUN_DIR|--hf DIR [--decode] [--no-special]",
-      "lines of text to lines of ids, or back; stdin to stdout", cmd_tokenize },
+    { "tokenize", "PROFILE.ini|RUN_DIR|--hf DIR [--decode] [--no-special] [--chat] "
+                  "[--chat-template FILE]",
+      "lines of text, or of chats in JSON, to lines of ids, or back; stdin to stdout",
+      cmd_tokenize },
     { NULL, NULL, NULL, NULL },
 };
 

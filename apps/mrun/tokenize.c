@@ -3,12 +3,16 @@
  * tokenize.c - `mrun tokenize` and job `tokenize`: lines of text on stdin to lines of ids on
  * stdout, or back with --decode. A line's ids are those that `score --text` feeds the model: the
  * id that begins a text is in front, if the tokenizer has one, unless --no-special; --decode takes
- * it off again, so that one undoes the other. With --json a line is an array, or a string.
+ * it off again, so that one undoes the other. With --json a line is an array, or a string. With
+ * --chat a line of stdin is a chat in JSON, whose ids are those that `generate --messages` goes on
+ * from.
  */
 #include "core/run/source.h"
 #include "core/run/text.h"
 #include "app.h"
+#include "generate_input.h"
 #include <errno.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +21,7 @@ typedef struct tokenizer {
     void *tok;
     int32_t bos; /* -1: none, or not wanted */
     bool json;
+    mri_chat *chat; /* lines are chats; NULL: they are texts */
 } tokenizer;
 
 static void add_id(mri_str *out, int32_t id)
@@ -46,12 +51,33 @@ static void add_json(mri_str *out, const char *text, uint64_t n)
     mri_str_add(out, "\"");
 }
 
+/* An array of messages, or an object with "messages" and "tools". */
+static mr_status chat_ids(const tokenizer *t, const char *line, size_t n, int32_t **ids,
+                          uint64_t *k, mr_err *err)
+{
+    mri_json *j = NULL;
+    mri_str text = { 0 };
+    mr_status st = mri_json_parse(line, n, "a chat", &j, err);
+    if (st)
+        return st;
+    const json_t *tools = json_is_object(j) ? json_object_get(j, "tools") : NULL;
+    mri_chat_request q = { json_is_object(j) ? json_object_get(j, "messages") : j,
+                           json_is_null(tools) ? NULL : tools, NULL, true, -1 };
+    st = mri_chat_text(t->chat, &q, &text, err);
+    if (!st)
+        st = mri_text_ids_as(t->ops, t->tok, 0, text.s ? text.s : "", text.n, ids, k, err);
+    mri_str_free(&text);
+    mri_json_free(j);
+    return st;
+}
+
 static mr_status encode_line(const tokenizer *t, const char *line, size_t n, mri_str *out,
                              mr_err *err)
 {
     int32_t *ids = NULL;
     uint64_t k = 0;
-    mr_status st = mri_text_ids(t->ops, t->tok, line, n, t->bos >= 0, &ids, &k, err);
+    mr_status st = t->chat ? chat_ids(t, line, n, &ids, &k, err)
+                           : mri_text_ids(t->ops, t->tok, line, n, t->bos >= 0, &ids, &k, err);
     mri_str_add(out, t->json ? "[" : "");
     for (uint64_t i = 0; i < k && !st; i++) {
         mri_str_add(out, !i ? "" : t->json ? "," : " ");
@@ -124,7 +150,7 @@ static mr_status run_lines(const tokenizer *t, bool decode, mr_err *err)
     return st;
 }
 
-static int tokenize(app *a, const mri_config *c, bool decode, bool special)
+static int tokenize(app *a, const mri_config *c, bool decode, bool special, bool chat)
 {
     mr_err err = MR_ERR_INIT;
     const mri_choice *choice = mri_config_choice(c, "tokenizer", 0);
@@ -135,15 +161,18 @@ static int tokenize(app *a, const mri_config *c, bool decode, bool special)
         return app_fail(a, &err);
     MR_TRY(t.ops->info(t.tok, &info, &err));
     t.bos = special ? info.bos : -1;
+    if (chat)
+        MR_TRY(prompts_open_chat(c, &t.chat, &err));
     st = run_lines(&t, decode, &err);
 out:
+    mri_chat_free(t.chat);
     t.ops->destroy(t.tok);
     return st ? app_fail(a, &err) : EXIT_OK;
 }
 
 int job_tokenize(app *a, mri_config *c)
 {
-    return tokenize(a, c, false, true);
+    return tokenize(a, c, false, true, false);
 }
 
 /* A folder's tokenizer needs none of its other files. */
@@ -188,20 +217,25 @@ static mr_status profile_config(app *a, const app_args *args, mri_config **out, 
 
 int cmd_tokenize(app *a, int argc, char **argv)
 {
-    static const char *const takes[] = { "--hf", NULL };
-    static const char *const flags[] = { "--decode", "--no-special", NULL };
+    static const char *const takes[] = { "--hf", "--chat-template", NULL };
+    static const char *const flags[] = { "--decode", "--no-special", "--chat", NULL };
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
-    const char *hf = app_arg(&args, "--hf");
-    if (!code && !hf && !args.positional.n && !args.sets.n)
+    const char *hf = app_arg(&args, "--hf"), *template = app_arg(&args, "--chat-template");
+    char *set = template ? mri_format("generate.chat_template=%s", template) : NULL;
+    if (set)
+        MRI_PUSH(&args.sets, set);
+    if (!code && !hf && !args.positional.n && args.sets.n == (set != NULL))
         code = app_usage(a, "tokenize needs --hf DIR, a profile or a run folder");
     if (!code && (hf ? folder_config(a, &args, hf, &c, &err) : profile_config(a, &args, &c, &err)))
         code = app_fail(a, &err);
     if (!code)
-        code = tokenize(a, c, app_arg(&args, "--decode"), !app_arg(&args, "--no-special"));
+        code = tokenize(a, c, app_arg(&args, "--decode"), !app_arg(&args, "--no-special"),
+                        app_arg(&args, "--chat") != NULL);
     mri_config_free(c);
     app_args_free(&args);
+    free(set);
     return code;
 }

@@ -243,7 +243,8 @@ static void braces_one(mri_render *r, mri_val v, char conversion, const char *p,
         return;
     if (p == end)
         mri_show(r, v, out);
-    else if ((v.kind == MRI_V_INT || v.kind == MRI_V_BOOL) && (!s.letter || strchr("dxXob", s.letter)))
+    else if ((v.kind == MRI_V_INT || v.kind == MRI_V_BOOL) &&
+             (!s.letter || strchr("dxXob", s.letter)))
         integer(r, &s, v, out);
     else if (mri_is_num(v) && s.letter && strchr("fFeEgG%", s.letter))
         real(r, &s, mri_num(v), out);

@@ -81,7 +81,7 @@ static size_t block_end(const lexer *x, size_t at, const char *close)
     return 0;
 }
 
-/* "{% WORD %}" at `at`: where it ends, 0: it is not there. The end of {% raw %} keeps its newline */
+/* "{% WORD %}" at `at`: where it ends, 0: it is not there. {% raw %} keeps the newline after it */
 static size_t word_tag(const lexer *x, size_t at, const char *word)
 {
     if (!sees(x, at, "{%"))

@@ -140,8 +140,8 @@ static bool tuple_ends(const mri_parser *p, const char *until)
            (until && mri_sees_word(p, until));
 }
 
-mri_node *mri_tuple(mri_parser *p, bool simple, bool with_cond, const char *until, bool may_be_empty,
-                    bool namespaces)
+mri_node *mri_tuple(mri_parser *p, bool simple, bool with_cond, const char *until,
+                    bool may_be_empty, bool namespaces)
 {
     mri_node *n = mri_node_new(p, MRI_N_TUPLE, NULL, NULL), *only = NULL;
     mri_chain c = { 0 };

@@ -34,8 +34,8 @@ void mri_chain_add(mri_chain *c, mri_node *n);
 
 mri_node *mri_expression(mri_parser *p, bool with_cond);
 /* Expressions with commas between them are a tuple. `until`: a word that ends it, or NULL */
-mri_node *mri_tuple(mri_parser *p, bool simple, bool with_cond, const char *until, bool may_be_empty,
-                    bool namespaces);
+mri_node *mri_tuple(mri_parser *p, bool simple, bool with_cond, const char *until,
+                    bool may_be_empty, bool namespaces);
 mri_node *mri_primary(mri_parser *p, bool namespaces);
 mri_node *mri_filters(mri_parser *p, mri_node *of, bool inside); /* inside: without the first "|" */
 

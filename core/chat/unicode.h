@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-size_t mri_utf8_len(const char *s, size_t n);   /* bytes of the character at s, n > 0 left: 1 to 4 */
+size_t mri_utf8_len(const char *s, size_t n); /* bytes of the character at s, 1 to 4; n > 0 */
 size_t mri_utf8_chars(const char *s, size_t n);
 size_t mri_utf8_at(const char *s, size_t n, size_t chars); /* bytes of the first `chars` of them */
 uint32_t mri_utf8_get(const char *s, size_t n, size_t *len);

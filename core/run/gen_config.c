@@ -67,7 +67,8 @@ static mr_status read_sampling(const json_t *j, const char *path, mri_gen_config
     };
     mr_status st = 0;
     for (size_t i = 0; i < sizeof rows / sizeof *rows && !st; i++)
-        st = read_member(j, path, rows[i].key, rows[i].lo, rows[i].hi, rows[i].has, rows[i].to, err);
+        st = read_member(j, path, rows[i].key, rows[i].lo, rows[i].hi, rows[i].has, rows[i].to,
+                         err);
     g->top_k = (int64_t)top_k;
     g->max_tokens = (int64_t)max;
     g->min_tokens = (int64_t)min;

@@ -21,8 +21,8 @@ mr_status mri_text_next(mri_text_stream *s, const int32_t *ids, uint64_t n, mri_
                         mr_err *err);
 void mri_text_end(mri_text_stream *s, mri_str *out); /* appends what was held: no more will come */
 
-/* Text cut at the one of some words that is whole first. What may yet become one of them is held back, so that nobody
- * reads the beginning of a word that ends the text. { words, n } starts one. */
+/* Text cut at the one of some words that is whole first. What may yet become one of them is held
+ * back, so that nobody reads the beginning of a word that ends the text. { words, n } starts it. */
 typedef struct mri_stop_stream {
     const char *const *words; /* none of them empty */
     size_t n;

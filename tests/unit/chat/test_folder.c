@@ -59,8 +59,9 @@ Test(folder, the_jinja_file_goes_before_the_member)
                                  "\"eos_token\":{\"content\":\"</s>\",\"lstrip\":false},"
                                  "\"pad_token\":null}");
     cr_assert_str_eq(say(HI, NULL, false), "member");
-    put("chat_template.jinja", "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}"
-                               "{% endfor %}{{ 'A:' if add_generation_prompt }}{{ pad_token }}"
+    put("chat_template.jinja", "{{ bos_token }}{% for m in messages %}{{ m.content }}"
+                               "{{ eos_token }}{% endfor %}"
+                               "{{ 'A:' if add_generation_prompt }}{{ pad_token }}"
                                "{{ tools is none }}{{ documents is none }}");
     cr_assert_str_eq(say(HI, NULL, true), "<s>hi</s>A:TrueTrue");
     cr_assert_str_eq(say(HI, NULL, false), "<s>hi</s>TrueTrue");
@@ -93,10 +94,12 @@ Test(folder, further_files_hold_a_template)
 Test(folder, messages_lose_nulls_and_show_their_reasoning)
 {
     put("chat_template.jinja", "{{ messages }}");
-    cr_assert_str_eq(say("[{\"role\":\"assistant\",\"content\":null,\"reasoning\":\"so\"}]", NULL, 0),
+    cr_assert_str_eq(say("[{\"role\":\"assistant\",\"content\":null,\"reasoning\":\"so\"}]", NULL,
+                         0),
                      "[{'thinking': 'so', 'role': 'assistant', 'reasoning': 'so', "
                      "'reasoning_content': 'so'}]");
-    cr_assert_str_eq(say("[{\"role\":\"x\",\"reasoning_content\":\"a\",\"thinking\":\"b\"}]", NULL, 0),
+    cr_assert_str_eq(say("[{\"role\":\"x\",\"reasoning_content\":\"a\",\"thinking\":\"b\"}]", NULL,
+                         0),
                      "[{'thinking': 'b', 'role': 'x', 'reasoning_content': 'a'}]");
 }
 

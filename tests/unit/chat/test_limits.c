@@ -134,7 +134,8 @@ Test(limits, cut_and_changed_templates_are_survived)
 {
     static const char whole[] =
         "{%- macro m(a, b=[1, {'k': 2.5}]) -%}{{ a|upper ~ b[0:2:1] }}{% endmacro %}"
-        "{% for x, y in d.items() if y is number and x recursive %}{{ loop.index }}{{ m('\\u00e9') }}"
+        "{% for x, y in d.items() if y is number and x recursive %}"
+        "{{ loop.index }}{{ m('\\u00e9') }}"
         "{% else %}{# c #}{% endfor %}{% set z %}{% raw %}{{ }}{% endraw %}{% endset %}"
         "{{ '%s' % (z,) if z not in l else -1 ** 2 // 3 }}";
     int rendered = 0;
