@@ -5,23 +5,24 @@
 // u of the work follows from the counts. Pure arithmetic, the same in every warp that asks: the
 // warp that fetches and those that multiply walk the same list without a word between them.
 //
-// A unit is a tile of rows by 256 columns, shared by the two blocks of a cluster: 128 columns each.
-// Where at most 128 columns are left the blocks share them the other way, half of the rows each.
+// A unit is a tile of 256 rows by 256 columns, shared by the two blocks of a cluster: half of its
+// pieces of 64 rows each, so that a short tile is no longer for one than for the other.
 
 #ifndef MRUN_CUDA_GROUPED_TILES_CUH
 #define MRUN_CUDA_GROUPED_TILES_CUH
 #include "wgmma.cuh"
 
 enum {
-    GROUP = 8, // row tiles that are walked together through all columns, for the L2
-    BN = 128,  // columns of a block's tile
+    GROUP = 8,    // row tiles that are walked together through all columns, for the L2
+    TILE = 256,   // rows, and columns, of a unit
+    HALF = 128,   // columns: where no more are left, the other half of a tile is left out
 };
 
 struct grouped_args {
     const int32_t *offsets; // [experts + 1]
     void *c;
     int32_t rows, m, n, k, experts; // m: inner alone; k: rows alone
-    int32_t pairs, odd;             // of columns: tiles of two blocks, then one that is shared
+    int32_t columns;                // tiles of columns
     double *squares;                // written c: its squares' sum of each warp, or NULL
 };
 
@@ -45,8 +46,8 @@ template <class P> DEV void count_tiles(const grouped_args &p, int *starts)
         int e = e0 + lane, n = 0;
         if (e < p.experts) {
             span s = rows_of(p, e);
-            n = P::INNER ? (s.hi > s.lo ? (p.m + P::BM - 1) / P::BM : 0)
-                         : (s.hi - s.lo + P::BM - 1) / P::BM;
+            n = P::INNER ? (s.hi > s.lo ? (p.m + TILE - 1) / TILE : 0)
+                         : (s.hi - s.lo + TILE - 1) / TILE;
         }
         for (int d = 1; d < 32; d *= 2) {
             int before = __shfl_up_sync(~0u, n, d);
@@ -60,23 +61,19 @@ template <class P> DEV void count_tiles(const grouped_args &p, int *starts)
         starts[0] = 0;
 }
 
-// What a block does of a unit: `pieces` of 64 rows from row0, columns from col0; `lo` is the
-// expert's first row. In a unit that is not split both blocks have the same pieces.
+// What a block does of a unit: `pieces` of 64 rows from row0, `boxes` of 64 columns from col0;
+// `lo` is the expert's first row.
 struct work {
-    int expert, lo, inner, row0, end, col0, pieces;
-    bool split;
+    int expert, lo, inner, row0, end, col0, pieces, boxes;
 };
 
 // Unit u, by a whole warp; e: the expert of an earlier unit. False: there are no more.
 template <class P>
 DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e, work &w)
 {
-    // whole pairs of columns first, the short ones of all experts behind them: even ends
-    int all = starts[p.experts], whole = all * p.pairs, lane = threadIdx.x % 32;
-    bool last = u >= whole;
-    if (last && (!p.odd || u - whole >= all))
+    int tile = u / p.columns, lane = threadIdx.x % 32;
+    if (tile >= starts[p.experts])
         return false;
-    int tile = last ? u - whole : u / p.pairs;
     if (starts[e] > tile)
         e = 0;
     for (;;) {
@@ -87,30 +84,20 @@ DEV bool find(const grouped_args &p, const int *starts, int u, int rank, int &e,
         }
         e += 32;
     }
-    int pair = p.pairs, row_tile = tile - starts[e];
-    if (!last) {
-        int at = u - starts[e] * p.pairs, first = at / (GROUP * p.pairs) * GROUP;
-        int high = min(starts[e + 1] - starts[e] - first, (int)GROUP);
-        at -= first * p.pairs;
-        pair = at / high;
-        row_tile = first + at % high;
-    }
+    int at = u - starts[e] * p.columns, first = at / (GROUP * p.columns) * GROUP;
+    int high = min(starts[e + 1] - starts[e] - first, (int)GROUP);
+    at -= first * p.columns;
     span s = rows_of(p, e);
     w.expert = e;
     w.lo = s.lo;
     w.inner = P::INNER ? s.hi - s.lo : p.k;
     w.end = P::INNER ? p.m : s.hi;
-    w.row0 = (P::INNER ? 0 : s.lo) + row_tile * P::BM;
-    w.pieces = (min(w.end - w.row0, (int)P::BM) + BOX - 1) / BOX;
-    w.col0 = pair * 2 * BN;
-    w.split = last;
-    if (w.split) {
-        int half = (w.pieces + 1) / 2;
-        w.row0 += rank * half * BOX;
-        w.pieces = rank ? w.pieces - half : half;
-    } else {
-        w.col0 += rank * BN;
-    }
+    w.row0 = (P::INNER ? 0 : s.lo) + (first + at % high) * TILE;
+    w.col0 = at / high * TILE;
+    w.boxes = p.n - w.col0 > HALF ? TILE / BOX : HALF / BOX;
+    int pieces = (min(w.end - w.row0, (int)TILE) + BOX - 1) / BOX, half = (pieces + 1) / 2;
+    w.row0 += rank * half * BOX;
+    w.pieces = rank ? pieces - half : half;
     return true;
 }
 #endif

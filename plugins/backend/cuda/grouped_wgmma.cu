@@ -87,13 +87,12 @@ template <class P> static mr_status ready(grouped_kernel *k, mr_err *err)
     int clusters = 0;
     if (b->dev->cc != 90)
         return cuda_refuse(b, err, "this row is for Hopper");
-    int64_t tiles = cuda_ceil(P::INNER ? p.m : p.rows, P::BM), columns = cuda_ceil(p.n, BN);
+    int64_t tiles = cuda_ceil(P::INNER ? p.m : p.rows, TILE), columns = cuda_ceil(p.n, TILE);
     if (tiles * p.experts * columns > INT32_MAX)
         return cuda_refuse(b, err, "too many tiles to number");
     k->fn = (const void *)grouped<P>;
     k->shared = P::STARTS_AT + ((size_t)p.experts + 1) * sizeof(int32_t);
-    k->p.pairs = (int32_t)(columns / 2);
-    k->p.odd = columns % 2;
+    k->p.columns = (int32_t)columns;
     cudaError_t e = cudaFuncGetAttributes(&attr, k->fn);
     if (!e && attr.numRegs < 64) // an image for plain sm_90: the kernel is empty
         return cuda_refuse(b, err, "this build has no sm_90a code");
@@ -159,8 +158,7 @@ static mr_status rows_prepare(grouped_kernel *k, const mr_call *c, bool turned, 
         return bad;
     k->a = matrices{ 0, x->dim[1], x->dim[0], 1 };
     k->b = matrices{ 1, w->dim[2], w->dim[1], w->dim[0] };
-    return turned ? ready<plan<false, true, 2, 4>>(k, err)
-                  : ready<plan<false, false, 2, 4>>(k, err);
+    return turned ? ready<plan<false, true>>(k, err) : ready<plan<false, false>>(k, err);
 }
 
 static mr_status forward_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -187,9 +185,7 @@ static mr_status inner_prepare(struct kernel *base, const mr_call *c, const mr_t
     k->a = matrices{ a, m, rows, 1 };
     k->b = matrices{ b, n, rows, 1 };
     k->matrix = ADD ? 0 : (size_t)(m * n) * sizeof(float);
-    // To add, one warpgroup multiplies while the other reads and writes c; only to write, both on
-    // one tile are 8 % faster (1149 us for 1246 at 16384 rows, 16 experts of 2048 x 8192).
-    return ready<plan<true, true, ADD ? 1 : 2, ADD ? 4 : 3, ADD>>(k, err);
+    return ready<plan<true, true, ADD>>(k, err);
 }
 
 static mr_status wgrad_prepare(struct kernel *base, const mr_call *c, mr_err *err)

@@ -2,44 +2,47 @@
 //
 // grouped_wgmma.cuh - the experts' products in bf16 on Hopper: one persistent kernel for forward
 // and data gradient ("rows": an expert's rows of a and c) and for the weight gradient ("inner":
-// an expert's rows are the inner dim, c is one matrix an expert and is added to).
+// an expert's rows are the inner dim, c is one matrix an expert, written or added to).
 //
-// Two blocks make a cluster. What both need of a unit each fetches half of, for both. One warp asks
-// the copy engine for boxes of 64 x 64 through a ring of stages; two warpgroups multiply, each up
-// to two pieces of 64 x 128. In a team of two both work on one tile of the block; alone (a team of
-// one) each has every other tile, so that one multiplies while the other adds to c.
+// Two blocks make a cluster. A unit of work is 256 x 256 of c: each block takes half of its rows,
+// and what both need, b, each fetches half of, for both. One warp asks the copy engine for boxes
+// of 64 x 64 through a ring of four stages; two warpgroups multiply, each 64 x 256 at a time, which
+// reads b from shared memory least often. Results leave through a few lines of shared memory a
+// warp, so that the ring has the rest.
 //
 // Every block takes every n-th unit of the work (grouped_tiles.cuh). Pieces of 64 rows without a
 // row are neither fetched nor multiplied. One warp owns an element of c: equal bits every time.
 //
 // Flops 2 R I O; floor that over 989e12. Bytes at least: both operands and c once (weight
-// gradient: c twice, fp32), which bounds few rows an expert: 8 I O E / bandwidth.
+// gradient: c in fp32, twice where it is added to), which bounds few rows an expert: 8 I O E /
+// bandwidth.
 
 #ifndef MRUN_CUDA_GROUPED_WGMMA_CUH
 #define MRUN_CUDA_GROUPED_WGMMA_CUH
 #include "grouped_tiles.cuh"
 
 enum {
-    B_BOXES = BN / BOX,
+    GROUPS = 2,        // warpgroups that multiply, a piece of a tile each
+    BOXES = TILE / BOX, // of b in a stage
+    STAGES = 4,
+    LEAD = 2,          // stages that the first of them is ahead
+    STAGE = (GROUPS + BOXES) * BOX_BYTES,
     WARP_ROWS = 16,    // of a piece
-    MULTIPLIERS = 256, // threads of the two warpgroups
+    MULTIPLIERS = 128 * GROUPS,
     BLOCK = 128 + MULTIPLIERS,
 };
 
 // B_TURNED: b's lines run along the columns, not along k; so do both operands' in "inner".
 // ADD: "inner" adds to c; else it writes c, and zeros for experts without rows.
-template <bool INNER_, bool B_TURNED_, int TEAM_, int STAGES_, bool ADD_ = true> struct plan {
+template <bool INNER_, bool B_TURNED_, bool ADD_ = false> struct plan {
     static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_, ADD = ADD_;
-    static constexpr int TEAM = TEAM_, STAGES = STAGES_;
-    static constexpr int PIECES = 2 * TEAM, BM = PIECES * BOX;
-    static constexpr int STAGE = (PIECES + B_BOXES) * BOX_BYTES;
-    // where a warp turns 16 rows of its results into whole lines, rows apart by PITCH
-    static constexpr int PITCH = INNER ? BN / 2 * 4 + 32 : BN * 2;
-    static constexpr int WARP_ROOM = WARP_ROWS * PITCH * (INNER ? 2 : 1);
+    // where a warp turns 16 rows of its results into whole lines, rows apart by PITCH: 128 columns
+    // of bf16, or 32 of fp32
+    static constexpr int PITCH = INNER ? 32 * 4 + 32 : HALF * 2;
+    static constexpr int WARP_ROOM = WARP_ROWS * PITCH;
     static constexpr int ROOM_AT = STAGES * STAGE;
     static constexpr int BARRIERS_AT = ROOM_AT + MULTIPLIERS / 32 * WARP_ROOM;
-    static constexpr int TURNS_AT = BARRIERS_AT + 2 * STAGES * 8;
-    static constexpr int STARTS_AT = TURNS_AT + 2 * 8;
+    static constexpr int STARTS_AT = BARRIERS_AT + 2 * STAGES * 8;
 };
 
 #ifdef HAS_WGMMA
@@ -50,18 +53,12 @@ template <class P> struct ring {
     uint32_t phase;
 
     __device__ uint64_t *full(void) { return (uint64_t *)(shared + P::BARRIERS_AT) + stage; }
-    __device__ uint64_t *empty(void) { return full() + P::STAGES; }
-    __device__ char *a(int piece) { return shared + stage * P::STAGE + piece * BOX_BYTES; }
-    __device__ char *b(int box) { return a(P::PIECES + box); }
-    __device__ void skip(int n)
-    {
-        stage += n;
-        phase ^= stage / P::STAGES & 1;
-        stage %= P::STAGES;
-    }
+    __device__ uint64_t *empty(void) { return full() + STAGES; }
+    __device__ char *a(int piece) { return shared + stage * STAGE + piece * BOX_BYTES; }
+    __device__ char *b(int box) { return a(GROUPS + box); }
     __device__ void next(void)
     {
-        if (++stage == P::STAGES) {
+        if (++stage == STAGES) {
             stage = 0;
             phase ^= 1;
         }
@@ -75,22 +72,16 @@ DEV void fetch_stage(const CUtensorMap *a, const CUtensorMap *b, const work &w, 
 {
     uint64_t *full = r.full();
     barrier_wait(r.empty(), r.phase ^ 1);
-    barrier_expect(full, (uint32_t)(w.pieces + B_BOXES) * BOX_BYTES);
+    barrier_expect(full, (uint32_t)(w.pieces + w.boxes) * BOX_BYTES);
     int at = (P::INNER ? w.lo : 0) + k * BOX;
-    for (int i = w.split ? 0 : rank; i < w.pieces; i += w.split ? 1 : 2) {
-        int row = w.row0 + i * BOX, x = P::INNER ? row : at, y = P::INNER ? at : row;
-        if (w.split)
-            box_load(r.a(i), a, x, y, 0, full);
-        else
-            box_load_both(r.a(i), a, x, y, 0, full);
+    for (int i = 0; i < w.pieces; i++) {
+        int row = w.row0 + i * BOX;
+        box_load(r.a(i), a, P::INNER ? row : at, P::INNER ? at : row, 0, full);
     }
-    for (int i = w.split ? rank : 0; i < B_BOXES; i += w.split ? 2 : 1) {
-        int col = w.col0 + i * BOX, z = P::INNER ? 0 : w.expert;
-        int x = P::B_TURNED ? col : at, y = P::B_TURNED ? at : col;
-        if (w.split)
-            box_load_both(r.b(i), b, x, y, z, full);
-        else
-            box_load(r.b(i), b, x, y, z, full);
+    for (int i = rank; i < w.boxes; i += 2) {
+        int col = w.col0 + i * BOX;
+        box_load_both(r.b(i), b, P::B_TURNED ? col : at, P::B_TURNED ? at : col,
+                      P::INNER ? 0 : w.expert, full);
     }
 }
 
@@ -112,20 +103,17 @@ DEV void fetch(const CUtensorMap *a, const CUtensorMap *b, const grouped_args &p
 
 // ---- two warpgroups multiply --------------------------------------------------------------------
 // In the last stage of an expert's rows the lines of the next expert become 0, in both operands:
-// what is there may be no number.
-template <class P> DEV void clear_lines(ring<P> &r, int pieces, int lines, int group)
+// what is there may be no number. Each warpgroup does what it reads, b twice, so that none waits.
+template <class P> DEV void clear_lines(ring<P> &r, const work &w, int group, int lines)
 {
-    const int threads = 128 * P::TEAM;
-    int t = threadIdx.x % threads, n = (BOX - lines) * 128 / 16;
-    for (int box = 0; box < P::PIECES + B_BOXES; box++) {
-        if (box >= pieces && box < P::PIECES)
-            continue;
-        uint4 *from = (uint4 *)(r.a(box) + lines * 128);
-        for (int i = t; i < n; i += threads)
+    int n = (BOX - lines) * 128 / 16;
+    for (int box = -1; box < w.boxes; box++) {
+        uint4 *from = (uint4 *)((box < 0 ? r.a(group) : r.b(box)) + lines * 128);
+        for (int i = threadIdx.x % 128; i < n; i += 128)
             from[i] = uint4{ 0, 0, 0, 0 };
     }
     shared_stores_visible();
-    group_meet(1 + group, threads);
+    group_meet(1 + group, 128);
 }
 
 // both blocks may fill the stage again, as far as this warpgroup is concerned
@@ -135,32 +123,37 @@ DEV void release(uint64_t *empty)
         barrier_arrive_at(empty, threadIdx.x % 128);
 }
 
-// acc[s] = the product of piece s TEAM + member, for s < N; the last stage's products are still
-// under way, and the stage is returned to be released after them.
-template <class P, int N>
-DEV uint64_t *multiply(float acc[2][64], const work &w, int member, int group, ring<P> &r)
+// acc = this warpgroup's piece of the product, `WIDTH` boxes wide (0: it has none); the last
+// stage's products are still under way, and the stage is returned to be released after them.
+// lead: the other warpgroup waits for the first LEAD stages (see compute()).
+template <class P, int WIDTH>
+DEV uint64_t *multiply(float acc[2][64], const work &w, int group, bool lead, ring<P> &r)
 {
     int steps = (w.inner + BOX - 1) / BOX;
     uint64_t *before = NULL;
     for (int k = 0; k < steps; k++) {
         barrier_wait(r.full(), r.phase);
-        if (P::INNER && w.inner - k * BOX < BOX)
-            clear_lines<P>(r, w.pieces, w.inner - k * BOX, group);
-        if (N) {
-            uint64_t a = operand_at(r.a(member)), b = operand_at(r.b(0));
+        if (P::INNER && WIDTH && w.inner - k * BOX < BOX)
+            clear_lines<P>(r, w, group, w.inner - k * BOX);
+        if (WIDTH) {
+            uint64_t a = operand_at(r.a(group)), b = operand_at(r.b(0));
             products_begin();
 #pragma unroll
             for (int i = 0; i < BOX / 16; i++)
-#pragma unroll
-                for (int s = 0; s < N; s++)
-                    product<P::INNER, P::B_TURNED>(
-                        acc[s], a + s * (P::TEAM * BOX_BYTES >> 4) + i * k_step<P::INNER>(),
-                        b + i * k_step<P::B_TURNED>(), k | i);
+                if (WIDTH == BOXES)
+                    product_wide<P::INNER, P::B_TURNED>(acc[0], acc[1],
+                                                        a + i * k_step<P::INNER>(),
+                                                        b + i * k_step<P::B_TURNED>(), k | i);
+                else
+                    product<P::INNER, P::B_TURNED>(acc[0], a + i * k_step<P::INNER>(),
+                                                   b + i * k_step<P::B_TURNED>(), k | i);
             products_end();
             products_wait<1>();
         } else {
-            group_meet(2 + threadIdx.x / 128, 128); // products do that else: nobody lags
+            group_meet(1 + group, 128); // products do that else: nobody lags
         }
+        if (lead && k == min(steps, (int)LEAD) - 1)
+            group_arrive(3, MULTIPLIERS);
         if (before)
             release(before);
         before = r.empty();
@@ -170,7 +163,8 @@ DEV uint64_t *multiply(float acc[2][64], const work &w, int member, int group, r
 }
 
 // ---- results leave ------------------------------------------------------------------------------
-// This warp's 16 rows of a piece, `left` of them c's, through its room to lines of 16 bytes a lane.
+// This warp's 16 rows of half a tile, `left` of them c's, through its room to lines of 16 bytes a
+// lane.
 DEV void put_rows(const float acc[64], char *room, uint16_t *c, int n, int left, int columns)
 {
     int l = threadIdx.x % 32;
@@ -192,42 +186,46 @@ DEV void put_rows(const float acc[64], char *room, uint16_t *c, int n, int left,
     __syncwarp();
 }
 
-// The same rows, added to c in fp32, 64 columns at a time.
+// The same rows in fp32, written or added, 32 columns at a time. c's next lines are on their way
+// while these are added.
 template <class P>
-DEV void add_rows(const float acc[64], char *room, float *c, int n, int left, int columns)
+DEV void put_floats(const float acc[64], char *room, float *c, int n, int left, int columns)
 {
-    int l = threadIdx.x % 32, col = l % 16 * 4;
+    int l = threadIdx.x % 32, col = l % 8 * 4;
+    float *at = c + (int64_t)(l / 8) * n + col; // every fourth row
+    float4 old[4], next[4];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        char *buf = room + half * WARP_ROWS * P::PITCH;
-        float *at = c + (int64_t)(l / 16) * n + half * 64 + col; // every second row
-        bool inside = half * 64 + col < columns;
-        float4 old[8];
+    for (int q = -1; q < 4; q++) {
+        if (q >= 0)
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            if (P::ADD && 2 * i + l / 16 < left && inside)
-                old[i] = *(const float4 *)(at + (int64_t)2 * i * n);
-            else
-                old[i] = float4{ 0, 0, 0, 0 };
+            for (int j = 0; j < 4; j++) {
+                const float *v = acc + 4 * (q * 4 + j);
+                char *to = room + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
+                *(float2 *)to = float2{ v[0], v[1] };
+                *(float2 *)(to + 8 * P::PITCH) = float2{ v[2], v[3] };
+            }
+        __syncwarp();
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const float *v = acc + 4 * (half * 8 + j);
-            char *to = buf + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
-            *(float2 *)to = float2{ v[0], v[1] };
-            *(float2 *)(to + 8 * P::PITCH) = float2{ v[2], v[3] };
+        for (int i = 0; i < 4; i++) {
+            bool mine = 4 * i + l / 8 < left;
+            next[i] = P::ADD && q < 3 && mine && (q + 1) * 32 + col < columns
+                          ? *(const float4 *)(at + (int64_t)4 * i * n + (q + 1) * 32)
+                          : float4{ 0, 0, 0, 0 };
+            if (q >= 0 && mine && q * 32 + col < columns) {
+                float4 v = *(const float4 *)(room + (4 * i + l / 8) * P::PITCH + col * 4);
+                if (P::ADD)
+                    v = float4{ old[i].x + v.x, old[i].y + v.y, old[i].z + v.z, old[i].w + v.w };
+                *(float4 *)(at + (int64_t)4 * i * n + q * 32) = v;
+            }
         }
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            float4 v = *(const float4 *)(buf + (2 * i + l / 16) * P::PITCH + col * 4);
-            if (2 * i + l / 16 < left && inside)
-                *(float4 *)(at + (int64_t)2 * i * n) = float4{ old[i].x + v.x, old[i].y + v.y,
-                                                               old[i].z + v.z, old[i].w + v.w };
-        }
+        for (int i = 0; i < 4; i++)
+            old[i] = next[i];
     }
 }
 
-// The squares of a piece: 64 of them in float, the sums of pieces in double.
+// The squares of half a piece: 64 a thread, in float; the sums of halves in double.
 DEV double squares(const float acc[64])
 {
     float sum[4] = { 0, 0, 0, 0 };
@@ -270,53 +268,44 @@ DEV void clear_empty(const grouped_args &p)
     }
 }
 
+// The first warpgroup is ahead by some stages from its first unit on, and stays so: while one
+// writes results the other multiplies.
 template <class P> DEV void compute(const grouped_args &p, char *shared)
 {
     const int *starts = (const int *)(shared + P::STARTS_AT);
-    int t = threadIdx.x - 128, group = t / 128, warp = t / 32;
-    int member = P::TEAM == 1 ? 0 : group, seen = 0, e = 0, u = blockIdx.x / 2;
-    int rank = (int)cluster_rank(), meeting = P::TEAM == 1 ? group : 0;
+    int t = threadIdx.x - 128, group = t / 128, warp = t / 32, e = 0, u = blockIdx.x / 2;
+    int rank = (int)cluster_rank();
     char *room = shared + P::ROOM_AT + warp * P::WARP_ROOM;
-    uint64_t *turns = (uint64_t *)(shared + P::TURNS_AT);
     ring<P> r = { shared, 0, 0 };
     float acc[2][64];
     double sum = 0; // of the squares that this thread wrote
     work w, next;
-    for (bool more = find<P>(p, starts, u, rank, e, w); more; w = next, seen++) {
+    bool more = find<P>(p, starts, u, rank, e, w), lead = group == 0;
+    if (more && !lead)
+        group_meet(3, MULTIPLIERS);
+    for (; more; w = next, lead = false) {
         u += gridDim.x / 2;
-        if (P::TEAM == 1 && seen % 2 != group) {
-            r.skip((w.inner + BOX - 1) / BOX);
-            more = find<P>(p, starts, u, rank, e, next);
-            continue;
-        }
-        // The ring's barriers tell a stage's use from the one before, no further back: so a team
-        // of one starts when the other has seen all of its stages filled.
-        if (P::TEAM == 1)
-            barrier_wait(turns + group, (seen / 2 & 1) ^ !group);
-        int mine = (w.pieces - member + P::TEAM - 1) / P::TEAM;
-        uint64_t *last = mine >= 2   ? multiply<P, 2>(acc, w, member, meeting, r)
-                         : mine == 1 ? multiply<P, 1>(acc, w, member, meeting, r)
-                                     : multiply<P, 0>(acc, w, member, meeting, r);
-        if (P::TEAM == 1 && t % 128 == 0)
-            barrier_arrive(turns + !group);
+        uint64_t *last = group >= w.pieces  ? multiply<P, 0>(acc, w, group, lead, r)
+                         : w.boxes == BOXES ? multiply<P, BOXES>(acc, w, group, lead, r)
+                                            : multiply<P, HALF / BOX>(acc, w, group, lead, r);
         more = find<P>(p, starts, u, rank, e, next); // beside the last products
         products_wait<0>();
         hold(acc[0]);
         hold(acc[1]);
         release(last);
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            if (s >= mine)
+        for (int half = 0; half < 2; half++) {
+            int row = w.row0 + group * BOX + warp % 4 * WARP_ROWS, col = w.col0 + half * HALF;
+            int64_t at = (int64_t)row * p.n + col;
+            if (group >= w.pieces || half * HALF >= w.boxes * BOX)
                 continue;
-            int row = w.row0 + (s * P::TEAM + member) * BOX + warp % 4 * WARP_ROWS;
-            int64_t at = (int64_t)row * p.n + w.col0;
             if (!P::INNER)
-                put_rows(acc[s], room, (uint16_t *)p.c + at, p.n, w.end - row, p.n - w.col0);
+                put_rows(acc[half], room, (uint16_t *)p.c + at, p.n, w.end - row, p.n - col);
             else
-                add_rows<P>(acc[s], room, (float *)p.c + (int64_t)w.expert * p.m * p.n + at, p.n,
-                            w.end - row, p.n - w.col0);
+                put_floats<P>(acc[half], room, (float *)p.c + (int64_t)w.expert * p.m * p.n + at,
+                              p.n, w.end - row, p.n - col);
             if (P::INNER && !P::ADD && p.squares)
-                sum += squares(acc[s]); // outside of c they are zeros
+                sum += squares(acc[half]); // outside of c they are zeros
         }
     }
     if (!P::INNER)
@@ -339,12 +328,10 @@ __global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
     if (threadIdx.x < 32) {
         count_tiles<P>(p, (int *)(shared + P::STARTS_AT));
     } else if (threadIdx.x == 32) {
-        for (int i = 0; i < P::STAGES; i++) {
+        for (int i = 0; i < STAGES; i++) {
             barrier_init(barriers + i, 1);
-            barrier_init(barriers + P::STAGES + i, 2 * P::TEAM);
+            barrier_init(barriers + STAGES + i, 2 * GROUPS);
         }
-        barrier_init((uint64_t *)(shared + P::TURNS_AT), 1);
-        barrier_init((uint64_t *)(shared + P::TURNS_AT) + 1, 1);
         barriers_visible();
     } else if (threadIdx.x == 64) {
         map_prefetch(&a);
@@ -353,11 +340,11 @@ __global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
     __syncthreads();
     cluster_meet();
     if (threadIdx.x < 128) {
-        registers_give<40>();
+        registers_give<56>();
         if (threadIdx.x < 32)
             fetch<P>(&a, &b, p, shared);
     } else {
-        registers_take<232>();
+        registers_take<224>();
         compute<P>(p, shared);
     }
     cluster_meet(); // nobody leaves while the neighbour may still write here

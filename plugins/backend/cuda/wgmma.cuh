@@ -6,7 +6,7 @@
  *
  * A bf16 operand lies in shared memory as boxes of 64 lines of 128 bytes with the 128-byte
  * swizzle, 8 KiB each, on 1 KiB borders: lines run along the inner dim, either k ("as is") or the
- * row or column ("turned"). A product m64n128k16 reads one box of a and two of b.
+ * row or column ("turned"). A product m64n128k16 reads one box of a and two of b, m64n256k16 four.
  */
 #ifndef MRUN_CUDA_WGMMA_CUH
 #define MRUN_CUDA_WGMMA_CUH
@@ -92,6 +92,12 @@ DEV void group_meet(int id, int n)
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
 }
 
+/* counts at barrier `id` like those who meet there, and goes on */
+DEV void group_arrive(int id, int n)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory");
+}
+
 /* what ordinary stores left in shared memory is seen by products and copies started later */
 DEV void shared_stores_visible(void)
 {
@@ -171,9 +177,11 @@ DEV void hold(float d[64])
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
-#define D8(i) \
+#define D8(d, i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
         "+f"(d[i + 6]), "+f"(d[i + 7])
+#define D64(d) \
+    D8(d, 0), D8(d, 8), D8(d, 16), D8(d, 24), D8(d, 32), D8(d, 40), D8(d, 48), D8(d, 56)
 
 /* d (64 x 128, fp32) = a b, or += if `more`. In d thread t of the warpgroup holds rows
  * t / 32 * 16 + t % 32 / 4 (d[4 j], d[4 j + 1]) and 8 further (d[4 j + 2], d[4 j + 3]), columns
@@ -189,9 +197,30 @@ DEV void product(float d[64], uint64_t a, uint64_t b, int more)
                  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
                  "%64, %65, more, 1, 1, %67, %68;\n}"
-                 : D8(0), D8(8), D8(16), D8(24), D8(32), D8(40), D8(48), D8(56)
+                 : D64(d)
                  : "l"(a), "l"(b), "r"(more), "n"(A_TURNED), "n"(B_TURNED));
 }
+
+/* the same for 64 x 256, four boxes of b: c is the left half, d the right */
+template <int A_TURNED, int B_TURNED>
+DEV void product_wide(float c[64], float d[64], uint64_t a, uint64_t b, int more)
+{
+    asm volatile("{\n.reg .pred more;\n"
+                 "setp.ne.b32 more, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+                 "%128, %129, more, 1, 1, %131, %132;\n}"
+                 : D64(c), D64(d)
+                 : "l"(a), "l"(b), "r"(more), "n"(A_TURNED), "n"(B_TURNED));
+}
+#undef D64
 #undef D8
 
 /* four 8 x 8 tiles of bf16 to shared memory; lane l gives the place of row l % 8 of tile l / 8 */
