@@ -6,6 +6,7 @@
 #include "core/run/sample.h"
 #include "core/run/text.h"
 #include "generate_run.h"
+#include "images.h"
 #include "model_args.h"
 #include "sinks.h"
 #include <stdlib.h>
@@ -82,7 +83,7 @@ mr_status app_print_sample(mri_session *s, const char *prompt, int64_t tokens, m
 
 int job_generate(app *a, mri_config *c)
 {
-    return generate_run(a, c, (gen_words){ NULL, 0 });
+    return generate_run(a, c, (gen_words){ NULL, 0 }, NULL);
 }
 
 /* Options that stand for keys of [generate]. */
@@ -133,7 +134,7 @@ static void read_options(const app_args *args, strings *settings)
 int cmd_generate(app *a, int argc, char **argv)
 {
     enum { KEYS = sizeof keys / sizeof *keys, SWITCHES = sizeof switches / sizeof *switches };
-    const char *takes[KEYS + 4] = { "--hf", "--stop", "--stop-id" };
+    const char *takes[KEYS + 6] = { "--hf", "--stop", "--stop-id", "--image", "--pixel-values" };
     const char *flags[SWITCHES + 2] = { "--interactive" };
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
@@ -141,10 +142,15 @@ int cmd_generate(app *a, int argc, char **argv)
     strings settings = { 0 };
     MRI_VEC(const char *) words = { 0 };
     for (size_t i = 0; i < KEYS; i++)
-        takes[3 + i] = keys[i].option;
+        takes[5 + i] = keys[i].option;
     for (size_t i = 0; i < SWITCHES; i++)
         flags[1 + i] = switches[i].option;
+    app_pictures pictures = { 0 };
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
+    if (!code && app_pictures_args(&pictures, &args, &err))
+        code = app_fail(a, &err);
+    if (!code && app_pictures_any(&pictures) && app_arg(&args, "--interactive"))
+        code = app_usage(a, "--interactive takes no pictures");
     if (!code) {
         read_options(&args, &settings);
         for (size_t i = 0; i < args.names.n; i++)
@@ -156,7 +162,9 @@ int cmd_generate(app *a, int argc, char **argv)
     if (!code)
         code = app_arg(&args, "--interactive")
                    ? generate_talk(a, c, (gen_words){ words.v, words.n })
-                   : generate_run(a, c, (gen_words){ words.v, words.n });
+                   : generate_run(a, c, (gen_words){ words.v, words.n },
+                                  app_pictures_any(&pictures) ? &pictures : NULL);
+    app_pictures_free(&pictures);
     while (settings.n)
         free(settings.v[--settings.n]);
     free(settings.v);

@@ -241,16 +241,31 @@ static mr_status check(const gen_prompt *g, const mri_session *s, mr_err *err)
     return MR_E_ARG;
 }
 
-mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c, mr_err *err)
+/* With pictures a text's placeholders become their image tokens, and special words are special. */
+static mr_status ids_of(gen_prompt *g, mri_session *s, const app_pictures *pictures, bool begin,
+                        mr_err *err)
+{
+    if (pictures)
+        return app_pictures_ids(pictures, s, g->text, g->text_n, begin && !g->rendered, &g->ids,
+                                &g->n, err);
+    if (g->rendered)
+        return mri_text_ids_as(s->tok_ops, s->tok, 0, g->text, g->text_n, &g->ids, &g->n, err);
+    return mri_text_ids(s->tok_ops, s->tok, g->text, g->text_n, begin, &g->ids, &g->n, err);
+}
+
+mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c,
+                          app_pictures *pictures, mr_err *err)
 {
     mr_status st = 0;
+    if (pictures && p->all.n > 1)
+        return mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "pictures go with one prompt, there are %zu",
+                       p->all.n);
+    if (pictures)
+        st = app_pictures_read(pictures, s, err);
     for (size_t i = 0; i < p->all.n && !st; i++) {
         gen_prompt *g = &p->all.v[i];
-        if (g->text && g->rendered)
-            st = mri_text_ids_as(s->tok_ops, s->tok, 0, g->text, g->text_n, &g->ids, &g->n, err);
-        else if (g->text)
-            st = mri_text_ids(s->tok_ops, s->tok, g->text, g->text_n, c->generate.special != 0,
-                              &g->ids, &g->n, err);
+        if (g->text)
+            st = ids_of(g, s, pictures, c->generate.special != 0, err);
         if (!st)
             st = check(g, s, err);
     }

@@ -10,6 +10,7 @@
 #include "core/base/json.h"
 #include "core/chat/chat.h"
 #include "core/run/session.h"
+#include "images.h"
 
 typedef struct gen_prompt {
     char *where; /* "--prompt", "lines.jsonl:7", for messages */
@@ -28,7 +29,9 @@ typedef struct gen_prompts {
 /* What [generate] names. MR_E_USAGE: nothing, or two things at once. */
 mr_status prompts_gather(gen_prompts *p, const mri_config *c, mr_err *err);
 bool prompts_have_text(const gen_prompts *p);
-mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c, mr_err *err);
+/* pictures: those of the one prompt that there is, read here; NULL: none */
+mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c,
+                          app_pictures *pictures, mr_err *err);
 void prompts_free(gen_prompts *p);
 
 /* The template of the config's model; the text of messages and tools (either may be NULL). */

@@ -30,11 +30,13 @@ bool generate_interrupted(void)
 
 /* ---- a session of the right size ------------------------------------------------------------- */
 mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t positions,
-                        int64_t piece, bool tokenizer, mri_session **out, mr_err *err)
+                        int64_t piece, int64_t tiles, bool tokenizer, mri_session **out,
+                        mr_err *err)
 {
     mri_session_options o = {
         .needs = MRI_NEED_DECODE | (tokenizer ? MRI_NEED_TOKENIZER : 0), .slots = slots,
-        .max_seq = positions, .prefill_tokens = piece < 64 ? 64 : piece > 512 ? 512 : piece };
+        .max_seq = positions, .images = tiles,
+        .prefill_tokens = piece < 64 ? 64 : piece > 512 ? 512 : piece };
     mr_status st = mri_session_open(a->registry, c, &o, out, err);
     return st ? st : app_model_weights(*out, err);
 }
@@ -63,6 +65,7 @@ typedef struct run {
     app *a;
     const mri_config *c;
     gen_prompts prompts;
+    app_pictures *pictures; /* NULL: none */
     gen_how how;
     mri_session *s;
     bool text;            /* there is a tokenizer */
@@ -246,7 +249,7 @@ static mr_status prepare(run *r, gen_words words, mr_err *err)
     int64_t longest = 0, room = 0, slots;
     mr_status st = 0;
     MR_TRY(mri_session_open(r->a->registry, r->c, &o, &r->s, err));
-    MR_TRY(prompts_resolve(&r->prompts, r->s, r->c, err));
+    MR_TRY(prompts_resolve(&r->prompts, r->s, r->c, r->pictures, err));
     MR_TRY(how_read(&r->how, r->s, words.v, words.n, err));
     r->n = r->prompts.all.n * (size_t)d->n;
     r->wishes = mri_alloc(r->n * sizeof *r->wishes);
@@ -263,8 +266,10 @@ static mr_status prepare(run *r, gen_words words, mr_err *err)
     mri_session_close(r->s);
     r->s = NULL;
     slots = r->n < (size_t)d->batch ? (int64_t)r->n : d->batch;
-    MR_TRY(generate_open(r->a, r->c, slots, d->max_seq > 0 ? d->max_seq : room, longest, r->text,
-                         &r->s, err));
+    MR_TRY(generate_open(r->a, r->c, slots, d->max_seq > 0 ? d->max_seq : room, longest,
+                         r->pictures ? r->pictures->tiles : 0, r->text, &r->s, err));
+    if (r->pictures)
+        MR_TRY(mri_session_pictures(r->s, r->pictures->pixels, r->pictures->tiles, err));
 out:
     return st;
 }
@@ -277,10 +282,10 @@ static bool wants_tokenizer(const mri_config *c, const gen_prompts *p, gen_words
     return prompts_have_text(p) || words.n || c->generate.stop.n || own;
 }
 
-int generate_run(app *a, const mri_config *c, gen_words words)
+int generate_run(app *a, const mri_config *c, gen_words words, app_pictures *pictures)
 {
     mr_err err = MR_ERR_INIT;
-    run r = { .a = a, .c = c };
+    run r = { .a = a, .c = c, .pictures = pictures };
     mr_status st = 0;
     MR_TRY(prompts_gather(&r.prompts, c, &err));
     r.text = wants_tokenizer(c, &r.prompts, words);

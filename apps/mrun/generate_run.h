@@ -13,14 +13,16 @@ typedef struct gen_words { /* texts that end answers, from the command line */
     size_t n;
 } gen_words;
 
-int generate_run(app *a, const mri_config *c, gen_words words);
+/* pictures: of the one prompt; NULL: none */
+int generate_run(app *a, const mri_config *c, gen_words words, app_pictures *pictures);
 /* generate_talk.c: a chat on the terminal, until the end of stdin */
 int generate_talk(app *a, const mri_config *c, gen_words words);
 
-/* The weights loaded, room for `slots` sequences of `positions`; prefill is read in pieces of
- * `piece` tokens. */
+/* The weights loaded, room for `slots` sequences of `positions` and for `tiles` of pictures; prefill
+ * is read in pieces of `piece` tokens. */
 mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t positions,
-                        int64_t piece, bool tokenizer, mri_session **out, mr_err *err);
+                        int64_t piece, int64_t tiles, bool tokenizer, mri_session **out,
+                        mr_err *err);
 /* Ctrl-C from here on ends answers where they are; a second one ends the process. */
 void generate_catch_signals(void);
 bool generate_interrupted(void);

@@ -86,7 +86,7 @@ static mr_status open_talk(talk *t, gen_words words, mr_err *err)
         t->positions = t->s->info.max_positions;
     mri_session_close(t->s);
     t->s = NULL;
-    MR_TRY(generate_open(t->a, t->c, 1, t->positions, t->positions, true, &t->s, err));
+    MR_TRY(generate_open(t->a, t->c, 1, t->positions, t->positions, 0, true, &t->s, err));
     MR_TRY(how_read(&t->how, t->s, words.v, words.n, err));
     t->how.c.show = show;
     t->how.c.stop = stop;

@@ -16,6 +16,7 @@ typedef struct sequence {
     int64_t slot;       /* -1: it waits */
     int64_t rows;       /* that it takes in this step */
     int64_t logits;     /* row of this step's logits, -1: none */
+    int64_t seen;       /* rows of the pictures that the cached ids took */
     mri_sampling how;
     int32_t *stop;
     int64_t n_stop, top;
@@ -49,7 +50,7 @@ static void leave_slot(mri_engine *e, sequence *q)
     mri_pages_release(&e->s->pages, q->slot);
     e->taken[q->slot] = false;
     q->slot = -1;
-    q->cached = q->rows = 0;
+    q->cached = q->rows = q->seen = 0;
 }
 
 static void forget(mri_engine *e, size_t i)
@@ -116,10 +117,29 @@ static mr_status check_room(const mri_engine *e, const mri_request *r, mr_err *e
     return MR_E_ARG;
 }
 
+/* A prompt of a session with pictures takes all their rows, or none. */
+static mr_status check_pictures(const mri_engine *e, const mri_request *r, mr_err *err)
+{
+    const mri_session *s = e->s;
+    int64_t n = 0, rows = s->pictures.tiles * s->info.image_tokens;
+    if (!s->encode)
+        return 0;
+    for (int64_t i = 0; i < r->n_prompt; i++)
+        n += r->prompt[i] == s->info.image_token;
+    if (!n || n == rows)
+        return 0;
+    mr_fail(err, MR_E_IMAGE_COUNT, MR_BLAME_USER, "the prompt has %lld image tokens (id %d), its "
+            "pictures give %lld rows", (long long)n, s->info.image_token, (long long)rows);
+    mr_hint(err, "give as many pictures as the prompt has places for");
+    return MR_E_IMAGE_COUNT;
+}
+
 mr_status mri_engine_add(mri_engine *e, const mri_request *r, int64_t *handle, mr_err *err)
 {
     int64_t vocab = e->s->info.vocab;
     mr_status st = check_room(e, r, err);
+    if (!st)
+        st = check_pictures(e, r, err);
     for (int64_t i = 0; i < r->n_prompt && !st; i++)
         if (r->prompt[i] < 0 || r->prompt[i] >= vocab)
             st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "id %d at %lld is not below the vocabulary's "
@@ -198,14 +218,26 @@ static mri_rows *share_rows(mri_engine *e)
     return r;
 }
 
+/* The k-th image token of a sequence takes the k-th row of the session's pictures; one that was
+ * drawn after them is a token like any other. */
+static void place_picture(mri_engine *e, mri_rows *r, sequence *q, int32_t id)
+{
+    const mri_session *s = e->s;
+    if (r->image_rows && id == s->info.image_token &&
+        q->seen < s->pictures.tiles * s->info.image_tokens)
+        r->image_rows[r->n - 1] = (int32_t)q->seen++;
+}
+
 static void lay_rows(mri_engine *e, mri_rows *r)
 {
     for (size_t i = 0; i < e->all.n; i++) {
         sequence *q = e->all.v[i];
         int64_t end = q->cached + (q->slot < 0 ? 0 : q->rows);
-        for (q->logits = -1; q->cached < end; q->cached++)
+        for (q->logits = -1; q->cached < end; q->cached++) {
             q->logits = mri_rows_add(r, q->ids[q->cached], q->cached, q->slot,
                                      q->cached == q->n - 1);
+            place_picture(e, r, q, q->ids[q->cached]);
+        }
     }
 }
 
