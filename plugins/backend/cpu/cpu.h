@@ -56,7 +56,7 @@ struct op_row {
     mr_status (*prepare)(struct kernel *, const mr_call *, mr_err *);
 };
 
-enum { ISA_GROUPS = 20 };
+enum { ISA_GROUPS = 24 };
 struct isa {
     const char *name;
     const struct op_row *rows[ISA_GROUPS]; /* each ends with an id of NULL; NULL ends the list */
