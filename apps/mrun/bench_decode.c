@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * bench_decode.c - `mrun bench decode PROFILE.ini|RUN_DIR|--hf DIR [--batch N] [--context N]
- * [--skip-prefill] [--max-tokens N]`: reading a prompt, and writing one token after the other of N
+ * [--skip-prefill] [--max-tokens N] [--brief] [--shapes] [--profile FILE]`: reading a prompt, and writing one token after the other of N
  * sequences that have `context` positions behind them, greedily, with random weights unless
- * [model] hf gives some. --skip-prefill only says that the positions are there.
+ * [model] hf gives some. --skip-prefill only says that the positions are there. Where a step's time
+ * goes is watched after the rest: --brief leaves it out, --shapes tells it by shape too.
  *
  * Decoding is bound by memory: every weight is read once a step, and of every sequence its cache.
  * So what is quoted is the floor, the bytes that a step must read over the read rate, which is
  * probed before, between and after, because memory's rate changes within minutes. Prefill is
  * bound by products.
  */
-#include "bench.h"
+#include "bench_ledger.h"
 #include "core/base/rng.h"
 #include "model_args.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 128, ROUNDS = 4 }; /* prefill's tokens at a time; probes between rounds */
+enum { CHUNK = 128, ROUNDS = 4, WATCHED = 5 }; /* prefill's tokens at a time; probes between
+                                                  rounds; steps that are watched */
 
 typedef struct decode_bench {
     app *a;
@@ -29,6 +31,7 @@ typedef struct decode_bench {
     double read; /* mean of the probes */
     /* bytes of a step at the middle position: all weights, the experts' among them, the cache */
     double weight_bytes, expert_bytes, all_expert_bytes, cache_bytes;
+    ledger ledger;
 } decode_bench;
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
@@ -161,6 +164,24 @@ out:
     return st;
 }
 
+static mr_status watch(decode_bench *b, mr_err *err)
+{
+    mri_trace trace = { .fn = ledger_trace, .ctx = &b->ledger, .timing = true };
+    mri_device *d = &b->s->device;
+    mr_status st = 0;
+    b->ledger.train = b->s->decode;
+    for (int i = 0; i < WATCHED; i++) {
+        MR_TRY(ledger_begin(&b->ledger, d, err));
+        d->watch = &trace;
+        MR_TRY(write_tokens(b, b->context + b->tokens / 2, err));
+        d->watch = NULL;
+        MR_TRY(ledger_end(&b->ledger, err));
+    }
+out:
+    d->watch = NULL;
+    return st;
+}
+
 /* ---- what is said ----------------------------------------------------------------------------- */
 
 static void print_json(decode_bench *b, bench_stat p, bench_stat t, double flops)
@@ -224,6 +245,24 @@ static void print(decode_bench *b)
            bench_ratio(rate, b->read));
 }
 
+/* Watched op by op a step is longer; what each op takes is the device's own time. */
+static mr_status print_times(decode_bench *b, const app_args *args, mr_err *err)
+{
+    const char *profile = app_arg(args, "--profile");
+    mr_status st = 0;
+    if (app_arg(args, "--brief") && !profile)
+        return 0;
+    MR_TRY(watch(b, err));
+    if (!app_arg(args, "--brief"))
+        ledger_print(&b->ledger, b->a, LEDGER_OP, &b->peaks, b->s->model_dtype);
+    if (app_arg(args, "--shapes"))
+        ledger_print(&b->ledger, b->a, LEDGER_SHAPE, &b->peaks, b->s->model_dtype);
+    if (profile)
+        MR_TRY(ledger_write_trace(&b->ledger, profile, err));
+out:
+    return st;
+}
+
 /* ---- the command ------------------------------------------------------------------------------ */
 
 /* the number that an option gives, or what it is without; -1: not from 1 to 2^24 */
@@ -261,11 +300,13 @@ int bench_decode(app *a, const app_args *args)
     count_bytes(&b);
     MR_TRY(measure(&b, &err));
     print(&b);
+    MR_TRY(print_times(&b, args, &err));
     b.peaks = bench_probe(&b.s->device);
     bench_print_peaks(a, &b.s->device, &b.peaks, "last");
 out:
     free(b.prefill.v);
     free(b.step.v);
+    ledger_free(&b.ledger); /* its marks are the device's */
     mri_session_close(b.s);
     mri_config_free(c);
     return st ? app_fail(a, &err) : EXIT_OK;

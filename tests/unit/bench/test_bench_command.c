@@ -130,17 +130,20 @@ Test(bench, decode_counts_the_bytes_of_a_step)
     const struct {
         const char *options, *cache, *experts;
     } row[] = { { "--context 16", "\"cache_bytes\": 5632,", "\"expert_bytes\": 12288," },
-                { "--prompt-tokens 16 --skip-prefill --batch 4", "\"cache_bytes\": 22528,",
-                  "\"expert_bytes\": 23040," } };
+                { "--prompt-tokens 16 --skip-prefill --batch 4 --brief",
+                  "\"cache_bytes\": 22528,", "\"expert_bytes\": 23040," } };
     write_text("p.ini", profile);
     for (int i = 0; i < 2; i++) {
         char *words = mri_format("bench decode p.ini --json --max-tokens 8 %s", row[i].options);
         char *out = run(words, 0);
         cr_assert(strstr(out, row[i].cache), "%s", out);
         cr_assert(strstr(out, row[i].experts), "%s", out);
+        char *copy = mri_strdup(out);
         cr_assert_eq(count(out, "decode", "bytes_per_step"), 1);
+        cr_assert_eq(count(copy, "time", "ms") > 10, !i, "where the time goes, unless --brief");
         free(words);
         free(out);
+        free(copy);
     }
     free(run("bench decode p.ini --batch 0", 2));
 }
