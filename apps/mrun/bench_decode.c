@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * bench_decode.c - `mrun bench decode PROFILE.ini|RUN_DIR|--hf DIR [--batch N] [--context N]
- * [--skip-prefill] [--max-tokens N] [--brief] [--shapes] [--profile FILE]`: reading a prompt, and writing one token after the other of N
- * sequences that have `context` positions behind them, greedily, with random weights unless
- * [model] hf gives some. --skip-prefill only says that the positions are there. Where a step's time
- * goes is watched after the rest: --brief leaves it out, --shapes tells it by shape too.
+ * [--skip-prefill] [--max-tokens N] [--brief] [--shapes] [--profile FILE]`: reading a prompt, and
+ * writing one token after the other of N sequences that have `context` positions behind them,
+ * greedily, with random weights unless [model] hf gives some. --skip-prefill only says that the
+ * positions are there. Where a step's time goes is watched after the rest: --brief leaves it out,
+ * --shapes tells it by shape too, --profile writes the last step as a timeline.
  *
  * Decoding is bound by memory: every weight is read once a step, and of every sequence its cache.
  * So what is quoted is the floor, the bytes that a step must read over the read rate, which is
@@ -18,8 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 128, ROUNDS = 4, WATCHED = 5 }; /* prefill's tokens at a time; probes between
-                                                  rounds; steps that are watched */
+/* prefill's tokens at a time; probes are between rounds; steps that are watched */
+enum { CHUNK = 128, ROUNDS = 4, WATCHED = 5 };
 
 typedef struct decode_bench {
     app *a;
@@ -34,7 +35,7 @@ typedef struct decode_bench {
     ledger ledger;
 } decode_bench;
 
-/* ---- bytes ---------------------------------------------------------------------------------- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 /* Of a matrix for each of E experts: each of B tokens goes to K of them, and if it may be any, an
  * expert is read with probability 1 - (1 - K/E)^B. K is the router's, who stands in the block. */
@@ -93,7 +94,7 @@ static void count_bytes(decode_bench *b)
     }
 }
 
-/* ---- time ----------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 /* Any ids do, as no weight is chosen by them but the experts', and those should differ. */
 static int32_t id_at(const decode_bench *b, int64_t sequence, int64_t position)
@@ -182,7 +183,7 @@ out:
     return st;
 }
 
-/* ---- what is said ----------------------------------------------------------------------------- */
+/* ---- what is said ---------------------------------------------------------------------------- */
 
 static void print_json(decode_bench *b, bench_stat p, bench_stat t, double flops)
 {
@@ -263,7 +264,7 @@ out:
     return st;
 }
 
-/* ---- the command ------------------------------------------------------------------------------ */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 /* the number that an option gives, or what it is without; -1: not from 1 to 2^24 */
 static int64_t number(const app_args *args, const char *option, int64_t without)

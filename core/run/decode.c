@@ -126,12 +126,13 @@ mr_status mri_rows_next(mri_rows *r, mr_err *err)
     const mr_type *type;
     const void *from = mri_exec_output(r->exec, "next", &type);
     int64_t vocab = mri_rows_vocab(r);
+    mr_status st;
     if (from && mr_is(type, "i32") && (uint64_t)mr_numel(type) * 4 == r->next_bytes) {
-        mr_status st = mri_device_read(r->exec->device, r->next, from, (uint64_t)r->wanted * 4, err);
+        st = mri_device_read(r->exec->device, r->next, from, (uint64_t)r->wanted * 4, err);
         r->busy &= st != 0;
         return st;
     }
-    mr_status st = mri_rows_read(r, err);
+    st = mri_rows_read(r, err);
     for (int64_t i = 0; i < r->wanted && !st; i++)
         r->next[i] = mri_sample(r->logits + i * vocab, vocab, &greedy, 0);
     return st;

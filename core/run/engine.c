@@ -142,8 +142,9 @@ mr_status mri_engine_add(mri_engine *e, const mri_request *r, int64_t *handle, m
         st = check_pictures(e, r, err);
     for (int64_t i = 0; i < r->n_prompt && !st; i++)
         if (r->prompt[i] < 0 || r->prompt[i] >= vocab)
-            st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "id %d at %lld is not below the vocabulary's "
-                         "%lld", r->prompt[i], (long long)i, (long long)vocab);
+            st = mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                         "id %d at %lld is not below the vocabulary's %lld", r->prompt[i],
+                         (long long)i, (long long)vocab);
     if (st)
         return st;
     sequence *q = mri_alloc(sizeof *q);
