@@ -39,7 +39,8 @@ static void place(const struct kernel *base, const mr_buf *in, int64_t t, float 
         arr to = { absorbed + (t * a->heads + h) * D + L, 0 };
         turn_pairs(arr_at(q, (t * a->heads + h) * head + k->nope), to, k->rope, c, s);
     }
-    arr row = arr_at(cache, attn_row(a, in[PAGES].data, slot[t], pos[t]) * D), from = in_arr(base, in, C);
+    arr row = arr_at(cache, attn_row(a, in[PAGES].data, slot[t], pos[t]) * D);
+    arr from = in_arr(base, in, C);
     for (int64_t i = 0; i < L; i += W) {
         int l = LANES(i, L);
         st(row, i, l, ld(from, t * L + i, l));

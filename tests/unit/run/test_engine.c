@@ -168,7 +168,7 @@ Test(engine, ref_latents_the_same_bits) { every_shape("ref", kimi_k2, 0, 0); }
 Test(engine, cpu_gives_the_same_in_any_company) { every_shape("cpu", llama4, 0, 1e-4f); }
 Test(engine, cpu_latents_the_same) { every_shape("cpu", kimi_k2, 0, 1e-4f); }
 
-/* ---- what is reported -------------------------------------------------------------------------- */
+/* ---- what is reported ---------------------------------------------------------------------- */
 
 Test(engine, log_probabilities_are_those_of_a_whole_forward)
 {
