@@ -133,7 +133,7 @@ int cmd_bench(app *a, int argc, char **argv)
     static const char *const takes[] = { "--backend",    "--dtype",  "--against", "--hf",
                                          "--steps",      "--warmup", "--profile", "--prompt-tokens",
                                          "--max-tokens", "--size",   "--batch",   "--context",
-                                         NULL };
+                                         "--chunk",      NULL };
     static const char *const flags[] = { "--quick", "--synthetic", "--shapes",       "--brief",
                                          "--cpu-time", "--skip-prefill", NULL };
     app_args args = { 0 };

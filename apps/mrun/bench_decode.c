@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * bench_decode.c - `mrun bench decode PROFILE.ini|RUN_DIR|--hf DIR [--batch N] [--context N]
- * [--skip-prefill] [--max-tokens N] [--brief] [--shapes] [--profile FILE]`: reading a prompt, and
- * writing one token after the other of N sequences that have `context` positions behind them,
- * greedily, with random weights unless [model] hf gives some. --skip-prefill only says that the
- * positions are there. Where a step's time goes is watched after the rest: --brief leaves it out,
+ * [--skip-prefill] [--chunk N] [--max-tokens N] [--brief] [--shapes] [--profile FILE]`: reading a
+ * prompt, by N tokens at a time, and writing one token after the other of N sequences that have
+ * `context` positions behind them, greedily, with random weights unless [model] hf gives some.
+ * --skip-prefill only says that the positions are there. Where a step's time goes is watched after the rest: --brief leaves it out,
  * --shapes tells it by shape too, --profile writes the last step as a timeline.
  *
  * Decoding is bound by memory: every weight is read once a step, and of every sequence its cache.
@@ -19,13 +19,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* prefill's tokens at a time; probes are between rounds; steps that are watched */
-enum { CHUNK = 128, ROUNDS = 4, WATCHED = 5 };
+enum { ROUNDS = 4, WATCHED = 5 }; /* probes are between rounds; steps that are watched */
 
 typedef struct decode_bench {
     app *a;
     mri_session *s;
-    int64_t batch, context, tokens;
+    int64_t batch, context, tokens, chunk;
     bool skip_prefill;
     bench_peaks peaks;
     bench_times prefill, step;
@@ -281,18 +280,19 @@ int bench_decode(app *a, const app_args *args)
                        .batch = number(args, "--batch", 1),
                        .context = number(args, "--context", number(args, "--prompt-tokens", 256)),
                        .tokens = number(args, "--max-tokens", 32),
+                       .chunk = number(args, "--chunk", 128),
                        .skip_prefill = app_arg(args, "--skip-prefill") };
     mri_session_options o = { .needs = MRI_NEED_DECODE };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
     mr_status st = 0;
-    if (b.batch < 1 || b.context < 1 || b.tokens < ROUNDS)
-        return app_usage(a, "--batch, --context (or --prompt-tokens) and --max-tokens are numbers "
-                            "from 1 on, the last from %d on", ROUNDS);
+    if (b.batch < 1 || b.context < 1 || b.chunk < 1 || b.tokens < ROUNDS)
+        return app_usage(a, "--batch, --context (or --prompt-tokens), --chunk and --max-tokens are "
+                            "numbers from 1 on, the last from %d on", ROUNDS);
     o.slots = b.batch;
     o.max_seq = b.context + b.tokens;
     if (!b.skip_prefill)
-        o.prefill_tokens = b.batch < CHUNK ? b.context < CHUNK ? b.context : CHUNK : 2 * b.batch;
+        o.prefill_tokens = b.context < b.chunk ? b.context : b.chunk; /* or batch, if larger */
     MR_TRY(app_model_config(a, args, extra, 1, &c, &err));
     MR_TRY(mri_session_open(a->registry, c, &o, &b.s, &err));
     MR_TRY(mri_session_init_weights(b.s, &err));
