@@ -24,6 +24,9 @@ const mri_dtype *mri_dtype_of_file(const char *file)
 
 const mri_dtype *mri_dtype_of_name(const char *name)
 {
+    for (size_t i = 0; i < ROWS; i++) /* most names that are asked for are the table's own */
+        if (table[i].name == name)
+            return &table[i];
     for (size_t i = 0; i < ROWS; i++)
         if (!strcmp(table[i].name, name))
             return &table[i];

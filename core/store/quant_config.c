@@ -122,6 +122,8 @@ static mr_status read_group(mri_quant *q, const json_t *g, const char *format, c
     if (!w || json_is_null(w))
         return 0; /* activations alone */
     format = own ? own : format;
+    if (format && !strcmp(format, "dense"))
+        return 0; /* weights as they are */
     if (format && !strcmp(format, "naive-quantized"))
         format = ints ? "int-quantized" : "float-quantized";
     const mri_quant_format *f = format ? format_of(q->method, format) : NULL;
@@ -223,7 +225,10 @@ static mr_status read_modelopt(mri_quant *q, const json_t *o, const char *where,
     const char *algo = json_string_value(json_object_get(o, "quant_algo")), *layer;
     json_t *layers = json_object_get(o, "quantized_layers"), *v;
     mr_status st = 0;
-    q->name = mri_strdup(algo ? algo : "(none)");
+    bool none = json_is_null(json_object_get(o, "quant_algo")); /* of caches alone, it may be */
+    q->name = mri_strdup(algo ? algo : "no weights");
+    if (none)
+        return 0;
     if (!algo || strcasecmp(algo, "MIXED_PRECISION"))
         return add_algo(q, algo, o, where, err);
     json_object_foreach(layers, layer, v)
@@ -248,7 +253,7 @@ static mr_status read_config(const json_t *o, const char *where, mri_quant **out
     const char *method = json_string_value(json_object_get(o, "quant_method"));
     if (!json_is_object(o))
         return BAD("%s is not an object", where);
-    if (!method && json_object_get(o, "quant_algo"))
+    if (!method && json_object_get(o, "quant_algo")) /* null too */
         method = "modelopt"; /* hf_quant_config.json says it by its name */
     for (size_t i = 0; method && i < sizeof methods / sizeof *methods; i++) {
         if (strcmp(method, methods[i].method))

@@ -154,6 +154,24 @@ Test(quant, a_scheme_that_is_not_known_is_named_beside_the_known_ones)
     }
 }
 
+Test(quant, a_scheme_that_leaves_weights_alone_has_no_rules)
+{
+    static const char *const good[] = {
+        "{\"quant_algo\": null, \"kv_cache_quant_algo\": \"FP8\"}",
+        "{\"quant_method\": \"compressed-tensors\", \"format\": \"dense\", \"config_groups\": "
+        "{\"g\": {\"weights\": {\"num_bits\": 8}}}}",
+        "{\"quant_method\": \"compressed-tensors\", \"format\": \"float-quantized\", "
+        "\"config_groups\": {\"g\": {\"weights\": null, \"input_activations\": {}}}}",
+    };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        mr_err err = MR_ERR_INIT;
+        mri_quant *q;
+        cr_assert_eq(mri_quant_parse(good[i], strlen(good[i]), "c", &q, &err), 0, "%s", err.what);
+        cr_assert(q && !q->rules.n, "%s", good[i]);
+        mri_quant_free(q);
+    }
+}
+
 #define FP8 "{\"quant_method\": \"fp8\", \"weight_block_size\": [2, 2]}"
 #define INT4                                                                                       \
     "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\", "                  \
