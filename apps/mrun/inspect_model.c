@@ -70,7 +70,15 @@ static void mark(const mri_safetensors *f, uint8_t *used, const mri_tensor *t)
         used[t - mri_safetensors_at(f, 0)] = 1;
 }
 
-/* One weight by its name: what stands in the folder for it is read. False: nothing does. */
+/* All that one weight is read from. */
+static void mark_stored(const mri_safetensors *f, uint8_t *used, const mri_stored *s)
+{
+    mark(f, used, s->data);
+    mark(f, used, s->scale);
+    mark(f, used, s->zero);
+}
+
+/* One weight of a parameter that is not whole. False: nothing stands in the folder for it. */
 static bool read_name(inspect_view *v, const char *name, uint8_t *used, size_t *n)
 {
     mri_stored s;
@@ -81,35 +89,44 @@ static bool read_name(inspect_view *v, const char *name, uint8_t *used, size_t *
         mark(v->set, used, mri_safetensors_find(v->set, name));
         return true;
     }
-    if (found) {
-        mark(v->set, used, s.data);
-        mark(v->set, used, s.scale);
-        mark(v->set, used, s.zero);
-    }
+    if (found)
+        mark_stored(v->set, used, &s);
     return found;
 }
 
-/* A parameter: the tensor of its name, or all that stand in its stead. */
-static void read_slot(inspect_view *v, const mri_tensor_slot *s, uint8_t *used, size_t *n)
+/* What a parameter lacks, by the names of all that stand in its stead; `why`: what the first
+ * thing is that is wrong, which is told if nothing is missing. */
+static void read_broken(inspect_view *v, const mri_tensor_slot *s, const char *why, uint8_t *used,
+                        size_t *n)
 {
     size_t before = *n;
-    mri_pieces pieces = { 0 };
-    mr_err err = MR_ERR_INIT;
-    int64_t count = s->desc.tensors && strchr(s->desc.tensors, '#') ? s->desc.type.dim[0] : 1;
+    const char *words = s->desc.tensors;
+    int64_t count = words && strchr(words, '#') ? s->desc.type.dim[0] : 1;
     if (read_name(v, s->name, used, n))
         count = 0;
-    else if (!s->desc.tensors)
+    else if (!words)
         misfit(v->model, n, mri_format("no tensor %s", s->name));
-    for (int64_t i = 0; s->desc.tensors && i < count; i++)
-        for (const char *w = s->desc.tensors; *(w += strspn(w, " ")); w += strcspn(w, " ")) {
+    for (int64_t i = 0; words && i < count; i++)
+        for (const char *w = words; *(w += strspn(w, " ")); w += strcspn(w, " ")) {
             char *name = mri_piece_name(s, w, strcspn(w, " "), i);
             if (!read_name(v, name, used, n))
                 misfit(v->model, n, mri_format("no tensor %s", name));
             free(name);
         }
-    if (*n == before && mri_pieces_find(v->set, v->quant, s, "the folder", &pieces, &err))
-        misfit(v->model, n, mri_strdup(err.what)); /* all there, and of another shape */
-    free(pieces.list.v);
+    if (*n == before)
+        misfit(v->model, n, mri_strdup(why));
+}
+
+static void read_slot(inspect_view *v, const mri_tensor_slot *s, uint8_t *used, size_t *n)
+{
+    mri_pieces p = { 0 };
+    mr_err err = MR_ERR_INIT;
+    if (mri_pieces_find(v->set, v->quant, s, "the folder", &p, &err))
+        read_broken(v, s, err.what, used, n);
+    else
+        for (size_t i = 0; i < p.list.n; i++)
+            mark_stored(v->set, used, &p.list.v[i].from);
+    free(p.list.v);
 }
 
 static void compare(inspect_view *v, const mri_session *s)

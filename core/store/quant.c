@@ -198,15 +198,17 @@ static mr_status missing_part(const mri_tensor *data, const char *name, const ch
 static mr_status meet(const mri_safetensors *f, const mri_quant_rule *r, const char *name,
                       mri_stored *s, mr_err *err)
 {
-    static const char *const refused[] = { "pre_quant_scale", "weight_g_idx", NULL };
     const mri_quant_format *fm = r->format;
-    const mri_tensor *shape = beside(f, name, "weight_shape"), *global, *other;
+    bool packed = fm->codes == MRI_CODES_BITS;
+    const char *refused = packed                            ? "weight_g_idx"
+                          : !strcmp(fm->method, "modelopt") ? "pre_quant_scale" : NULL;
+    const mri_tensor *shape = packed ? beside(f, name, "weight_shape") : NULL, *global, *other;
     mr_status st = 0;
     s->rule = r;
     s->global = 1;
     if (!(s->scale = beside(f, name, fm->scale)))
         return missing_part(s->data, name, fm->scale, r, err);
-    MR_TRY(lay_codes(s, fm->codes == MRI_CODES_BITS ? shape : NULL, err));
+    MR_TRY(lay_codes(s, shape, err));
     MR_TRY(lay_scales(s, err));
     if (r->zeros) {
         if (!(s->zero = beside(f, name, "weight_zero_point")))
@@ -220,11 +222,10 @@ static mr_status meet(const mri_safetensors *f, const mri_quant_rule *r, const c
             return misfit(global, s->data, "one f32 is needed", err);
         memcpy(&s->global, global->data, sizeof s->global);
     }
-    for (size_t i = 0; refused[i]; i++)
-        if ((other = beside(f, name, refused[i])))
-            return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
-                           "tensor %s goes with %s, which mrun does not apply", s->data->name,
-                           other->name);
+    if (refused && (other = beside(f, name, refused)))
+        return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
+                       "tensor %s goes with %s, which mrun does not apply", s->data->name,
+                       other->name);
 out:
     return st;
 }
