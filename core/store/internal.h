@@ -31,6 +31,19 @@ typedef struct mri_header {
 bool mri_header_scan(const char *p, size_t n, mri_header *out);
 void mri_header_free(mri_header *h);
 
+/* model.safetensors.index.json; its strings are the text's, which gets zeros for their quotes */
+typedef struct mri_index_entry {
+    const char *name, *file;
+    size_t name_length, file_length;
+} mri_index_entry;
+typedef struct mri_index {
+    MRI_VEC(mri_index_entry) entries;
+    int64_t total; /* metadata.total_size; -1: it says none */
+} mri_index;
+/* false as above, with the text as it was */
+bool mri_index_scan(char *p, size_t n, mri_index *out);
+void mri_index_free(mri_index *x);
+
 /* ---- safetensors.c: takes `m` over, also when it fails ---------------------------------- */
 mr_status mri_safetensors_from_map(const char *path, mri_map m, mri_safetensors **out, mr_err *err);
 mri_safetensors *mri_safetensors_empty(void);

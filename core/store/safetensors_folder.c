@@ -66,7 +66,7 @@ typedef struct shard {
 
 typedef struct shards {
     const char *dir, *index;
-    const json_t *map; /* only read by threads */
+    const json_t *map; /* only read by threads; NULL: what is where is checked later */
     shard *v;
     size_t n, next;
 } shards;
@@ -79,7 +79,7 @@ static mr_status read_shard(const shards *a, shard *s, mr_err *err)
     s->set = mri_safetensors_empty();
     MR_TRY(mri_map_open(path, &m, err));
     MR_TRY(mri_safetensors_add(s->set, path, m, err));
-    for (size_t i = 0; i < mri_safetensors_count(s->set); i++) {
+    for (size_t i = 0; a->map && i < mri_safetensors_count(s->set); i++) {
         const char *name = mri_safetensors_at(s->set, i)->name;
         const char *home = json_string_value(json_object_get(a->map, name));
         if (home && !strcmp(home, s->name))
@@ -119,17 +119,23 @@ static void read_all(shards *a)
         pthread_join(thread[--n], NULL);
 }
 
+static uint64_t bytes_of(const mri_safetensors *f)
+{
+    uint64_t sum = 0, bytes = 0;
+    for (size_t i = 0; i < mri_safetensors_count(f); i++)
+        if (mri_type_bytes(&mri_safetensors_at(f, i)->type, &bytes))
+            sum += bytes; /* each lies in a file of its own: no overflow */
+    return sum;
+}
+
 /* metadata.total_size, a number that some writers gave a point */
 static mr_status check_total(const mri_safetensors *f, const char *index, const json_t *doc,
                              mr_err *err)
 {
     const json_t *total = json_object_get(json_object_get(doc, "metadata"), "total_size");
-    uint64_t sum = 0, bytes = 0;
+    uint64_t sum = bytes_of(f);
     if (!total || json_is_null(total))
         return 0;
-    for (size_t i = 0; i < mri_safetensors_count(f); i++)
-        if (mri_type_bytes(&mri_safetensors_at(f, i)->type, &bytes))
-            sum += bytes; /* each lies in a file of its own: no overflow */
     if (json_is_number(total) && json_number_value(total) == (double)sum)
         return 0;
     BAD("%s: the shards hold %" PRIu64 " bytes of tensors, metadata.total_size says otherwise",
@@ -139,6 +145,92 @@ static mr_status check_total(const mri_safetensors *f, const char *index, const 
     mr_hint(err, "fetch the folder again; if a tool rewrote the shards, take total_size out");
     return MR_E_STORE_FORMAT;
 }
+
+/* ---- the usual case: a good folder with an index in the usual form ---------------------------- */
+
+/* the files of the index, each once, sorted */
+static size_t files_of(const mri_index *x, const char **v)
+{
+    size_t n = 0, unique = 0;
+    for (size_t i = 0; i < x->entries.n; i++) /* neighbours are mostly in one file */
+        if (!n || strcmp(v[n - 1], x->entries.v[i].file))
+            v[n++] = x->entries.v[i].file;
+    qsort(v, n, sizeof *v, by_text);
+    for (size_t i = 0; i < n; i++)
+        if (!unique || strcmp(v[i], v[unique - 1]))
+            v[unique++] = v[i];
+    return unique;
+}
+
+/* Is every entry a tensor of its file, and every tensor one entry? */
+static bool agree(const mri_safetensors *f, const mri_index *x, const shards *a,
+                  const size_t *first)
+{
+    size_t n = mri_safetensors_count(f), k = 0; /* k: the shard of the entry before */
+    bool ok = x->entries.n == n;
+    uint8_t *seen = mri_alloc(n);
+    for (size_t i = 0; ok && i < n; i++) {
+        const mri_tensor *t = mri_safetensors_find(f, x->entries.v[i].name);
+        size_t at = t ? (size_t)(t - mri_safetensors_at(f, 0)) : 0;
+        if (!t || seen[at]) {
+            ok = false;
+            break;
+        }
+        seen[at] = 1;
+        if (at < first[k] || at >= first[k + 1])
+            for (k = 0; at >= first[k + 1];)
+                k++;
+        ok = !strcmp(x->entries.v[i].file, a->v[k].name);
+    }
+    free(seen);
+    return ok && (x->total < 0 || (uint64_t)x->total == bytes_of(f));
+}
+
+/* NULL: something is not as it should be, or not as usual; the long way tells which. */
+static mri_safetensors *open_usual(const char *dir, const char *index)
+{
+    char *text = NULL;
+    size_t size = 0, n;
+    mri_index x = { 0 };
+    shards a = { .dir = dir, .index = index };
+    mri_safetensors *f = NULL;
+    if (mri_read_file(index, INDEX_MAX, &text, &size, NULL) || !mri_index_scan(text, size, &x)) {
+        free(text);
+        return NULL;
+    }
+    const char **files = mri_alloc(x.entries.n * sizeof *files);
+    n = a.n = files_of(&x, files);
+    a.v = mri_alloc(n * sizeof *a.v);
+    size_t *first = mri_alloc((n + 1) * sizeof *first);
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) {
+        a.v[i] = (shard){ .name = files[i], .err = MR_ERR_INIT };
+        ok &= *files[i] && *files[i] != '.' && !strchr(files[i], '/');
+    }
+    if (ok)
+        read_all(&a);
+    f = mri_safetensors_empty();
+    for (size_t i = 0; i < n; i++) {
+        ok = ok && !a.v[i].st;
+        if (ok)
+            mri_safetensors_absorb(f, a.v[i].set);
+        else
+            mri_safetensors_close(a.v[i].set);
+        first[i + 1] = ok ? mri_safetensors_count(f) : 0;
+    }
+    if (!ok || mri_safetensors_seal(f, dir, NULL) || !agree(f, &x, &a, first)) {
+        mri_safetensors_close(f);
+        f = NULL;
+    }
+    mri_index_free(&x);
+    free(first);
+    free(a.v);
+    free(files);
+    free(text);
+    return f;
+}
+
+/* ---- all cases, and what is wrong --------------------------------------------------------------- */
 
 static mr_status open_sharded(const char *dir, const char *index, mri_safetensors **out,
                               mr_err *err)
@@ -199,7 +291,7 @@ mr_status mri_safetensors_open_folder(const char *dir, mri_safetensors **out, mr
     if (!access(single, F_OK))
         st = mri_safetensors_open(single, out, err);
     else if (!access(index, F_OK))
-        st = open_sharded(dir, index, out, err);
+        st = (*out = open_usual(dir, index)) ? 0 : open_sharded(dir, index, out, err);
     else {
         st = mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER, "no weights in %s", dir);
         mr_detail(err, "tried %s and %s", single, index);

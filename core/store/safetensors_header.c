@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * safetensors_header.c - the header of a safetensors file in the form that every writer gives it,
- * in one pass: strings without escapes in ASCII, whole numbers, the three keys of a tensor once
+ * safetensors_header.c - the header of a safetensors file, and the index of several, in the form
+ * that every writer gives them, in one pass: strings without escapes in ASCII, whole numbers, the three keys of a tensor once
  * each. A folder has 100,000 of them, for which the JSON library's trees take most of a second.
  *
  * Invariant: what is accepted here, the JSON library reads as the same. Everything else, and
@@ -187,6 +187,76 @@ bool mri_header_scan(const char *p, size_t n, mri_header *out)
         return true;
     mri_header_free(out);
     return false;
+}
+
+/* ---- an index --------------------------------------------------------------------------------- */
+
+/* {"total_parameters": 12, "total_size": 24}, or a part of it */
+static bool index_metadata(cursor *c, mri_index *x, bool *seen)
+{
+    int64_t parameters = -1;
+    if (*seen || !is(c, '{'))
+        return false;
+    *seen = true;
+    if (is(c, '}'))
+        return true;
+    do {
+        const char *s;
+        size_t n;
+        if (!text(c, &s, &n) || !is(c, ':'))
+            return false;
+        int64_t *to = same(s, n, "total_size")         ? &x->total
+                      : same(s, n, "total_parameters") ? &parameters : NULL;
+        if (!to || *to >= 0 || !whole(c, to))
+            return false;
+    } while (is(c, ','));
+    return is(c, '}');
+}
+
+static bool weight_map(cursor *c, mri_index *x)
+{
+    if (x->entries.n || !is(c, '{'))
+        return false;
+    do {
+        mri_index_entry e;
+        size_t n, m;
+        const char *s, *file;
+        if (!text(c, &s, &n) || !is(c, ':') || !text(c, &file, &m))
+            return false;
+        e = (mri_index_entry){ s, file, n, m };
+        MRI_PUSH(&x->entries, e);
+    } while (is(c, ','));
+    return is(c, '}');
+}
+
+bool mri_index_scan(char *p, size_t n, mri_index *out)
+{
+    cursor c = { p, p + n };
+    const char *s;
+    size_t k;
+    bool ok = is(&c, '{'), seen = false;
+    *out = (mri_index){ .total = -1 };
+    do {
+        ok = ok && text(&c, &s, &k) && is(&c, ':') &&
+             (same(s, k, "metadata")     ? index_metadata(&c, out, &seen)
+              : same(s, k, "weight_map") ? weight_map(&c, out) : false);
+    } while (ok && is(&c, ','));
+    ok = ok && is(&c, '}');
+    blanks(&c);
+    ok = ok && c.p == c.end && out->entries.n;
+    for (size_t i = 0; ok && i < out->entries.n; i++) { /* their quotes were read */
+        mri_index_entry *e = &out->entries.v[i];
+        p[e->name + e->name_length - p] = p[e->file + e->file_length - p] = 0;
+    }
+    if (!ok)
+        mri_index_free(out);
+    return ok;
+}
+
+void mri_index_free(mri_index *x)
+{
+    free(x->entries.v);
+    *x = (mri_index){ .total = -1 };
 }
 
 void mri_header_free(mri_header *h)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * An index of any text over two good shards: what opens names their tensors and no others. */
+ * An index of any text over two good shards: what opens names their tensors and no others, and an
+ * index that is read in one pass is read as the JSON library reads it. */
 #include "fuzz.h"
+#include <jansson.h>
 #include <unistd.h>
 
 static char dir[] = "/tmp/mrun-fuzz-XXXXXX";
@@ -39,6 +41,35 @@ static void make_folder(void)
     }
 }
 
+static void check_scan(const uint8_t *data, size_t n)
+{
+    char *text = mri_strndup((const char *)data, n);
+    mri_json *doc = NULL;
+    mri_index x;
+    bool usual = mri_index_scan(text, n, &x);
+    if (usual) {
+        bool parsed = !mri_json_parse((const char *)data, n, "index", &doc, NULL);
+        const json_t *map = json_object_get(doc, "weight_map");
+        const json_t *total = json_object_get(json_object_get(doc, "metadata"), "total_size");
+        bool twice = false; /* then the tensors do not agree with the entries either */
+        for (size_t i = 0; i < x.entries.n && !twice; i++)
+            for (size_t k = 0; k < i && !twice; k++)
+                twice = !strcmp(x.entries.v[i].name, x.entries.v[k].name);
+        MRI_ASSERT(parsed || twice);
+        MRI_ASSERT(!parsed || json_object_size(map) == x.entries.n);
+        for (size_t i = 0; parsed && i < x.entries.n; i++) {
+            const char *file = json_string_value(json_object_get(map, x.entries.v[i].name));
+            MRI_ASSERT(file && !strcmp(file, x.entries.v[i].file));
+        }
+        MRI_ASSERT(!parsed || (total ? json_integer_value(total) == x.total : x.total == -1));
+    } else {
+        MRI_ASSERT(!n || !memcmp(text, data, n));
+    }
+    mri_json_free(doc);
+    mri_index_free(&x);
+    free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     static bool made;
@@ -47,6 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (!made)
         make_folder();
     made = true;
+    check_scan(data, n);
     put("model.safetensors.index.json", data, n);
     mr_status st = mri_safetensors_open_folder(dir, &f, &err);
     fuzz_told(st, &err);
