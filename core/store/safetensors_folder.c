@@ -146,7 +146,7 @@ static mr_status check_total(const mri_safetensors *f, const char *index, const 
     return MR_E_STORE_FORMAT;
 }
 
-/* ---- the usual case: a good folder with an index in the usual form ---------------------------- */
+/* ---- the usual case: a good folder with an index in the usual form ------------------------ */
 
 /* the files of the index, each once, sorted */
 static size_t files_of(const mri_index *x, const char **v)
@@ -230,7 +230,7 @@ static mri_safetensors *open_usual(const char *dir, const char *index)
     return f;
 }
 
-/* ---- all cases, and what is wrong --------------------------------------------------------------- */
+/* ---- all cases, and what is wrong ----------------------------------------------------------- */
 
 static mr_status open_sharded(const char *dir, const char *index, mri_safetensors **out,
                               mr_err *err)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * safetensors_header.c - the header of a safetensors file, and the index of several, in the form
- * that every writer gives them, in one pass: strings without escapes in ASCII, whole numbers, the three keys of a tensor once
- * each. A folder has 100,000 of them, for which the JSON library's trees take most of a second.
+ * that every writer gives them, in one pass: strings without escapes in ASCII, whole numbers, the
+ * three keys of a tensor once each. A folder has 100,000 of them, for which the JSON library's
+ * trees take most of a second.
  *
  * Invariant: what is accepted here, the JSON library reads as the same. Everything else, and
  * every error, is left to it: false means "not in this form", not "malformed".
@@ -189,7 +190,7 @@ bool mri_header_scan(const char *p, size_t n, mri_header *out)
     return false;
 }
 
-/* ---- an index --------------------------------------------------------------------------------- */
+/* ---- an index ----------------------------------------------------------------------------- */
 
 /* {"total_parameters": 12, "total_size": 24}, or a part of it */
 static bool index_metadata(cursor *c, mri_index *x, bool *seen)

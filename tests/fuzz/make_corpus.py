@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """make_corpus.py: seeds of the fuzz targets (corpus/NAME/), from the fixtures and by hand. Run
-again when a target or a fixture changes; what a fuzzer finds is added beside the seeds, by a name of what
-it broke."""
+again when a target or a fixture changes; what a fuzzer finds is added beside the seeds, by a name
+of what it broke."""
 import json
 import os
 import struct
