@@ -45,6 +45,7 @@ typedef struct inspect_view {
     mri_checkpoint *checkpoint; /* or NULL */
     mri_safetensors *set;       /* or NULL */
     mri_quant *quant;           /* or NULL */
+    mr_err scheme;              /* code 0, or why the folder's scheme cannot be read */
     MRI_VEC(inspect_group) groups;
     MRI_VEC(const char *) beside; /* files of a tokenizer and the like that are there */
     int64_t *steps; /* all checkpoints beside it, newest first */

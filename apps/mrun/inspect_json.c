@@ -122,6 +122,11 @@ static void json_model(mri_str *out, const inspect_model *m)
 static void json_folder(mri_str *out, const inspect_view *v)
 {
     inspect_list l = { 0 };
+    if (v->scheme.code) {
+        mri_str_add(out, ",\n \"quantisation\": {\"problem\": ");
+        mri_str_json(out, v->scheme.what);
+        mri_str_add(out, "}");
+    }
     if (v->quant) {
         mri_str_add(out, ",\n \"quantisation\": {\"method\": ");
         mri_str_json(out, v->quant->method);

@@ -149,8 +149,11 @@ static void print_folder(const inspect_view *v, mri_str *out)
                     v->model->tensors);
     if (v->model && v->model->plugin)
         mri_str_add(out, "\n");
-    mri_str_fmt(out, "quantised   %s%s%s\n", v->quant ? v->quant->method : "no",
-                v->quant ? ", " : "", v->quant ? v->quant->name : "");
+    if (v->scheme.code)
+        mri_str_fmt(out, "quantised   %s\n            %s\n", v->scheme.what, v->scheme.detail);
+    else
+        mri_str_fmt(out, "quantised   %s%s%s\n", v->quant ? v->quant->method : "no",
+                    v->quant ? ", " : "", v->quant ? v->quant->name : "");
     mri_str_add(out, "beside it   ");
     for (size_t i = 0; i < v->beside.n; i++)
         mri_str_fmt(out, "%s%s", i ? ", " : "", v->beside.v[i]);

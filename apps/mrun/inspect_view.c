@@ -101,7 +101,8 @@ static mr_status open_folder(inspect_view *v, mr_err *err)
     if (st == MR_E_STORE_MISSING && v->has_config && !has_index(v->path))
         st = 0; /* a model without weights still has a plan */
     MR_TRY(st);
-    MR_TRY(mri_quant_open(v->path, &v->quant, err));
+    v->scheme = (mr_err)MR_ERR_INIT;
+    mri_quant_open(v->path, &v->quant, &v->scheme); /* the tensors are shown all the same */
 out:
     if (st == MR_E_STORE_MISSING)
         mr_hint(err, "give a .safetensors file, a Hugging Face folder, a checkpoint or a run");

@@ -157,6 +157,11 @@ static mr_status read_length(const char *path, mri_map m, uint64_t *n, mr_err *e
         return BAD("%s: HeaderTooSmall: %zu bytes, and 8 are needed for the header's length", path,
                    m.n);
     memcpy(n, m.p, 8);
+    if (!memcmp(m.p, "version ", 8)) {
+        BAD("%s: HeaderTooLarge: it is text, not a safetensors file", path);
+        mr_hint(err, "if it is a Git LFS pointer, fetch the weights: git lfs pull");
+        return MR_E_STORE_FORMAT;
+    }
     if (*n > HEADER_MAX)
         return BAD("%s: HeaderTooLarge: the header says %llu bytes, the limit is %d", path,
                    (unsigned long long)*n, HEADER_MAX);

@@ -227,6 +227,11 @@ Test(inspect_folder, a_scheme_and_a_tokenizer_are_seen)
     job_write(tok, "{}", 2);
     r = inspect(&j, published[0].v4, NULL);
     cr_assert(strstr(r.out, "beside it   tokenizer.json"), "%s%s", r.out, r.err);
+    r = inspect(&j, "{\"model_type\": \"llama4\", \"quantization_config\": {\"quant_method\": "
+                    "\"gptq\"}}", NULL);
+    cr_assert(!r.code && strstr(r.out, "\"gptq\" is not one that mrun reads"), "%s", r.out);
+    cr_assert(strstr(r.out, "known: fp8 block") && strstr(r.out, "plugin      model/llama4"), "%s",
+              r.out);
     free(tok);
     free(dir);
     job_free(&j);

@@ -76,6 +76,19 @@ Test(safetensors_malformed, each_of_the_zoo_is_refused_by_name)
     scratch_drop(dir);
 }
 
+Test(safetensors_malformed, a_pointer_in_place_of_the_weights_is_recognised)
+{
+    static const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:00\n";
+    char *dir = scratch_make(), *path = mri_format("%s/x.safetensors", dir);
+    mr_err err = MR_ERR_INIT;
+    mri_safetensors *f;
+    scratch_put(path, pointer, strlen(pointer));
+    cr_assert_eq(mri_safetensors_open(path, &f, &err), MR_E_STORE_FORMAT);
+    cr_assert(strstr(err.what, "it is text") && strstr(err.hint, "git lfs pull"), "%s", err.what);
+    free(path);
+    scratch_drop(dir);
+}
+
 Test(safetensors_malformed, lengths_are_checked_against_the_file)
 {
     char *dir = scratch_make(), *path = mri_format("%s/x.safetensors", dir);
