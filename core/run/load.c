@@ -92,13 +92,23 @@ static void read_ahead(loader *l, size_t i)
     }
 }
 
+/* What element `i` of a piece and those after it become. */
+static size_t forms_of(const loader *l, const mri_stretch *x, int64_t i, mri_param_form f[2])
+{
+    size_t width = mr_dtype_bytes(x->from.type.dtype);
+    if (!x->state)
+        return mri_params_forms(l->params, x->slot, x->at + (uint64_t)i, f);
+    f[0] = (mri_param_form){ x->state + (size_t)i * width, x->from.type.dtype, width, false };
+    return 1;
+}
+
 /* The chunk in its final forms: in place, or in its slot. */
 static mr_status fill(loader *l, size_t i, float *scratch, mr_err *err)
 {
     const chunk *c = &l->chunks.v[i];
     const mri_stretch *x = c->piece;
     mri_param_form f[2];
-    size_t n_forms = mri_params_forms(l->params, x->slot, x->at + (uint64_t)c->first, f);
+    size_t n_forms = forms_of(l, x, c->first, f);
     char *to[2];
     mr_status st = 0;
     for (size_t k = 0; k < n_forms; k++)
@@ -173,7 +183,7 @@ static mr_status ship_chunk(loader *l, size_t i, mr_err *err)
     const chunk *c = &l->chunks.v[i];
     const char *from = l->ring[i % l->slots];
     mri_param_form f[2];
-    size_t n = mri_params_forms(l->params, c->piece->slot, c->piece->at + (uint64_t)c->first, f);
+    size_t n = forms_of(l, c->piece, c->first, f);
     mr_status st = 0;
     for (size_t k = 0; k < n; k++)
         MR_TRY(d->ops->copy(d->dev, d->stream, f[k].at, from + (k ? (size_t)CHUNK * f[0].width : 0),
@@ -218,7 +228,7 @@ static mr_status make_ring(loader *l, const mri_pieces *p, size_t threads, mr_er
     for (size_t i = 0; i < p->list.n; i++) {
         const mri_stretch *x = &p->list.v[i];
         mri_param_form f[2];
-        size_t width = 0, n = mri_params_forms(l->params, x->slot, x->at, f);
+        size_t width = 0, n = forms_of(l, x, 0, f);
         while (n)
             width += f[--n].width;
         l->slot_bytes = CHUNK * width > l->slot_bytes ? CHUNK * width : l->slot_bytes;

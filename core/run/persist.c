@@ -161,6 +161,37 @@ out:
     return st;
 }
 
+static mr_status load_states(mri_session *s, const mri_safetensors *f, mr_err *err)
+{
+    mri_pieces pieces = { 0 };
+    mr_status st = 0;
+    for (size_t i = 0; i < s->params.slots.n && !st; i++)
+        for (size_t j = 0; j < s->update->states.n && !st; j++) {
+            const mri_tensor_slot *slot = &s->params.slots.v[i];
+            const mri_opt_state *x = &s->update->states.v[j];
+            if (x->group != slot->group)
+                continue;
+            char *name = mri_format("%s.%s", x->name, slot->name);
+            const mri_tensor *t = f ? mri_safetensors_find(f, name) : NULL;
+            st = t ? same_shape(t, slot, "the checkpoint", err)
+                   : missing("the checkpoint", name, err);
+            free(name);
+            if (!st && !mr_is(&t->type, s->params.acc_dtype))
+                st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
+                             "the checkpoint: %s is %s, this run keeps %s", t->name, t->type.dtype,
+                             s->params.acc_dtype);
+            if (st)
+                break;
+            mri_stretch piece = { slot, 0, { .name = t->name, .type = t->type, .data = t },
+                                  state_part(s, x, slot) };
+            MRI_PUSH(&pieces.list, piece);
+        }
+    if (!st && pieces.list.n)
+        st = mri_load(&s->params, &s->device, f, &pieces, err);
+    free(pieces.list.v);
+    return st;
+}
+
 mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err)
 {
     const mri_safetensors *model = mri_checkpoint_group(c, "model");
@@ -173,28 +204,7 @@ mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights
         return st;
     const mri_checkpoint_meta *meta = mri_checkpoint_info(c);
     s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
-    for (size_t i = 0; s->update && i < s->params.slots.n; i++)
-        for (size_t j = 0; j < s->update->states.n; j++) {
-            const mri_tensor_slot *slot = &s->params.slots.v[i];
-            const mri_opt_state *x = &s->update->states.v[j];
-            if (x->group != slot->group)
-                continue;
-            char *name = mri_format("%s.%s", x->name, slot->name);
-            const mri_tensor *t = optimizer ? mri_safetensors_find(optimizer, name) : NULL;
-            st = t ? same_shape(t, slot, "the checkpoint", err)
-                   : missing("the checkpoint", name, err);
-            free(name);
-            if (!st && !mr_is(&t->type, s->params.acc_dtype))
-                st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
-                             "the checkpoint: %s is %s, this run keeps %s", t->name, t->type.dtype,
-                             s->params.acc_dtype);
-            if (!st)
-                st = mri_device_write(&s->device, state_part(s, x, slot), t->data,
-                                      mr_bytes(&t->type), err);
-            if (st)
-                return st;
-        }
-    return 0;
+    return s->update ? load_states(s, optimizer, err) : 0;
 }
 
 mr_status mri_session_load_hf(mri_session *s, const char *dir, mr_err *err)

@@ -59,7 +59,7 @@ static mr_status no_piece(const mri_tensor_slot *s, const char *name, const char
 
 static void push(mri_pieces *out, const mri_tensor_slot *s, uint64_t at, const mri_stored *from)
 {
-    mri_stretch p = { s, at, *from };
+    mri_stretch p = { s, at, *from, NULL };
     p.from.name = from->data->name;
     MRI_PUSH(&out->list, p);
 }

@@ -12,6 +12,8 @@ typedef struct mri_stretch { /* elements [at, at + those of `from`) of a paramet
     const mri_tensor_slot *slot;
     uint64_t at;
     mri_stored from;
+    char *state; /* NULL, or where on the device an optimizer's state of the parameter lies: it is
+                    what is read, in the dtype of `from` */
 } mri_stretch;
 
 typedef struct mri_pieces {

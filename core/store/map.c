@@ -10,6 +10,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14; older kernels refuse it, and pages come as touched */
+#endif
+
 mr_status mri_map_open(const char *path, mri_map *m, mr_err *err)
 {
     struct stat s;

@@ -93,7 +93,8 @@ MR_UNUSED static mri_session *open_with(kit *k, const char *const *base, const c
                                         bool train, bool is_late)
 {
     const char *sets[64] = { "backend.plugin=cpu", "train.micro_batch=1" };
-    mri_session_options o = { .needs = train ? MRI_NEED_TRAIN : MRI_NEED_EVAL };
+    mri_session_options o = { .needs = train ? MRI_NEED_TRAIN | MRI_NEED_UPDATE
+                                             : MRI_NEED_EVAL };
     mr_err err = MR_ERR_INIT;
     size_t n = 2;
     while (*base)

@@ -123,3 +123,59 @@ Test(load, a_missing_tensor_is_named)
     kit_close(&k);
     scratch_drop(dir);
 }
+
+/* Each state of each parameter, written or compared with what was written. */
+static void each_state(mri_session *s, bool compare, float plus)
+{
+    mr_err err = MR_ERR_INIT;
+    size_t seen = 0;
+    for (size_t k = 0; k < s->params.slots.n; k++)
+        for (size_t j = 0; j < s->update->states.n; j++) {
+            const mri_tensor_slot *slot = &s->params.slots.v[k];
+            const mri_opt_state *x = &s->update->states.v[j];
+            if (x->group != slot->group)
+                continue;
+            char *at = (char *)x->data + (slot->at - s->params.groups.v[x->group].at) * 4;
+            float *v = mri_alloc(slot->n * sizeof *v);
+            if (compare)
+                kit_ok(mri_device_read(&s->device, v, at, slot->n * 4, &err), &err, "read");
+            for (uint64_t i = 0; i < slot->n; i++) {
+                float want = value(100 * j + k, i) + plus;
+                if (compare)
+                    cr_assert_eq(v[i], want, "%s of %s", x->name, slot->name);
+                v[i] = want;
+            }
+            if (!compare)
+                kit_ok(mri_device_write(&s->device, at, v, slot->n * 4, &err), &err, "write");
+            free(v);
+            seen++;
+        }
+    cr_assert_gt(seen, s->params.slots.n);
+}
+
+Test(load, a_checkpoints_states_come_back_with_its_weights)
+{
+    for (int is_late = 0; is_late < 2; is_late++) {
+        kit k = { 0 };
+        mr_err err = MR_ERR_INIT;
+        mri_checkpoint *c = NULL;
+        char *dir = scratch_make(), *saved = mri_format("%s/saved", dir);
+        mri_session *s = open_as(&k, (const char *[]){ "precision.recipe=bf16", NULL }, true,
+                                 is_late);
+        write_folder(dir, &s->params, false);
+        kit_ok(mri_session_load_hf(s, dir, &err), &err, "load");
+        each_state(s, false, 0);
+        kit_ok(mri_session_save(s, saved, 1, &err), &err, "save");
+        each_state(s, false, 1);
+        kit_ok(mri_checkpoint_open_newest(saved, &c, &err), &err, "open");
+        kit_ok(mri_session_load(s, c, false, &err), &err, "resume");
+        each_state(s, true, 0);
+        for (size_t i = 0; i < s->params.slots.n; i++)
+            check_slot(s, i, true);
+        mri_checkpoint_close(c);
+        kit_close(&k);
+        free(late.queue.v);
+        free(saved);
+        scratch_drop(dir);
+    }
+}
