@@ -33,16 +33,23 @@ INLINE float dot(arr a, arr b, int64_t n)
 enum { SHORT = 1024 }; /* values of a row whose squares are summed in double: still cheap */
 
 /* 1 / sqrt(mean square + eps), rounded once for f32: a whole row shares its error */
-INLINE float rstd_of(arr x, int64_t n, float eps)
+INLINE double rstd_of(arr x, int64_t n, float eps)
 {
     double s = 0;
     if (x.bf || n > SHORT)
-        return 1.0f / sqrtf(dot(x, x, n) / (float)n + eps);
+        return (double)(1.0f / sqrtf(dot(x, x, n) / (float)n + eps));
     const float *v = x.p;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; i++)
         s += (double)v[i] * (double)v[i];
-    return (float)(1.0 / sqrt(s / (double)n + (double)eps));
+    return 1.0 / sqrt(s / (double)n + (double)eps);
+}
+
+/* y = x s w of short rows of f32, rounded once; w may be absent */
+INLINE void scale_short(const float *x, double s, const float *w, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)((double)x[i] * s * (w ? (double)w[i] : 1));
 }
 
 static mr_status rms_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
@@ -57,8 +64,12 @@ static mr_status rms_run(const struct kernel *base, const mr_buf *in, const mr_b
         cpu_range(k->rows, 1, p, k->parts, &lo, &hi);
         for (int64_t r = lo; r < hi; r++) {
             arr x = arr_at(in_arr(base, in, 0), r * n), o = arr_at(y, r * n);
-            float s = rstd_of(x, n, k->eps);
-            rstd[r] = s;
+            double exact = rstd_of(x, n, k->eps);
+            float s = rstd[r] = (float)exact;
+            if (n <= SHORT && !x.bf && !o.bf && !w.bf) {
+                scale_short(x.p, exact, w.p, o.p, n);
+                continue;
+            }
             for (int64_t i = 0; i < n; i += W) {
                 int l = LANES(i, n);
                 vf v = ld(x, i, l) * s;

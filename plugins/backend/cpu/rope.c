@@ -10,7 +10,7 @@
 struct rope {
     struct kernel base;
     int64_t rows, heads, width, n; /* n pairs of the `width` values of a head are rotated */
-    int interleaved;
+    int interleaved, few;
     float factor, sign;
     double *freq;   /* [n] */
     uint64_t stride; /* bytes of a part's scratch: cos and sin, [2n] each */
@@ -42,7 +42,8 @@ static mr_status rope_run(const struct kernel *base, const mr_buf *in, const mr_
         int64_t lo, hi;
         cpu_range(k->rows, 1, p, parts, &lo, &hi);
         for (int64_t t = lo; t < hi; t++) {
-            turn_angles(k->freq, k->n, pos[t], k->factor, k->sign, k->interleaved, c, s);
+            (k->few ? turn_angles_exact : turn_angles)(k->freq, k->n, pos[t], k->factor, k->sign,
+                                                       k->interleaved, c, s);
             for (int64_t h = 0; h < k->heads; h++) {
                 int64_t at = (t * k->heads + h) * k->width;
                 if (k->interleaved)
@@ -76,6 +77,7 @@ static mr_status rope_prepare(struct kernel *base, const mr_call *c, mr_err *err
     k->rows = mr_rows(c->in[0]);
     k->heads = d / k->width;
     k->n = f->n;
+    k->few = k->rows * k->n <= TURN_FEW;
     k->interleaved = mr_attr_i(c, "interleaved", 1) != 0;
     k->factor = (float)mr_attr_f(c, "factor", 1);
     k->sign = mr_attr_i(c, "inverse", 0) ? -1.0f : 1.0f;

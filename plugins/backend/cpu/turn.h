@@ -42,6 +42,25 @@ INLINE void turn_angles(const double *freq, int64_t n, int32_t pos, float factor
     }
 }
 
+/* The same by the C library, rounded once: for so few angles (rows times n) that it costs nothing. */
+enum { TURN_FEW = 1 << 14 };
+INLINE void turn_angles_exact(const double *freq, int64_t n, int32_t pos, float factor, float sign,
+                              int interleaved, float *c, float *s)
+{
+    for (int64_t i = 0; i < n; i++) {
+        double a = pos * freq[i];
+        float vc = (float)(cos(a) * (double)factor), vs = (float)(sin(a) * (double)(factor * sign));
+        if (interleaved) {
+            c[2 * i] = c[2 * i + 1] = vc;
+            s[2 * i] = -vs;
+            s[2 * i + 1] = vs;
+        } else {
+            c[i] = vc;
+            s[i] = vs;
+        }
+    }
+}
+
 INLINE vf turn_swap(vf v)
 {
 #if W == 16
