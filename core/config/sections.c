@@ -287,7 +287,7 @@ static const mri_job_needs jobs[] = {
     { "tokenize", "tokenizer", "", NULL, NULL },
     { "generate", "backend model tokenizer", "comm shard graph", NULL, NULL },
     { "score", "backend model tokenizer", "comm shard graph", NULL, NULL },
-    { "convert", "model", "backend tokenizer", "convert", "out" },
+    { "convert", "model", "tokenizer", "convert", "out" }, /* no device is opened */
     { "bench", "backend model optimizer", "comm shard graph data tokenizer", "train",
       "steps" },
 };
