@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // patches.cu - rows of pictures: tiles cut into patches, positions and class rows added, patches
-// shuffled into wider rows, rotated in two dimensions, merged into a text's rows. Packs of 16 bytes
-// where rows are whole ones. Bytes: operands once each way; floor: bytes / the copy bandwidth
-// (rope_2d of 16 tiles of 577 rows, 1408 wide, bf16: 52 MB, 12 us at 4.27 TB/s). Gradients that
-// sum over rows are added in the order of the rows by the thread that owns the column; the two
-// atomics are a least and a greatest number. A feature outside its operand makes its token NaN: the
-// run's checks find it.
+// shuffled into wider rows, rotated in two dimensions. Packs of 16 bytes where rows are whole ones.
+// Bytes: operands once each way; floor: bytes / the copy bandwidth (64 tiles of 577 rows, 1408
+// wide, bf16: 208 MB, 49 us at 4.27 TB/s). The gradient that sums over rows is added in the order of
+// the rows by the thread that owns the column.
 
 #include "pack.cuh"
 #include "rope.h"
@@ -17,7 +15,6 @@ struct patches {
     int64_t tile;         // rows of a tile
     int first, at;        // of a tile: patch 0, the class row (-1: none)
     int high, wide, ratio, inverse;
-    int64_t features;     // merge_rows
     int channels, side, patch;
     rope_args turn;
 };
@@ -281,125 +278,6 @@ static mr_status rope_2d_run(RUN_ARGS)
     return cuda_launched(base, err);
 }
 
-// ---- merge_rows ---------------------------------------------------------------------------------
-// Without features: the gradient by x, zeros where a feature stood.
-template <typename F, int V, int U>
-KERNEL merge(const F *x, const F *f, const int32_t *rows, F *y, int64_t tokens, int64_t features,
-             uint32_t packs)
-{
-    row_packs<U> mine(packs);
-    pack<F, V> p[U];
-#pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < tokens) {
-            int64_t m = rows[s.row];
-            if (m < 0) {
-                p[u].load(x, (s.row * packs + s.col) * V);
-            } else if (f && m < features) {
-                p[u].load(f, (m * packs + s.col) * V);
-            } else {
-                float v[V];
-#pragma unroll
-                for (int j = 0; j < V; j++)
-                    v[j] = m < features ? 0 : nanf("");
-                p[u].narrow(v);
-            }
-        }
-#pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < tokens)
-            p[u].store(y, (s.row * packs + s.col) * V);
-}
-
-// The first and the last token of each feature; none: INT32_MAX and -1. Least and greatest do not
-// depend on the order in which they are found.
-KERNEL merge_none(int2 *span, int64_t features)
-{
-    GRID_LOOP(m, features)
-        span[m] = int2{ INT32_MAX, -1 };
-}
-
-KERNEL merge_spans(const int32_t *rows, int2 *span, int64_t tokens, int64_t features)
-{
-    GRID_LOOP(t, tokens)
-        if (int m = rows[t]; m >= 0 && m < features) {
-            atomicMin(&span[m].x, (int)t);
-            atomicMax(&span[m].y, (int)t);
-        }
-}
-
-// Nearly always a feature has one token; of several, those between are asked in order.
-template <typename F, int V, int U>
-KERNEL merge_dfeatures(const F *dy, const int32_t *rows, const int2 *span, F *df, int64_t features,
-                       uint32_t packs)
-{
-    row_packs<U> mine(packs);
-    pack<F, V> p[U];
-    int2 own[U];
-#pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < features) {
-            own[u] = span[s.row];
-            if (own[u].y >= 0)
-                p[u].load(dy, ((int64_t)own[u].x * packs + s.col) * V);
-        }
-#pragma unroll
-    for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < features) {
-            float sum[V] = {}, v[V];
-            if (own[u].y >= 0)
-                p[u].widen(sum);
-            for (int t = own[u].x + 1; own[u].y >= 0 && t <= own[u].y; t++)
-                if (rows[t] == (int)s.row) {
-                    p[u].load(dy, ((int64_t)t * packs + s.col) * V);
-                    p[u].widen(v);
-#pragma unroll
-                    for (int j = 0; j < V; j++)
-                        sum[j] += v[j];
-                }
-            p[u].narrow(sum);
-            p[u].store(df, (s.row * packs + s.col) * V);
-        }
-}
-
-static mr_status merge_run(RUN_ARGS)
-{
-    SELF;
-    (void)ws;
-    bool whole = k->d % WIDE_V == 0 && aligned16(in[0].data, in[1].data, out[0].data);
-    if (k->rows && k->d)
-        WITH_PACK(base->in_kind[0], whole, (
-            merge<F, V, 4><<<pack_grid<4>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
-                (const F *)in[0].data, (const F *)in[1].data, (const int32_t *)in[2].data,
-                (F *)out[0].data, k->rows, k->features, (uint32_t)(k->d / V))));
-    return cuda_launched(base, err);
-}
-
-static mr_status merge_bwd_run(RUN_ARGS)
-{
-    SELF;
-    const int32_t *rows = (const int32_t *)in[1].data;
-    int2 *span = (int2 *)ws;
-    bool whole = k->d % WIDE_V == 0 && aligned16(in[0].data, out[0].data, out[1].data);
-    if (k->features) {
-        merge_none<<<grid_for(k->features), THREADS, 0, stream>>>(span, k->features);
-        merge_spans<<<grid_for(k->rows), THREADS, 0, stream>>>(rows, span, k->rows, k->features);
-    }
-    if (k->d)
-        WITH_PACK(base->in_kind[0], whole, {
-            if (k->rows)
-                merge<F, V, 4><<<pack_grid<4>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
-                    (const F *)in[0].data, (const F *)nullptr, rows, (F *)out[0].data, k->rows,
-                    k->features, (uint32_t)(k->d / V));
-            if (k->features)
-                merge_dfeatures<F, V, 4><<<pack_grid<4>(k->features * (k->d / V)), THREADS, 0,
-                                           stream>>>(
-                    (const F *)in[0].data, rows, span, (F *)out[1].data, k->features,
-                    (uint32_t)(k->d / V));
-        });
-    return cuda_launched(base, err);
-}
-
 // ---- from types to kernels ----------------------------------------------------------------------
 // of a tile of `patches` patches, beside which there may be a class row
 static void classes(struct patches *k, const mr_call *c, int64_t patches)
@@ -483,27 +361,11 @@ static mr_status rope_2d_prepare(struct kernel *base, const mr_call *c, mr_err *
     return fits(k, 1, err);
 }
 
-static mr_status merge_prepare(struct kernel *base, const mr_call *c, mr_err *err)
-{
-    struct patches *k = (struct patches *)base;
-    int bwd = c->n_in == 2;
-    k->rows = mr_rows(c->in[0]);
-    k->d = mr_last(c->in[0]);
-    k->features = bwd ? mr_attr_i(c, "features", 0) : mr_rows(c->in[1]);
-    base->run = bwd ? merge_bwd_run : merge_run;
-    if (bwd)
-        base->workspace = (uint64_t)k->features * sizeof(int2);
-    mr_status bad = packs_fit(base, k->features * k->d, k->d, err);
-    return bad ? bad : fits(k, bwd ? 1 : 3, err);
-}
-
 const struct op_row cuda_patches_rows[] = {
     { "patchify", "x>x", sizeof(struct patches), patchify_prepare, 0, 0 },
     { "patch_positions", "xxX>x", sizeof(struct patches), positions_prepare, 0, 0 },
     { "patch_positions.wgrad", "xFF>", sizeof(struct patches), positions_prepare, 0, 0 },
     { "shuffle_patches", "x>x", sizeof(struct patches), shuffle_prepare, 0, 0 },
     { "rope_2d", "x>x", sizeof(struct patches), rope_2d_prepare, MR_K_INPLACE0, 0 },
-    { "merge_rows", "xxi>x", sizeof(struct patches), merge_prepare, 0, 0 },
-    { "merge_rows.bwd", "xi>xx", sizeof(struct patches), merge_prepare, 0, 0 },
     {},
 };
