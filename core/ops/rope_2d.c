@@ -51,15 +51,15 @@ static mr_status rope_2d_ref(const mr_call *c, const mr_buf *in, const mr_buf *o
     for (int64_t t = 0; t < T; t++)
         for (int64_t h = t * D; h < (t + 1) * D; h += C) {
             int64_t k = t % g.rows - g.first;
-            bool turns = t % g.rows != g.at;
-            for (int64_t i = 0; i < 2 * n; i++) {
+            int64_t pairs = t % g.rows == g.at ? 0 : 2 * n; /* that are turned */
+            for (int64_t i = 0; i < pairs; i++) {
                 int64_t at = i < n ? k % grid : k / grid;
-                double angle = turns ? turn * (double)(at + 1) * freq->u.fs[i % n] : 0;
+                double angle = turn * (double)(at + 1) * freq->u.fs[i % n];
                 double a = mri_get(x, h + 2 * i), b = mri_get(x, h + 2 * i + 1);
                 mri_put(y, h + 2 * i, a * cos(angle) - b * sin(angle));
                 mri_put(y, h + 2 * i + 1, a * sin(angle) + b * cos(angle));
             }
-            for (int64_t i = h + 4 * n; i < h + C; i++)
+            for (int64_t i = h + 2 * pairs; i < h + C; i++)
                 mri_put(y, i, mri_get(x, i));
         }
     return 0;
