@@ -142,11 +142,16 @@ static mri_val f_sort(ARGS)
     const mri_vlist *l = mri_items(r, a[0]);
     bool reverse = GIVEN(a[1]) && mri_truth(a[1]);
     mri_val absent = { 0 };
-    if (a[3].kind != MRI_V_STR || !memchr(a[3].s->s, ',', a[3].s->n))
-        return mri_sorted(r, l, keys_of(r, l, a[3], a[2], absent), reverse);
+    /* Lists of one key or more, as Jinja has it: equal keys need no order. */
     mri_val *keys = mri_take(r, (l->n + 1) * sizeof *keys);
     for (size_t i = 0; i < l->n; i++)
         keys[i] = mri_list(r, MRI_V_LIST, 2);
+    if (a[3].kind != MRI_V_STR) {
+        const mri_val *one = keys_of(r, l, a[3], a[2], absent);
+        for (size_t i = 0; i < l->n && !r->st; i++)
+            mri_push(r, keys[i], one[i]);
+        return mri_sorted(r, l, keys, reverse);
+    }
     for (size_t at = 0; at <= a[3].s->n && !r->st;) { /* "age,name": by both */
         const char *comma = memchr(a[3].s->s + at, ',', a[3].s->n - at);
         size_t n = comma ? (size_t)(comma - a[3].s->s) - at : a[3].s->n - at;

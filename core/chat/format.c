@@ -188,8 +188,9 @@ mri_val mri_percent(mri_render *r, mri_val format, mri_val args)
         used++;
         percent_one(r, &s, v, &out);
     }
-    if (!keyed && used < have && args.kind != MRI_V_DICT && (tuple || args.kind == MRI_V_STR ||
-                                                            mri_is_num(args)))
+    bool mapping = args.kind == MRI_V_DICT || args.kind == MRI_V_LIST || args.kind == MRI_V_RANGE ||
+                   args.kind == MRI_V_UNDEF; /* has keys or indices: nobody need ask for them */
+    if (!keyed && used < have && !mapping)
         mri_raise(r, "not all arguments were converted by the format string");
     return mri_take_str(r, &out);
 }

@@ -27,7 +27,8 @@ IS(string, a[0].kind == MRI_V_STR)
 IS(mapping, a[0].kind == MRI_V_DICT)
 IS(iterable, a[0].kind == MRI_V_UNDEF || a[0].kind == MRI_V_STR || a[0].kind == MRI_V_DICT ||
                  a[0].kind == MRI_V_LOOP || mri_is_list(a[0]))
-IS(callable, a[0].kind == MRI_V_MACRO || a[0].kind == MRI_V_FUNC || a[0].kind == MRI_V_LOOP)
+IS(callable, a[0].kind == MRI_V_UNDEF || a[0].kind == MRI_V_MACRO || a[0].kind == MRI_V_FUNC ||
+                 a[0].kind == MRI_V_LOOP)
 IS(escaped, a[0].kind == MRI_V_STR && a[0].s->safe)
 IS(in, mri_contains(r, a[1], a[0]))
 IS(eq, mri_equal(r, a[0], a[1]))
