@@ -49,16 +49,20 @@ mri_val mri_invoke(mri_render *r, const mri_func *f, const mri_val *first, const
 /* ---- what is built in; NULL: there is no such thing --------------------------------- */
 enum { MRI_MAX_PARAMS = 8 };
 const mri_func *mri_filter_find(const char *name);
+const mri_func *mri_number_filter_find(const char *name);
 const mri_func *mri_list_filter_find(const char *name);
 const mri_func *mri_pick_filter_find(const char *name);
 const mri_func *mri_test_find(const char *name);
 const mri_func *mri_method_find(mri_val of, const char *name, bool *unsafe);
 const mri_func *mri_text_method_find(const char *name);
+const mri_func *mri_parts_method_find(const char *name);
 const mri_func *mri_global_find(const char *name);
 const mri_func *mri_func_in(const mri_func *table, size_t n, const char *name);
 
 mri_val mri_percent(mri_render *r, mri_val fmt, mri_val args); /* "%s of %d" % args */
 mri_val mri_str_format(mri_render *r, mri_val fmt, const mri_args *args);
+bool mri_need_text(mri_render *r, mri_val v, const char *what); /* an error where it is none */
+const char *mri_rfind(const mri_vstr *v, size_t n, const mri_vstr *x); /* in the first n bytes */
 int64_t mri_to_int(mri_render *r, mri_val v, const char *what); /* an argument that is a number */
 mri_val mri_lowered(mri_render *r, mri_val v); /* strings in lower case, others as they are */
 mri_val mri_sorted(mri_render *r, const mri_vlist *items, const mri_val *keys, bool reverse);

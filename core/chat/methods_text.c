@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * methods_text.c - the methods of strings, as Python has them (eval.h). Slot 0 is the string.
+ * methods_text.c - the methods of strings, as Python has them (eval.h), but for those that take
+ * strings apart and put them together (methods_parts.c). Slot 0 is the string.
  */
 #include "eval.h"
 #include "unicode.h"
@@ -9,7 +10,7 @@
 #define ARGS mri_render *r, mri_val *a, MR_UNUSED const mri_args *raw
 #define GIVEN(x) ((x).kind != MRI_V_ABSENT && (x).kind != MRI_V_NONE)
 
-static bool need_text(mri_render *r, mri_val v, const char *what)
+bool mri_need_text(mri_render *r, mri_val v, const char *what)
 {
     if (v.kind != MRI_V_STR)
         mri_raise(r, "%s takes a string, not %s", what, mri_kind_name(v));
@@ -80,7 +81,7 @@ static mri_val stripped(mri_render *r, mri_val *a, bool left, bool right)
 {
     const mri_vstr *v = a[0].s;
     size_t from = 0, keep = 0;
-    if (GIVEN(a[1]) && !need_text(r, a[1], "strip"))
+    if (GIVEN(a[1]) && !mri_need_text(r, a[1], "strip"))
         return a[0];
     mri_spend(r, v->n);
     for (size_t n; left && from < v->n; from += n)
@@ -120,11 +121,11 @@ static mri_val m_ends(mri_render *r, mri_val *a, bool front)
 {
     if (a[1].kind == MRI_V_TUPLE) { /* any of them */
         for (size_t i = 0; i < a[1].l->n; i++)
-            if (need_text(r, a[1].l->v[i], "startswith") && has_end(a[0], a[1].l->v[i], front))
+            if (mri_need_text(r, a[1].l->v[i], "startswith") && has_end(a[0], a[1].l->v[i], front))
                 return mri_bool(true);
         return mri_bool(false);
     }
-    return mri_bool(need_text(r, a[1], "startswith") && has_end(a[0], a[1], front));
+    return mri_bool(mri_need_text(r, a[1], "startswith") && has_end(a[0], a[1], front));
 }
 
 static mri_val m_startswith(ARGS)
@@ -139,20 +140,19 @@ static mri_val m_endswith(ARGS)
 
 static mri_val m_removeprefix(ARGS)
 {
-    return need_text(r, a[1], "removeprefix") && has_end(a[0], a[1], true)
+    return mri_need_text(r, a[1], "removeprefix") && has_end(a[0], a[1], true)
                ? mri_slice_of(r, a[0], a[1].s->n, a[0].s->n - a[1].s->n)
                : a[0];
 }
 
 static mri_val m_removesuffix(ARGS)
 {
-    return need_text(r, a[1], "removesuffix") && has_end(a[0], a[1], false)
+    return mri_need_text(r, a[1], "removesuffix") && has_end(a[0], a[1], false)
                ? mri_slice_of(r, a[0], 0, a[0].s->n - a[1].s->n)
                : a[0];
 }
 
-/* ---- parts -------------------------------------------------------------------------- */
-static const char *rfind(const mri_vstr *v, size_t n, const mri_vstr *x)
+const char *mri_rfind(const mri_vstr *v, size_t n, const mri_vstr *x)
 {
     for (size_t i = x->n <= n ? n - x->n + 1 : 0; i--;)
         if (!memcmp(v->s + i, x->s, x->n))
@@ -160,198 +160,11 @@ static const char *rfind(const mri_vstr *v, size_t n, const mri_vstr *x)
     return NULL;
 }
 
-static void turn_round(mri_val list)
-{
-    for (size_t i = 0, j = list.l->n; i + 1 < j; i++) {
-        mri_val t = list.l->v[i];
-        list.l->v[i] = list.l->v[--j];
-        list.l->v[j] = t;
-    }
-}
-
-static mri_val split_spaces(mri_render *r, mri_val of, int64_t max, bool from_right)
-{
-    mri_val out = mri_list(r, MRI_V_LIST, 8);
-    const mri_vstr *v = of.s;
-    size_t n;
-    if (from_right) { /* white space of one byte decides; that of more is rare in rsplit */
-        size_t end = v->n;
-        while (end && !r->st) {
-            while (end && mri_unicode_is((unsigned char)v->s[end - 1], MRI_U_SPACE))
-                end--;
-            size_t at = end;
-            while (at && ((int64_t)out.l->n == max ||
-                          !mri_unicode_is((unsigned char)v->s[at - 1], MRI_U_SPACE)))
-                at--;
-            if (end > at)
-                mri_push(r, out, mri_slice_of(r, of, at, end - at));
-            end = at;
-        }
-        turn_round(out);
-        return out;
-    }
-    for (size_t at = 0; at < v->n && !r->st;) {
-        while (at < v->n && mri_unicode_is(mri_utf8_get(v->s + at, v->n - at, &n), MRI_U_SPACE))
-            at += n;
-        size_t end = at;
-        while (end < v->n && ((int64_t)out.l->n == max ||
-                              !mri_unicode_is(mri_utf8_get(v->s + end, v->n - end, &n),
-                                              MRI_U_SPACE)))
-            end += (int64_t)out.l->n == max ? 1 : n;
-        if (end > at)
-            mri_push(r, out, mri_slice_of(r, of, at, end - at));
-        at = end;
-    }
-    return out;
-}
-
-static mri_val split(mri_render *r, mri_val *a, bool from_right)
-{
-    int64_t max = a[2].kind == MRI_V_ABSENT ? -1 : mri_to_int(r, a[2], "split's maxsplit");
-    const mri_vstr *v = a[0].s;
-    mri_spend(r, v->n);
-    if (!GIVEN(a[1]))
-        return split_spaces(r, a[0], max < 0 ? INT64_MAX : max, from_right);
-    mri_val out = mri_list(r, MRI_V_LIST, 8);
-    if (!need_text(r, a[1], "split"))
-        return out;
-    if (!a[1].s->n)
-        return mri_raise(r, "split: the separator is empty");
-    size_t from = 0, to = v->n;
-    for (; max; max--) {
-        const char *hit = from_right ? rfind(v, to, a[1].s)
-                                     : memmem(v->s + from, v->n - from, a[1].s->s, a[1].s->n);
-        if (!hit || r->st)
-            break;
-        size_t at = (size_t)(hit - v->s);
-        if (from_right) {
-            mri_push(r, out, mri_slice_of(r, a[0], at + a[1].s->n, to - at - a[1].s->n));
-            to = at;
-        } else {
-            mri_push(r, out, mri_slice_of(r, a[0], from, at - from));
-            from = at + a[1].s->n;
-        }
-    }
-    mri_push(r, out, mri_slice_of(r, a[0], from, to - from));
-    if (from_right)
-        turn_round(out);
-    return out;
-}
-
-static mri_val m_split(ARGS)
-{
-    return split(r, a, false);
-}
-
-static mri_val m_rsplit(ARGS)
-{
-    return split(r, a, true);
-}
-
-static size_t line_break(const char *s, size_t n) /* bytes of the line's end at s; 0: none */
-{
-    size_t len;
-    uint32_t c = mri_utf8_get(s, n, &len);
-    if (c == '\r')
-        return 1 + (n > 1 && s[1] == '\n');
-    return (c >= 10 && c <= 12) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 ||
-                   c == 0x2029
-               ? len
-               : 0;
-}
-
-static mri_val m_splitlines(ARGS)
-{
-    mri_val out = mri_list(r, MRI_V_LIST, 8);
-    const mri_vstr *v = a[0].s;
-    bool keep = GIVEN(a[1]) && mri_truth(a[1]);
-    mri_spend(r, v->n);
-    for (size_t at = 0; at < v->n && !r->st;) {
-        size_t end = at, n = 0;
-        while (end < v->n && !(n = line_break(v->s + end, v->n - end)))
-            end += mri_utf8_len(v->s + end, v->n - end);
-        mri_push(r, out, mri_slice_of(r, a[0], at, end - at + (keep ? n : 0)));
-        at = end + n;
-        n = 0;
-    }
-    return out;
-}
-
-static mri_val partition(mri_render *r, mri_val *a, bool from_right)
-{
-    const mri_vstr *v = a[0].s;
-    mri_val out = mri_list(r, MRI_V_TUPLE, 3), empty = mri_text(r, "");
-    if (!need_text(r, a[1], "partition"))
-        return out;
-    if (!a[1].s->n)
-        return mri_raise(r, "partition: the separator is empty");
-    const char *hit = from_right ? rfind(v, v->n, a[1].s)
-                                 : memmem(v->s, v->n, a[1].s->s, a[1].s->n);
-    size_t at = hit ? (size_t)(hit - v->s) : 0, end = at + a[1].s->n;
-    mri_push(r, out, hit ? mri_slice_of(r, a[0], 0, at) : from_right ? empty : a[0]);
-    mri_push(r, out, hit ? a[1] : empty);
-    mri_push(r, out, hit ? mri_slice_of(r, a[0], end, v->n - end) : from_right ? a[0] : empty);
-    return out;
-}
-
-static mri_val m_partition(ARGS)
-{
-    return partition(r, a, false);
-}
-
-static mri_val m_rpartition(ARGS)
-{
-    return partition(r, a, true);
-}
-
-static mri_val m_replace(ARGS)
-{
-    int64_t max = a[3].kind == MRI_V_ABSENT ? -1 : mri_to_int(r, a[3], "replace's count");
-    const mri_vstr *v = a[0].s;
-    mri_str b = { 0 };
-    if (!need_text(r, a[1], "replace") || !need_text(r, a[2], "replace"))
-        return a[0];
-    size_t at = 0, old = a[1].s->n;
-    mri_spend(r, v->n);
-    while (max && at <= v->n && b.n <= MRI_CHAT_OUTPUT) {
-        const char *hit = old ? memmem(v->s + at, v->n - at, a[1].s->s, old) : v->s + at;
-        if (!hit || !mri_spend(r, a[2].s->n))
-            break;
-        mri_str_addn(&b, v->s + at, (size_t)(hit - v->s) - at);
-        mri_str_addn(&b, a[2].s->s, a[2].s->n);
-        at = (size_t)(hit - v->s) + old;
-        if (!old) { /* between all characters */
-            size_t n = at < v->n ? mri_utf8_len(v->s + at, v->n - at) : 0;
-            mri_str_addn(&b, v->s + at, n);
-            at += n ? n : 1;
-        }
-        max--;
-    }
-    if (b.n > MRI_CHAT_OUTPUT)
-        mri_raise(r, "a text is longer than %d MiB", MRI_CHAT_OUTPUT >> 20);
-    if (at < v->n)
-        mri_str_addn(&b, v->s + at, v->n - at);
-    return mri_take_str(r, &b);
-}
-
-static mri_val m_join(ARGS)
-{
-    const mri_vlist *l = mri_items(r, a[1]);
-    mri_str b = { 0 };
-    for (size_t i = 0; i < l->n && need_text(r, l->v[i], "join") && mri_spend(r, b.n / 16); i++) {
-        mri_str_addn(&b, a[0].s->s, i ? a[0].s->n : 0);
-        mri_str_addn(&b, l->v[i].s->s, l->v[i].s->n);
-        if (b.n > MRI_CHAT_OUTPUT)
-            mri_raise(r, "a text is longer than %d MiB", MRI_CHAT_OUTPUT >> 20);
-    }
-    return mri_take_str(r, &b);
-}
-
 /* ---- questions ---------------------------------------------------------------------- */
 static int64_t find(mri_render *r, mri_val *a, bool from_right)
 {
     const mri_vstr *v = a[0].s;
-    if (!need_text(r, a[1], "find"))
+    if (!mri_need_text(r, a[1], "find"))
         return -1;
     int64_t skip = 0;
     mri_val in = a[0];
@@ -365,7 +178,7 @@ static int64_t find(mri_render *r, mri_val *a, bool from_right)
             return -1;
     }
     mri_spend(r, in.s->n);
-    const char *hit = from_right ? rfind(in.s, in.s->n, a[1].s)
+    const char *hit = from_right ? mri_rfind(in.s, in.s->n, a[1].s)
                                  : memmem(in.s->s, in.s->n, a[1].s->s, a[1].s->n);
     return hit ? skip + (int64_t)mri_utf8_chars(in.s->s, (size_t)(hit - in.s->s)) : -1;
 }
@@ -390,7 +203,7 @@ static mri_val m_count(ARGS)
 {
     const mri_vstr *v = a[0].s;
     int64_t n = 0;
-    if (!need_text(r, a[1], "count"))
+    if (!mri_need_text(r, a[1], "count"))
         return mri_int(0);
     if (!a[1].s->n)
         return mri_int((int64_t)v->chars + 1);
@@ -463,7 +276,7 @@ static mri_val padded(mri_render *r, mri_val *a, int where) /* -1 left, 0 centre
     mri_str b = { 0 };
     if (width > MRI_CHAT_OUTPUT)
         return mri_raise(r, "a text is longer than %d MiB", MRI_CHAT_OUTPUT >> 20);
-    if (gap <= 0 || (GIVEN(a[2]) && !need_text(r, a[2], "padding")))
+    if (gap <= 0 || (GIVEN(a[2]) && !mri_need_text(r, a[2], "padding")))
         return a[0];
     if (GIVEN(a[2]) && a[2].s->chars != 1)
         return mri_raise(r, "the fill character must be one character");
@@ -517,16 +330,10 @@ static const mri_func methods[] = {
     { "isdecimal", "self", 1, m_isdigit }, { "isdigit", "self", 1, m_isdigit },
     { "islower", "self", 1, m_islower }, { "isnumeric", "self", 1, m_isdigit },
     { "isspace", "self", 1, m_isspace }, { "isupper", "self", 1, m_isupper },
-    { "join", "self iterable", 2, m_join }, { "ljust", "self width fillchar", 2, m_ljust },
-    { "lower", "self", 1, m_lower }, { "lstrip", "self chars", 1, m_lstrip },
-    { "partition", "self sep", 2, m_partition }, { "removeprefix", "self x", 2, m_removeprefix },
-    { "removesuffix", "self x", 2, m_removesuffix },
-    { "replace", "self old new count", 3, m_replace },
-    { "rfind", "self sub start end", 2, m_rfind },
-    { "rjust", "self width fillchar", 2, m_rjust }, { "rpartition", "self sep", 2, m_rpartition },
-    { "rsplit", "self sep maxsplit", 1, m_rsplit }, { "rstrip", "self chars", 1, m_rstrip },
-    { "split", "self sep maxsplit", 1, m_split },
-    { "splitlines", "self keepends", 1, m_splitlines },
+    { "ljust", "self width fillchar", 2, m_ljust }, { "lower", "self", 1, m_lower },
+    { "lstrip", "self chars", 1, m_lstrip }, { "removeprefix", "self x", 2, m_removeprefix },
+    { "removesuffix", "self x", 2, m_removesuffix }, { "rfind", "self sub start end", 2, m_rfind },
+    { "rjust", "self width fillchar", 2, m_rjust }, { "rstrip", "self chars", 1, m_rstrip },
     { "startswith", "self prefix", 2, m_startswith }, { "strip", "self chars", 1, m_strip },
     { "swapcase", "self", 1, m_swapcase }, { "title", "self", 1, m_title },
     { "upper", "self", 1, m_upper }, { "zfill", "self width", 2, m_zfill },
@@ -534,5 +341,6 @@ static const mri_func methods[] = {
 
 const mri_func *mri_text_method_find(const char *name)
 {
-    return mri_func_in(methods, sizeof methods / sizeof *methods, name);
+    const mri_func *f = mri_func_in(methods, sizeof methods / sizeof *methods, name);
+    return f ? f : mri_parts_method_find(name);
 }

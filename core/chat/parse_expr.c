@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * parse_expr.c - expressions to nodes, by recursive descent: one function a level of precedence,
- * from `x if y else z` down to names and literals, as Jinja binds them.
+ * parse_expr.c - names, literals and what stands behind them (calls, indices, filters, tests) to
+ * nodes; the operators between them are parse_op.c's.
  */
 #include "parser.h"
 #include <string.h>
-
-static mri_node *unary(mri_parser *p, bool with_filter);
 
 mri_node *mri_node_new(mri_parser *p, mri_node_kind kind, mri_node *a, mri_node *b)
 {
@@ -31,12 +29,6 @@ static mri_node *constant(mri_parser *p, mri_val v)
 {
     mri_node *n = mri_node_new(p, MRI_N_CONST, NULL, NULL);
     n->value = v;
-    return n;
-}
-
-static mri_node *with_op(mri_node *n, uint8_t op)
-{
-    n->op = op;
     return n;
 }
 
@@ -273,14 +265,14 @@ static mri_node *test(mri_parser *p, mri_node *of)
     return negated ? mri_node_new(p, MRI_N_NOT, n, NULL) : n;
 }
 
-static mri_node *unary(mri_parser *p, bool with_filter)
+mri_node *mri_unary(mri_parser *p, bool with_filter)
 {
     mri_node *n = NULL;
     if (mri_enter(p)) {
         if (mri_skip(p, MRI_T_SUB))
-            n = mri_node_new(p, MRI_N_NEG, unary(p, false), NULL);
+            n = mri_node_new(p, MRI_N_NEG, mri_unary(p, false), NULL);
         else if (mri_skip(p, MRI_T_ADD))
-            n = mri_node_new(p, MRI_N_POS, unary(p, false), NULL);
+            n = mri_node_new(p, MRI_N_POS, mri_unary(p, false), NULL);
         else
             n = mri_primary(p, false);
         n = postfix(p, n);
@@ -293,123 +285,6 @@ static mri_node *unary(mri_parser *p, bool with_filter)
                 n = postfix(p, n); /* x|filter()() */
             else
                 break;
-        }
-    }
-    p->depth--;
-    return n;
-}
-
-/* ---- operators: left to right on each level ----------------------------------------- */
-static mri_node *power(mri_parser *p)
-{
-    mri_node *n = unary(p, true);
-    while (!p->r->st && mri_skip(p, MRI_T_POW))
-        n = with_op(mri_node_new(p, MRI_N_BINARY, n, unary(p, true)), MRI_T_POW);
-    return n;
-}
-
-static mri_node *product(mri_parser *p)
-{
-    mri_node *n = power(p);
-    for (uint8_t k; !p->r->st && ((k = mri_peek(p, 0)->kind) == MRI_T_MUL || k == MRI_T_DIV ||
-                                  k == MRI_T_FLOORDIV || k == MRI_T_MOD);) {
-        mri_next(p);
-        n = with_op(mri_node_new(p, MRI_N_BINARY, n, power(p)), k);
-    }
-    return n;
-}
-
-static mri_node *concat(mri_parser *p)
-{
-    mri_node *n = product(p);
-    if (mri_peek(p, 0)->kind != MRI_T_TILDE)
-        return n;
-    mri_node *all = mri_node_new(p, MRI_N_CONCAT, NULL, NULL);
-    mri_chain c = { 0 };
-    mri_chain_add(&c, n);
-    while (!p->r->st && mri_skip(p, MRI_T_TILDE))
-        mri_chain_add(&c, product(p));
-    all->list = c.first;
-    return all;
-}
-
-static mri_node *sum(mri_parser *p)
-{
-    mri_node *n = concat(p);
-    for (uint8_t k; !p->r->st &&
-                    ((k = mri_peek(p, 0)->kind) == MRI_T_ADD || k == MRI_T_SUB);) {
-        mri_next(p);
-        n = with_op(mri_node_new(p, MRI_N_BINARY, n, concat(p)), k);
-    }
-    return n;
-}
-
-static mri_node *compare(mri_parser *p)
-{
-    mri_node *n = sum(p);
-    mri_chain c = { 0 };
-    while (!p->r->st) {
-        uint8_t k = mri_peek(p, 0)->kind;
-        if (k >= MRI_T_EQ && k <= MRI_T_GE) {
-            mri_next(p);
-        } else if (mri_skip_word(p, "in")) {
-            k = MRI_T_IN;
-        } else if (mri_sees_word(p, "not") && mri_peek(p, 1)->kind == MRI_T_NAME &&
-                   mri_str_is(mri_peek(p, 1)->value, "in")) {
-            mri_next(p);
-            mri_next(p);
-            k = MRI_T_NOT_IN;
-        } else {
-            break;
-        }
-        mri_chain_add(&c, with_op(mri_node_new(p, MRI_N_OPERAND, sum(p), NULL), k));
-    }
-    if (!c.first)
-        return n;
-    n = mri_node_new(p, MRI_N_COMPARE, n, NULL);
-    n->list = c.first;
-    return n;
-}
-
-static mri_node *negation(mri_parser *p)
-{
-    mri_node *n = NULL;
-    if (!mri_sees_word(p, "not"))
-        return compare(p);
-    if (mri_enter(p)) {
-        mri_next(p);
-        n = mri_node_new(p, MRI_N_NOT, negation(p), NULL);
-    }
-    p->depth--;
-    return n;
-}
-
-static mri_node *conjunction(mri_parser *p)
-{
-    mri_node *n = negation(p);
-    while (!p->r->st && mri_skip_word(p, "and"))
-        n = mri_node_new(p, MRI_N_AND, n, negation(p));
-    return n;
-}
-
-static mri_node *disjunction(mri_parser *p)
-{
-    mri_node *n = conjunction(p);
-    while (!p->r->st && mri_skip_word(p, "or"))
-        n = mri_node_new(p, MRI_N_OR, n, conjunction(p));
-    return n;
-}
-
-mri_node *mri_expression(mri_parser *p, bool with_cond)
-{
-    mri_node *n = NULL;
-    if (mri_enter(p)) {
-        n = disjunction(p);
-        while (with_cond && !p->r->st && mri_skip_word(p, "if")) {
-            mri_node *c = mri_node_new(p, MRI_N_COND, disjunction(p), n);
-            if (mri_skip_word(p, "else"))
-                c->c = mri_expression(p, true);
-            n = c;
         }
     }
     p->depth--;

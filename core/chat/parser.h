@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * parser.h - what the two halves of the parser share: statements (parse.c) and expressions
- * (parse_expr.c). Invariant: `at` never passes the last token, which is MRI_T_END.
+ * parser.h - what the halves of the parser share: statements (parse.c) and expressions
+ * (parse_expr.c, parse_op.c). Invariant: `at` never passes the last token, which is MRI_T_END.
  */
 #ifndef MRI_CHAT_PARSER_H
 #define MRI_CHAT_PARSER_H
@@ -36,6 +36,7 @@ mri_node *mri_expression(mri_parser *p, bool with_cond);
 /* Expressions with commas between them are a tuple. `until`: a word that ends it, or NULL */
 mri_node *mri_tuple(mri_parser *p, bool simple, bool with_cond, const char *until,
                     bool may_be_empty, bool namespaces);
+mri_node *mri_unary(mri_parser *p, bool with_filter); /* with signs, filters and tests */
 mri_node *mri_primary(mri_parser *p, bool namespaces);
 mri_node *mri_filters(mri_parser *p, mri_node *of, bool inside); /* inside: without the first "|" */
 
