@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * sample.c - see sample.h. Of a vocabulary of 200,000 ids a few are kept: nothing here sorts all of
- * them. top-k is a heap of k values over one pass; top-p parts the candidates around a pivot until
- * the mass is reached, as quickselect does, in linear time. The draw walks the kept ids in rising
+ * them. top-k is a heap of k values over one pass; top-p finds by the masses of buckets how far down
+ * it reaches, and parts what is in reach around a pivot, as quickselect does. The draw walks the kept ids in rising
  * order, so that what it gives does not depend on how they were found.
  */
 #include "sample.h"
@@ -20,9 +20,12 @@ typedef struct choice {
 static int32_t greedy(const float *logits, int64_t vocab)
 {
     int64_t best = 0;
-    for (int64_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[best] || isnan(logits[best]))
+    float most = -INFINITY; /* a NaN is never more */
+    for (int64_t i = 0; i < vocab; i++)
+        if (logits[i] > most) {
+            most = logits[i];
             best = i;
+        }
     return (int32_t)best;
 }
 
@@ -97,7 +100,7 @@ bool mri_sampling_is_argmax(const mri_sampling *how)
 /* The k-th largest value: a heap of k values whose smallest is on top. */
 static float kth_largest(const float *v, int64_t n, int64_t k)
 {
-    float *heap = mri_alloc((size_t)k * sizeof *heap);
+    float *heap = mri_grow(NULL, (size_t)k * sizeof *heap);
     int64_t have = 0;
     for (int64_t i = 0; i < n; i++) {
         float x = isnan(v[i]) ? -INFINITY : v[i];
@@ -161,15 +164,13 @@ static choice nucleus(choice *c, int64_t n, double mass)
     return c[0];
 }
 
-static int64_t cut_top_p(choice *c, int64_t n, double top_p)
+/* Keeps the smallest set whose mass reaches `mass`, in the order of the ids. */
+static int64_t cut_top_p(choice *c, int64_t n, double mass)
 {
-    double sum = 0;
-    choice *work = mri_alloc((size_t)n * sizeof *work), last;
+    choice *work = mri_grow(NULL, (size_t)n * sizeof *work), last;
     int64_t kept = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += c[i].p;
     memcpy(work, c, (size_t)n * sizeof *work);
-    last = nucleus(work, n, top_p * sum);
+    last = nucleus(work, n, mass);
     free(work);
     for (int64_t i = 0; i < n; i++)
         if (!before(&last, &c[i]))
@@ -184,6 +185,80 @@ static int64_t cut_min_p(choice *c, int64_t n, double least)
         if (c[i].p >= least)
             c[kept++] = c[i];
     return kept;
+}
+
+/* ---- the weights of a whole vocabulary ------------------------------------------------------- */
+
+typedef double lanes __attribute__((vector_size(16)));
+typedef int64_t bits __attribute__((vector_size(16)));
+enum { LANES = 2, BUCKETS = 2048, A_NAT = 64 /* buckets */ };
+
+/* exp(x) of x <= 0, to 1e-15; 0 below -700 and of NaN. 2^n by the exponent's bits, the rest, at most
+ * ln 2 / 2 on either side, by its series. */
+static lanes exp_lanes(lanes x)
+{
+    static const double series[] = { 1 / 39916800., 1 / 3628800., 1 / 362880., 1 / 40320., 1 / 5040.,
+                                     1 / 720., 1 / 120., 1 / 24., 1 / 6., 1 / 2., 1, 1 };
+    const lanes shift = { 0x1.8p52, 0x1.8p52 };
+    bits ok = x >= -700;
+    x = (lanes)((bits)x & ok);
+    lanes t = x * 0x1.71547652b82fep0 + shift, n = t - shift;
+    lanes r = (x - n * 0x1.62e42fefa0000p-1) - n * 0x1.cf79abc9e3b3ap-40;
+    lanes p = r * (1 / 479001600.) + series[0];
+    for (size_t i = 1; i < sizeof series / sizeof *series; i++)
+        p = p * r + series[i];
+    return (lanes)(((bits)p + ((bits)t << 52)) & ok);
+}
+
+/* p[i] = exp((v[i] - max) / t), with a zero behind an odd number; returns their sum. */
+static double weigh(const float *v, int64_t n, double max, double t, double *p)
+{
+    lanes sum = { 0 };
+    for (int64_t i = 0; i < n; i += LANES) {
+        lanes x = { v[i], i + 1 < n ? v[i + 1] : -INFINITY };
+        x = exp_lanes((x - max) / t);
+        memcpy(p + i, &x, sizeof x);
+        sum += x;
+    }
+    return sum[0] + sum[1];
+}
+
+static int64_t bucket(double p_log)
+{
+    double b = -p_log * A_NAT;
+    return b < BUCKETS - 1 ? (int64_t)b : BUCKETS - 1;
+}
+
+/* Of all ids, those that top-p may keep: the masses of buckets of like probability say how far down
+ * it reaches, so that few are looked at one by one. */
+static choice *nucleus_of_all(const float *v, int64_t vocab, double max, const mri_sampling *how,
+                              int64_t *n)
+{
+    double *p = mri_grow(NULL, (size_t)(vocab + LANES) * sizeof *p), mass[BUCKETS] = { 0 };
+    int64_t count[BUCKETS] = { 0 }, last = 0, room = 0;
+    double want = how->top_p * weigh(v, vocab, max, how->temperature, p), reached = 0;
+    for (int64_t i = 0; i < vocab; i++) {
+        if (p[i] > 0) {
+            int64_t b = bucket(((double)v[i] - max) / how->temperature);
+            mass[b] += p[i];
+            count[b]++;
+        }
+    }
+    for (; last < BUCKETS; last++) {
+        reached += mass[last];
+        room += count[last];
+        if (reached >= want && room)
+            break;
+    }
+    choice *c = mri_grow(NULL, (size_t)(room + 1) * sizeof *c);
+    *n = 0;
+    for (int64_t i = 0; i < vocab; i++)
+        if (p[i] > 0 && bucket(((double)v[i] - max) / how->temperature) <= last)
+            c[(*n)++] = (choice){ p[i], (int32_t)i };
+    free(p);
+    if (*n)
+        *n = cut_top_p(c, *n, want);
+    return c;
 }
 
 /* ---- the draw -------------------------------------------------------------------------------- */
@@ -206,32 +281,74 @@ static int32_t draw(const choice *c, int64_t n, const mri_sampling *how, uint64_
     return id;
 }
 
+/* Nothing is cut: the weights as they lie. */
+static int32_t draw_of_all(const float *v, int64_t vocab, double max, const mri_sampling *how,
+                           uint64_t position, int32_t best)
+{
+    double *p = mri_grow(NULL, (size_t)(vocab + LANES) * sizeof *p);
+    double at = weigh(v, vocab, max, how->temperature, p) *
+                mri_rng_uniform(mri_rng_named(how->seed, "sample"), position);
+    int32_t id = best;
+    for (int64_t i = 0; i < vocab; i++) {
+        if (p[i] > 0)
+            id = (int32_t)i;
+        if (at < p[i])
+            break;
+        at -= p[i];
+    }
+    free(p);
+    return id;
+}
+
+/* The ids whose logits are `least` and more, which are not many. */
+static choice *chosen(const float *v, int64_t vocab, float least, double max, double t, int64_t *n)
+{
+    MRI_VEC(choice) c = { 0 };
+    for (int64_t i = 0; i < vocab; i++) {
+        if (!(v[i] >= least))
+            continue;
+        double p = exp(((double)v[i] - max) / t);
+        MRI_PUSH(&c, ((choice){ isnan(p) ? 0 : p, (int32_t)i }));
+    }
+    *n = (int64_t)c.n;
+    return c.v;
+}
+
+static int32_t sample(const float *v, int64_t vocab, const mri_sampling *how, uint64_t position)
+{
+    int32_t best = greedy(v, vocab);
+    double max = v[best], t = how->temperature, sum = 0;
+    bool top_k = how->top_k > 0 && how->top_k < vocab, top_p = how->top_p < 1;
+    choice *c = NULL;
+    int64_t n = 0;
+    if (t <= 0 || !isfinite(max))
+        return best;
+    if (top_k) {
+        c = chosen(v, vocab, kth_largest(v, vocab, how->top_k), max, t, &n);
+        for (int64_t i = 0; i < n; i++)
+            sum += c[i].p;
+        if (top_p)
+            n = cut_top_p(c, n, how->top_p * sum);
+    } else if (top_p) {
+        c = nucleus_of_all(v, vocab, max, how, &n);
+    } else if (how->min_p > 0) { /* a little below, against rounding; the cut itself follows */
+        c = chosen(v, vocab, (float)(max + t * log(how->min_p) - 1e-3 * (t + fabs(max))), max, t,
+                   &n);
+    } else {
+        return draw_of_all(v, vocab, max, how, position, best);
+    }
+    if (how->min_p > 0)
+        n = cut_min_p(c, n, how->min_p); /* the likeliest one's p is 1 */
+    best = draw(c, n, how, position, best);
+    free(c);
+    return best;
+}
+
 int32_t mri_sample_after(const float *logits, int64_t vocab, const mri_sampling *how,
                          const mri_seen *seen, uint64_t position)
 {
     float *own;
-    const float *v = adjusted(logits, vocab, how, seen, &own);
-    int32_t best = greedy(v, vocab);
-    if (how->temperature <= 0) {
-        free(own);
-        return best;
-    }
-    bool top_k = how->top_k > 0 && how->top_k < vocab;
-    float least = top_k ? kth_largest(v, vocab, how->top_k) : -INFINITY;
-    choice *c = mri_alloc((size_t)vocab * sizeof *c);
-    int64_t n = 0;
-    for (int64_t i = 0; i < vocab; i++) {
-        if (!(v[i] >= least))
-            continue;
-        double p = exp(((double)v[i] - v[best]) / how->temperature);
-        c[n++] = (choice){ isnan(p) ? 0 : p, (int32_t)i };
-    }
-    if (how->top_p < 1)
-        n = cut_top_p(c, n, how->top_p);
-    if (how->min_p > 0)
-        n = cut_min_p(c, n, how->min_p); /* the likeliest one's p is 1 here */
-    int32_t id = draw(c, n, how, position, best);
-    free(c);
+    int32_t id = sample(adjusted(logits, vocab, how, seen, &own), vocab, how, position);
     free(own);
     return id;
 }
