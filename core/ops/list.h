@@ -36,6 +36,7 @@ MRI_OP_FAMILY(merge_rows)       /* merge_rows, .bwd                             
 MRI_OP_FAMILY(linears)          /* linears, linear_swiglu                       */
 MRI_OP_FAMILY(experts)          /* experts_swiglu, experts_add                  */
 MRI_OP_FAMILY(router)           /* router                                       */
+MRI_OP_FAMILY(rope_attention)  /* rope_attention.paged                         */
 MRI_OP_FAMILY(argmax)           /* argmax                                       */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
 MRI_OP_FAMILY(draw)             /* draw                                         */

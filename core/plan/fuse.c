@@ -7,7 +7,8 @@
  * A proposal is taken only if nothing can tell the difference: the ops are of one phase, every
  * value that somebody else reads (or that is an output of the block) is still made, and moving
  * the work to the place of the last of them changes no order that matters - nobody reads a result
- * before, and nothing but main gradients is written. Values keep their ids.
+ * before, and nothing but main gradients is written, or by the last of them, which does not move.
+ * Values keep their ids.
  */
 #include "fuse.h"
 #include <string.h>
@@ -63,7 +64,8 @@ static bool unseen(const mr_prog *p, const mri_fusion *f, uint32_t at)
         if (n->phase != chief->phase || n->recomputed != chief->recomputed)
             return false;
         for (uint32_t j = 0; j < n->n_in; j++)
-            if ((n->written >> j & 1) && mri_val(p, n->in[j])->kind != MRI_GRAD)
+            if ((n->written >> j & 1) && mri_val(p, n->in[j])->kind != MRI_GRAD &&
+                f->drop[i] != at) /* which stays where it is */
                 return false;
         for (uint32_t j = 0; j < n->n_out; j++) {
             mr_val v = n->out[j];

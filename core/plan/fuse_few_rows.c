@@ -114,6 +114,41 @@ static bool router(const mr_prog *p, uint32_t at, mri_fusion *f)
     return true;
 }
 
+/* ---- attention over a cache ----------------------------------------------------------------- */
+
+/* rope, or rope_norm, of both queries and keys by the same angles, and nobody else reads them */
+static bool rope_attention(const mr_prog *p, uint32_t at, mri_fusion *f)
+{
+    const mri_node *n = &p->nodes.v[at], *q = mri_fuse_maker(p, n->in[0]);
+    const mri_node *k = mri_fuse_maker(p, n->in[1]);
+    bool norm = mri_fuse_is(q, "rope_norm");
+    if (!q || !k || q == k || !mri_fuse_is(q, norm ? "rope_norm" : "rope") ||
+        !mri_fuse_is(k, q->def->id) || q->in[1] != n->in[3] || k->in[1] != n->in[3])
+        return false;
+    mr_call a = mri_fuse_call(q), b = mri_fuse_call(k);
+    const mr_attr *fa = mr_attr_find(&a, "inv_freq"), *fb = mr_attr_find(&b, "inv_freq");
+    if (!fa || !fb || fa->n != fb->n || memcmp(fa->u.fs, fb->u.fs, fa->n * sizeof *fa->u.fs) ||
+        mr_attr_i(&a, "interleaved", 1) != mr_attr_i(&b, "interleaved", 1) ||
+        mr_attr_f(&a, "factor", 1) != mr_attr_f(&b, "factor", 1) ||
+        mr_attr_f(&a, "eps", 1e-5) != mr_attr_f(&b, "eps", 1e-5) ||
+        mr_attr_i(&a, "inverse", 0) || mr_attr_i(&b, "inverse", 0))
+        return false;
+    mri_fuse_set(f, "rope_attention.paged", n->in, n->n_in);
+    f->in[0] = q->in[0];
+    f->in[1] = k->in[0];
+    mri_fuse_outputs(f, n);
+    mri_fuse_attrs(f, n, NULL);
+    f->attr[f->n_attr++] = *fa;
+    f->attr[f->n_attr++] = mr_ai("interleaved", mr_attr_i(&a, "interleaved", 1));
+    f->attr[f->n_attr++] = mr_af("factor", mr_attr_f(&a, "factor", 1));
+    f->attr[f->n_attr++] = mr_ai("qk_norm", norm);
+    f->attr[f->n_attr++] = mr_af("eps", mr_attr_f(&a, "eps", 1e-5));
+    mri_fuse_drop(p, f, n);
+    mri_fuse_drop(p, f, q);
+    mri_fuse_drop(p, f, k);
+    return true;
+}
+
 /* ---- the norm before it --------------------------------------------------------------------- */
 
 /* The reader normalises for itself; the norm goes when its last reader has. */
@@ -157,6 +192,7 @@ const mri_fuse_pattern mri_fuse_few_rows[] = {
     { "swiglu", "swiglu of two products", linear_swiglu },
     { "swiglu", "swiglu of the experts' product of permute", experts_swiglu },
     { "unpermute_add", "a + b + the experts' product, one expert a token", experts_add },
+    { "attention.paged", "of rope or rope_norm", rope_attention },
     { "route_plan", "plan of the choice of a product", router },
     { "linear", "products of one value", linears },
     { "linear_swiglu", "of rmsnorm", normed },

@@ -4,9 +4,7 @@
 // the launch before them, which writes the new rows, and the launch behind them, which joins the
 // parts of a row whose keys were shared out over `splits` blocks, in their order.
 //
-// A cache is pages of rows behind a table, or (attention.cached) a slot is a page: there is one way
-// to ask where a row lies. A place outside of it is no row; who needs one gets NaN, which the run's
-// checks find.
+// A place outside the cache is no row; who needs one gets NaN, which the run's checks find.
 
 #ifndef MRUN_CUDA_CACHE_CUH
 #define MRUN_CUDA_CACHE_CUH
@@ -15,18 +13,20 @@
 #include "pages.cuh"
 #include "vec.cuh"
 
+// operands
+enum { Q, K, V_NEW, POSITIONS, SLOT, PAGES, K_CACHE, V_CACHE };
+
 struct cached : attn {
-    cache_view at;  // but for operands
-    int cache;      // the operand that is the keys' cache, the values' follows
-    int clustered;  // the splits of a row are a cluster, which joins its parts itself
+    cache_view at; // but for operands
+    int clustered; // the splits of a row are a cluster, which joins its parts itself
 };
 
 static inline cache_view view_in(const struct cached *k, const mr_buf *in)
 {
     cache_view at = k->at;
-    at.positions = (const int32_t *)in[3].data;
-    at.slot = (const int32_t *)in[4].data;
-    at.pages = k->cache == 6 ? (const int32_t *)in[5].data : nullptr;
+    at.positions = (const int32_t *)in[POSITIONS].data;
+    at.slot = (const int32_t *)in[SLOT].data;
+    at.pages = (const int32_t *)in[PAGES].data;
     return at;
 }
 
@@ -60,11 +60,11 @@ static inline cudaError_t cache_write_launch(const struct cached *k, const mr_bu
     int64_t wk = (int64_t)k->a.kv * k->a.c, wv = (int64_t)k->a.kv * k->a.cv;
     cudaError_t e = cudaSuccess;
     WITH_V(wk % WIDE_V == 0 && wv % WIDE_V == 0 &&
-           aligned16(in[1].data, in[2].data, in[k->cache].data, in[k->cache + 1].data), (
+           aligned16(in[K].data, in[V_NEW].data, in[K_CACHE].data, in[V_CACHE].data), (
         e = launch_early(&k->base, cache_write<V>, dim3((unsigned)k->a.tokens), THREADS, 0, 1,
-                         stream, in_arr(&k->base, in, 1), in_arr(&k->base, in, 2), view_in(k, in),
-                         in_arr(&k->base, in, (uint32_t)k->cache),
-                         in_arr(&k->base, in, (uint32_t)k->cache + 1), wk, wv)));
+                         stream, in_arr(&k->base, in, K), in_arr(&k->base, in, V_NEW),
+                         view_in(k, in), in_arr(&k->base, in, K_CACHE),
+                         in_arr(&k->base, in, V_CACHE), wk, wv)));
     return e;
 }
 
@@ -172,15 +172,14 @@ static inline cudaError_t cache_join_launch(const struct cached *k, const mr_buf
 // sizes, and what all refuse
 static inline mr_status cache_shape(struct cached *k, const mr_call *c, mr_err *err)
 {
-    mr_status bad = attn_shape(k, c, c->in[0], c->in[2], err);
+    mr_status bad = attn_shape(k, c, c->in[Q], c->in[V_NEW], err);
     if (bad)
         return bad;
-    k->cache = strcmp(k->base.op, "attention.paged") ? 5 : 6;
-    if (k->base.in_kind[k->cache] != k->base.in_kind[k->cache + 1])
+    if (k->base.in_kind[K_CACHE] != k->base.in_kind[V_CACHE])
         return cuda_refuse(&k->base, err, "the two caches are of two dtypes");
     if (k->a.tokens > 65535)
         return cuda_refuse(&k->base, err, "more than 65535 new tokens at once");
-    bad = view_shape(&k->base, c->in[k->cache], k->cache == 6 ? c->in[5] : NULL, &k->at, err);
+    bad = view_shape(&k->base, c->in[K_CACHE], c->in[PAGES], &k->at, err);
     k->positions = k->at.most;
     return bad;
 }

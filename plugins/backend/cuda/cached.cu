@@ -84,8 +84,10 @@ __global__ void __launch_bounds__(BLOCK)
             if (i >= a.cv)
                 continue;
 #pragma unroll 8
-            for (int j = 0; j < n; j++)
-                acc[c] += z[j] * (rows[j] < 0 ? 0 : ld(vc, ((int64_t)rows[j] * a.kv + g) * a.cv + i));
+            for (int j = 0; j < n; j++) {
+                int64_t row = rows[j];
+                acc[c] += z[j] * (row < 0 ? 0 : ld(vc, (row * a.kv + g) * a.cv + i));
+            }
         }
     }
     int64_t part = (t * a.heads + h) * gridDim.z + blockIdx.z;
@@ -110,9 +112,9 @@ static mr_status cached_run(RUN_ARGS)
     if (!k->a.tokens)
         return MR_OK;
     cudaError_t e = cache_write_launch(k, in, stream);
-    WITH_TYPE(base->in_kind[k->cache], e = e ? e : launch_early(
+    WITH_TYPE(base->in_kind[K_CACHE], e = e ? e : launch_early(
         base, cache_attend<F>, grid, BLOCK, 0, 1, stream, in_arr(base, in, 0), view_in(k, in),
-        (const F *)in[k->cache].data, (const F *)in[k->cache + 1].data, out_arr(base, out, 0),
+        (const F *)in[K_CACHE].data, (const F *)in[V_CACHE].data, out_arr(base, out, 0),
         parts_in(k, ws), k->a));
     e = e ? e : cache_join_launch<false>(k, in, out, ws, stream);
     return e ? cuda_fail(err, e, base->op) : MR_OK;
@@ -132,7 +134,6 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
 }
 
 const struct op_row cuda_cached_rows[] = {
-    { "attention.cached", "xxxiixx>x", sizeof(struct cached), cached_prepare, 0, 0 },
     { "attention.paged", "xxxiiixx>x", sizeof(struct cached), cached_prepare, 0, 0 },
     {},
 };

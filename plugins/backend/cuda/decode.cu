@@ -235,8 +235,8 @@ static cudaError_t start(const struct cached *k, const mr_buf *in, const mr_buf 
     dim3 grid((unsigned)blocks_of(k), (unsigned)k->a.tokens, (unsigned)k->splits);
     decode_args d = { view_in(k, in), parts_in(k, ws) };
     return launch_early(&k->base, decode<F, LANES, HEADS>, grid, THREADS, 0, 1, stream,
-                        in_arr(&k->base, in, 0), (const F *)in[k->cache].data,
-                        (const F *)in[k->cache + 1].data, out_arr(&k->base, out, 0), d, k->a);
+                        in_arr(&k->base, in, 0), (const F *)in[K_CACHE].data,
+                        (const F *)in[V_CACHE].data, out_arr(&k->base, out, 0), d, k->a);
 }
 
 template <typename F, int LANES>
@@ -256,7 +256,7 @@ static mr_status decode_run(RUN_ARGS)
     if (!k->a.tokens)
         return MR_OK;
     cudaError_t e = cache_write_launch(k, in, stream);
-    WITH_TYPE(base->in_kind[k->cache], {
+    WITH_TYPE(base->in_kind[K_CACHE], {
         e = e                  ? e
           : width <= 8 * WIDE  ? launch<F, 8>(k, in, out, ws, stream)
           : width <= 16 * WIDE ? launch<F, 16>(k, in, out, ws, stream)
@@ -281,7 +281,6 @@ static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *e
 }
 
 const struct op_row cuda_decode_rows[] = {
-    { "attention.cached", "xxxiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
     { "attention.paged", "xxxiiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
     {},
 };

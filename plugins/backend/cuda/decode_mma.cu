@@ -13,8 +13,8 @@
 // at 4.27 TB/s). A place outside the cache writes nothing and gives NaN, which the run's checks
 // find.
 
-#include "cache.cuh"
 #include "mma.cuh"
+#include "rope_place.cuh"
 
 enum { DECODE_THREADS = 128, WARPS = DECODE_THREADS / 32, STEP = 16, MAX_HEADS = 8 };
 enum { BLOCKS_PER_SM = 3, TURN = STEP * WARPS, CLUSTER = 16, CLUSTER_KEYS = 1024 };
@@ -26,7 +26,13 @@ struct decode_args { // by value in a launch, beside attn_args
     int splits, clustered;
 };
 
-#define SELF const struct cached *k = (const struct cached *)base
+struct decoding : cached {
+    place_args rope; // of rope_attention
+    int roped;
+    uint64_t parts;  // where they lie in the workspace, behind the turned queries
+};
+
+#define SELF const struct decoding *k = (const struct decoding *)base
 
 DEV float exp2_fast(float x)
 {
@@ -271,26 +277,29 @@ static decode_fn fn_of(const struct cached *k)
 static mr_status decode_run(RUN_ARGS)
 {
     SELF;
-    decode_args d = { view_in(k, in), parts_in(k, ws), k->splits, k->clustered };
+    void *parts = (char *)ws + k->parts;
+    const bf16 *q = (const bf16 *)(k->roped ? ws : in[Q].data);
+    decode_args d = { view_in(k, in), parts_in(k, parts), k->splits, k->clustered };
     dim3 grid((unsigned)(blocks_of(k) * k->splits), (unsigned)k->a.tokens);
     if (!k->a.tokens)
         return MR_OK;
-    cudaError_t e = cache_write_launch(k, in, stream);
+    cudaError_t e = k->roped ? place_launch(k, k->rope, in, (bf16 *)ws, stream)
+                             : cache_write_launch(k, in, stream);
     e = e ? e : launch_early(base, fn_of(k), grid, DECODE_THREADS, 0,
-                             k->clustered ? k->splits : 1, stream, (const bf16 *)in[0].data,
-                             (const bf16 *)in[k->cache].data, (const bf16 *)in[k->cache + 1].data,
+                             k->clustered ? k->splits : 1, stream, q,
+                             (const bf16 *)in[K_CACHE].data, (const bf16 *)in[V_CACHE].data,
                              out_arr(base, out, 0), d, k->a);
-    e = e ? e : cache_join_launch<true>(k, in, out, ws, stream);
+    e = e ? e : cache_join_launch<true>(k, in, out, parts, stream);
     return e ? cuda_fail(err, e, base->op) : MR_OK;
 }
 
 static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    struct cached *k = (struct cached *)base;
+    struct decoding *k = (struct decoding *)base;
     mr_status bad = cache_shape(k, c, err);
     if (bad)
         return bad;
-    if (base->in_kind[0] != CUDA_BF16 || base->in_kind[k->cache] != CUDA_BF16)
+    if (base->in_kind[0] != CUDA_BF16 || base->in_kind[K_CACHE] != CUDA_BF16)
         return cuda_refuse(base, err, "the queries or the cache are not bf16");
     if (!(k->a.c == k->a.cv && (k->a.c == 64 || k->a.c == 128 || k->a.c == 256)) &&
         !(k->a.c == 192 && k->a.cv == 128))
@@ -305,13 +314,26 @@ static mr_status decode_prepare(struct kernel *base, const mr_call *c, mr_err *e
         if (e)
             return cuda_fail(err, e, base->op);
     }
-    base->workspace = k->clustered ? 0 : parts_bytes(k);
+    k->parts = k->roped ? cuda_round((uint64_t)(k->a.tokens * k->a.heads * k->a.c) * 2) : 0;
+    base->workspace = k->parts + (k->clustered ? 0 : parts_bytes(k));
     base->run = decode_run;
     return MR_OK;
 }
 
+static mr_status roped_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    struct decoding *k = (struct decoding *)base;
+    k->roped = 1;
+    mr_status st = decode_prepare(base, c, err);
+    if (st)
+        return st;
+    if (base->in_kind[K] != CUDA_BF16 || base->in_kind[V_NEW] != CUDA_BF16)
+        return cuda_refuse(base, err, "the new keys or values are not bf16");
+    return place_read(k, c, &k->rope, err);
+}
+
 const struct op_row cuda_decode_mma_rows[] = {
-    { "attention.cached", "xxxiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
-    { "attention.paged", "xxxiiixx>x", sizeof(struct cached), decode_prepare, 0, 0 },
+    { "attention.paged", "xxxiiixx>x", sizeof(struct decoding), decode_prepare, 0, 0 },
+    { "rope_attention.paged", "xxxiiixx>x", sizeof(struct decoding), roped_prepare, 0, 0 },
     {},
 };

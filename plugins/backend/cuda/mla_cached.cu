@@ -14,11 +14,13 @@
 
 enum { BLOCK = 128, WARPS = BLOCK / 32, HEADS = 8, TOKENS = 8, MAX_PARTS = 1024 };
 
+// operands
+enum { Q, C, KR, WUKV, POS, SLOT, PAGES, CACHE };
+
 struct mla_cached {
     struct kernel base;
     int64_t tokens;
     cache_view at; // but for operands
-    int cache;     // the operand that is the cache
     int latent, splits, parts_each, tensor; // parts that a split leaves; on the tensor cores
     float scale;
     uint64_t parts; // in the workspace, behind the absorbed queries
@@ -240,13 +242,12 @@ static void launch_attend(const struct mla_cached *k, const float *absorbed, arr
 static mr_status cached_run(RUN_ARGS)
 {
     SELF;
-    enum { Q, C, KR, WUKV, POS, SLOT, PAGES };
     cache_view at = k->at;
     at.positions = (const int32_t *)in[POS].data;
     at.slot = (const int32_t *)in[SLOT].data;
-    at.pages = k->cache > PAGES ? (const int32_t *)in[PAGES].data : nullptr;
+    at.pages = (const int32_t *)in[PAGES].data;
     float *absorbed = (float *)ws, *parts = (float *)((char *)ws + k->parts);
-    arr q = in_arr(base, in, Q), latents = in_arr(base, in, (uint32_t)k->cache);
+    arr q = in_arr(base, in, Q), latents = in_arr(base, in, CACHE);
     unsigned heads = (unsigned)k->a.heads, tiles = (unsigned)cuda_ceil(k->tokens, TOKENS);
     int L = k->latent, D = L + k->a.rope, w_kind = base->in_kind[WUKV];
     if (!k->tokens)
@@ -281,8 +282,7 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
         return st;
     k->tokens = c->in[0]->dim[0];
     k->latent = (int)mr_last(c->in[1]);
-    k->cache = strcmp(base->op, "mla_attention.paged") ? 6 : 7;
-    st = view_shape(base, c->in[k->cache], k->cache == 7 ? c->in[6] : NULL, &k->at, err);
+    st = view_shape(base, c->in[CACHE], c->in[PAGES], &k->at, err);
     if (st)
         return st;
     k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)(k->a.nope + k->a.rope)));
@@ -292,7 +292,7 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
         return cuda_refuse(base, err, "heads of more than 1024 values without positions");
     if (k->tokens > 65535)
         return cuda_refuse(base, err, "more than 65535 new tokens at once");
-    st = mla_decode_prepare(base, k->latent, k->a.rope, base->in_kind[k->cache], err);
+    st = mla_decode_prepare(base, k->latent, k->a.rope, base->in_kind[CACHE], err);
     if (st && st != MR_E_UNSUPPORTED)
         return st;
     k->tensor = !st;
@@ -314,7 +314,6 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
 }
 
 const struct op_row cuda_mla_cached_rows[] = {
-    { "mla_attention.cached", "xxxxiix>x", sizeof(struct mla_cached), cached_prepare, 0, 0 },
     { "mla_attention.paged", "xxxxiiix>x", sizeof(struct mla_cached), cached_prepare, 0, 0 },
     {},
 };

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // pages.cuh - where the rows of a cache lie: in pages of `page` rows, of which a slot has those in
-// its line of a table; without a table slot b is page b. Nothing outside the cache is ever touched:
-// a place that is none is -1.
+// its line of a table. Nothing outside the cache is ever touched: a place that is none is -1.
 
 #ifndef MRUN_CUDA_PAGES_CUH
 #define MRUN_CUDA_PAGES_CUH
@@ -27,7 +26,7 @@ DEV int slot_of(const cache_view &v, int64_t t)
 DEV int row_at(const cache_view &v, int b, int p)
 {
     int i = v.shift >= 0 ? p >> v.shift : p / v.page;
-    int page = v.pages ? v.pages[(int64_t)b * v.table + i] : b;
+    int page = v.pages[(int64_t)b * v.table + i];
     return page < 0 || page >= v.count ? -1 : page * v.page + (p - i * v.page);
 }
 
@@ -38,11 +37,11 @@ DEV int own_row(const cache_view &v, int64_t t)
     return b < 0 ? -1 : row_at(v, b, v.positions[t]);
 }
 
-// `cache` [N,P,..] with its table [B,M], or [B,S,..] without one
+// `cache` [N,P,..] with its table [B,M]
 static inline mr_status view_shape(const struct kernel *k, const mr_type *cache,
                                    const mr_type *table, cache_view *v, mr_err *err)
 {
-    int64_t slots = table ? table->dim[0] : cache->dim[0], line = table ? table->dim[1] : 1;
+    int64_t slots = table->dim[0], line = table->dim[1];
     if (slots > INT32_MAX || cache->dim[1] < 1 || cache->dim[0] > INT32_MAX / cache->dim[1] ||
         line > INT32_MAX / cache->dim[1])
         return cuda_refuse(k, err, "a cache of more than 2^31 rows or positions");

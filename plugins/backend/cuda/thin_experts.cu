@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// thin_experts.cu - the experts' products where an expert has few rows: grouped_linear,
-// experts_swiglu (gathered, scored, normalised, gated) and experts_add (added to the stream). A
-// block has a tile of columns of one expert, found in the offsets on the device; only the weights
-// of experts with rows are read, once for 16 rows of an expert. Up to 8 rows in all go by
-// thin_stream.cuh, clusters of blocks sharing the inner dimension until all multiprocessors have
-// work; more by thin_product.cuh, which has 4.0 TB/s of an H200 with 64 rows for 16 experts.
+// thin_experts.cu - the experts' products where an expert has few rows, by thin_product.cuh:
+// grouped_linear, experts_swiglu (gathered, scored, normalised, gated) and experts_add (added to
+// the stream). A block has 64 columns of one expert, found in the offsets on the device; only the
+// weights of experts with rows are read, once for 16 rows of an expert. Up to 8 rows in all are
+// about latencies: 16 warps a block, of gate and up 32 columns each, and clusters of blocks that
+// share the inner dimension where tiles are fewer than multiprocessors. More rows keep all of them
+// busy anyhow: 4 warps a block, 4.0 TB/s of an H200 with 64 rows for 16 experts.
 
-#include "thin_stream.cuh"
+#include "thin_product.cuh"
 
-enum { COLUMNS = 64, WARPS = 4, MOST_SPLITS = 8, LEAST_SHARE = 256, ROWS_AN_EXPERT = 8 };
-enum { MOST_SHARED = 200 << 10 };
+enum { COLUMNS = 64, WARPS = 4, FEW_WARPS = 16, FEW_ROWS = 8, MOST_SPLITS = 8, LEAST_SHARE = 512 };
+enum { ROWS_AN_EXPERT = 8 };
 
 struct thin_experts {
     struct kernel base;
     thin_args p; // but for operands
-    int splits, io, share; // share: terms of a split, in the stream's stages; 0: no stream
+    int splits, io, few;
     dim3 grid;
 };
 
@@ -24,10 +25,9 @@ struct thin_experts {
 template <bool IO, int M, int END>
 static cudaError_t launch(const struct thin_experts *k, const thin_args &p, cudaStream_t stream)
 {
-    if (k->share)
-        return launch_early(&k->base, thin_stream<IO, END, true>, k->grid, STREAM_THREADS,
-                            stream_bytes(p.rows, k->share), k->splits, stream, p, k->splits,
-                            k->share);
+    if (k->few)
+        return launch_early(&k->base, thin_product<IO, 4, 1, FEW_WARPS, END, true>, k->grid,
+                            FEW_WARPS * 32, 0, k->splits, stream, p, k->splits);
     return launch_early(&k->base, thin_product<IO, M, 2, WARPS, END, true>, k->grid, WARPS * 32, 0,
                         1, stream, p, 1);
 }
@@ -84,21 +84,6 @@ static mr_status add_run(RUN_ARGS)
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
-template <bool IO, int END>
-static mr_status stream(struct thin_experts *k, int64_t slots, mr_err *err)
-{
-    typedef stream_tile<IO, END> tile;
-    const struct cuda_dev *dev = k->base.dev;
-    k->p.tiles[0] = (int)cuda_ceil(k->p.outer[0], tile::OUT);
-    int64_t blocks = k->p.tiles[0] * slots;
-    while (dev->cc >= 90 && k->splits < MOST_SPLITS && 2 * blocks * k->splits <= 2 * dev->sms &&
-           k->p.inner / (2 * k->splits) >= LEAST_SHARE)
-        k->splits *= 2;
-    k->share = stream_share(k->p.inner, k->splits, tile::KC);
-    k->grid = dim3((unsigned)(k->p.tiles[0] * k->splits), (unsigned)slots);
-    return want_shared(&k->base, (const void *)thin_stream<IO, END, true>, MOST_SHARED, err);
-}
-
 // `rows` of all experts, x of `inner` values, y of `outer`
 template <int END>
 static mr_status shape(struct kernel *base, const mr_call *c, int64_t rows, int64_t inner,
@@ -123,14 +108,18 @@ static mr_status shape(struct kernel *base, const mr_call *c, int64_t rows, int6
     k->p.normed = (int)mr_attr_i(c, "normed", 0);
     k->p.eps = (float)mr_attr_f(c, "eps", 1e-5);
     int64_t slots = rows < experts ? rows : experts;
+    k->few = rows <= FEW_ROWS;
+    if (k->few && END == THIN_SWIGLU)
+        k->p.tiles[0] = (int)cuda_ceil(outer, COLUMNS / 2);
     k->splits = 1;
-    k->grid = dim3((unsigned)k->p.tiles[0], (unsigned)slots);
+    while (k->few && base->dev->cc >= 90 && k->splits < MOST_SPLITS &&
+           2 * k->splits * k->p.tiles[0] * slots <= base->dev->sms &&
+           inner / (2 * k->splits) >= LEAST_SHARE)
+        k->splits *= 2;
+    k->grid = dim3((unsigned)(k->p.tiles[0] * k->splits), (unsigned)slots);
     base->impl = "own bf16, few rows an expert";
     base->est_us = (double)slots * (double)inner * (double)outer * 2 / 4e6;
-    if (rows > STREAM_ROWS || base->dev->cc < 80 ||
-        stream_bytes((int)rows, (int)inner + 512) > MOST_SHARED)
-        return MR_OK;
-    return k->io ? stream<true, END>(k, slots, err) : stream<false, END>(k, slots, err);
+    return MR_OK;
 }
 
 static mr_status linear_prepare(struct kernel *base, const mr_call *c, mr_err *err)

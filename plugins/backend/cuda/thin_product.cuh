@@ -149,8 +149,10 @@ DEV void thin_sums(const thin_args &p, const bf16 *w, const bf16 *other, int64_t
                 const bf16 *at;
                 bool have;
                 if (IO) { // terms kk .. kk + 7, columns 8 g .. 8 g + 7 of each 64
-                    int half = HALVES && j / 8 >= LOADS / 16;
-                    int col = col0 + (j / 8 - half * LOADS / 16) * 64 + 8 * g;
+                    const bool narrow = HALVES && M == 4; // 32 columns of each half
+                    int half = narrow ? g / 4 : HALVES && j / 8 >= LOADS / 16;
+                    int col = col0 + (narrow ? 8 * (g % 4)
+                                             : (j / 8 - half * LOADS / 16) * 64 + 8 * g);
                     at = w + (kk + j % 8) * width + half * outer + col;
                     have = in && col < outer;
                 } else { // columns 16 i + g and 16 i + g + 8
@@ -221,7 +223,7 @@ DEV float thin_rms(const thin_args &p, float squares) // what a normalised row's
 
 // Grid: (tiles x splits, experts that may have rows or 1); a cluster is the splits of a tile.
 template <bool IO, int M, int NT, int WARPS, int END, bool GROUPED>
-__global__ void __launch_bounds__(WARPS * 32, (M * NT > 4 ? 12 : 16) / WARPS)
+__global__ void __launch_bounds__(WARPS * 32, M * NT > 4 ? 12 / WARPS : 16 / WARPS)
     thin_product(const __grid_constant__ thin_args p, int splits)
 {
     constexpr int COLS = 16 * M, ROWS = 8 * NT, OUT = END == THIN_SWIGLU ? COLS / 2 : COLS;
@@ -265,6 +267,11 @@ __global__ void __launch_bounds__(WARPS * 32, (M * NT > 4 ? 12 : 16) / WARPS)
 
     for (int r0 = first; r0 < end; r0 += ROWS) {
         const int count = min(ROWS, end - r0);
+        float score = 1; // asked for early, to be there when the sums are
+        if (GROUPED && p.scores && threadIdx.x < (unsigned)count) {
+            int i = p.from[r0 + threadIdx.x];
+            score = i >= 0 && i < p.rows ? p.scores[i] : 1;
+        }
         const bf16 *x[NT];
         bool there[NT];
 #pragma unroll
@@ -291,14 +298,12 @@ __global__ void __launch_bounds__(WARPS * 32, (M * NT > 4 ? 12 : 16) / WARPS)
             cluster_sync();
         }
         if (threadIdx.x < (unsigned)count) {
-            int i = GROUPED && p.scores ? p.from[r0 + threadIdx.x] : -1;
             float q = 0;
             if (p.normed)
                 for (int v = 0; v < (splits > 1 ? splits : WARPS); v++)
                     q += splits > 1 ? of_rank(&squares[0][threadIdx.x], (uint32_t)v)
                                     : squares[v][threadIdx.x];
-            factor[threadIdx.x] = thin_rms(p, q) *
-                                  (i >= 0 && i < p.rows ? p.scores[i] : 1);
+            factor[threadIdx.x] = thin_rms(p, q) * score;
         }
         __syncthreads();
         const int mine = OUT / splits; // columns that this block finishes

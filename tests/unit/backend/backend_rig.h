@@ -278,8 +278,9 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
         "add_rmsnorm", "add_rmsnorm.bwd",  "add_layernorm", "add_layernorm.bwd", "rope_norm",
         "rope_norm.bwd", "linear_add",     "linear_add.dgrad", "unpermute_add", "permute.bwd",
         "linear_gelu", "linear_gelu.dgrad", "linear.wgrad.first", "grouped_linear.wgrad.first",
-        "linears", "linear_swiglu", "experts_swiglu", "experts_add", "router" };
-    const size_t few_rows = sizeof fused / sizeof *fused - 5; /* from there on: few rows, bf16 */
+        "linears", "linear_swiglu", "experts_swiglu", "experts_add", "router",
+        "rope_attention.paged" };
+    const size_t few_rows = sizeof fused / sizeof *fused - 6; /* from there on: few rows, bf16 */
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
         if (!strcmp(id, fused[i]) &&
             (r->no_fused || i >= few_rows || strstr(id, "gelu") ||

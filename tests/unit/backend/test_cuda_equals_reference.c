@@ -284,50 +284,63 @@ static const struct {
     { "split", "x=F[130,576] @first=512" },
     { "split", "x=F[3,5,77] @first=12" },
     { "concat", "a=F[1100,24] b=F[1100,8] @first=24 @second=8" },
-    { "mla_attention.cached", "q=F[90,96] c=F[90,40] kr=F[90,8] w=F[160,40] positions=i32[90]ramp "
-                              "slot=i32[90]zero cache=F[1,100,48] @heads=4 @nope_dim=16 "
-                              "@inv_freq=1,0.3,0.1,0.01" },
-    { "mla_attention.cached", "q=F[3,231] c=F[3,33] kr=F[3,6] w=F[231,33] "
-                              "positions=i32[3]{150,0,64} slot=i32[3]{1,-1,0} cache=F[2,151,39] "
-                              "@heads=11 @nope_dim=15 @inv_freq=1,0.3,0.1 @factor=1.1" },
-    { "mla_attention.cached", "q=F[2,768] c=F[2,512] kr=F[2,64] w=F[1024,512] "
-                              "positions=i32[2]{700,64} slot=i32[2]{1,0} cache=F[2,701,576] "
-                              "@heads=4 @nope_dim=128 @inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,"
-                              "0.1,0.09,0.08,0.07,0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,"
-                              "0.007,0.006,0.005,0.004,0.003,0.002,0.001,9e-4,8e-4,7e-4,6e-4 "
-                              "@scale=0.01" },
-    { "mla_attention.cached", "q=F[3,4752] c=F[3,512] kr=F[3,64] w=F[1056,512] "
-                              "positions=i32[3]{127,3,64} slot=i32[3]{0,-1,1} "
-                              "cache=F[2,200,576] @heads=66 @nope_dim=8 @scale=0.02 "
-                              "@inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1,0.09,0.08,"
-                              "0.07,0.06,0.05,0.04,"
-                              "0.03,0.02,0.01,0.009,0.008,0.007,0.006,0.005,0.004,0.003,"
-                              "0.002,0.001,9e-4,8e-4,7e-4,6e-4 " },
-    { "mla_attention.cached", "q=F[12,24] c=F[12,16] kr=F[12,4] w=F[32,16] positions="
-                              "i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
-                              "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} cache=F[3,12,20] "
-                              "@heads=2 @nope_dim=8 @inv_freq=1,0.3" },
-    { "attention.cached", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
-                          "slot=i32[90]zero k_cache=F[1,100,32] v_cache=F[1,100,32] @heads=4 "
-                          "@kv_heads=2 @head_dim=16" },
-    { "attention.cached", "q=F[3,66] k=F[3,33] v=F[3,33] positions=i32[3]{150,0,64} "
-                          "slot=i32[3]{1,-1,0} k_cache=F[2,151,33] v_cache=F[2,151,33] @heads=2 "
-                          "@kv_heads=1 @head_dim=33" },
-    { "attention.cached", "q=F[2,512] k=F[2,256] v=F[2,512] positions=i32[2]{450,64} "
-                          "slot=i32[2]{1,0} k_cache=F[2,451,256] v_cache=F[2,451,512] @heads=4 "
-                          "@kv_heads=2 @head_dim=128 @chunk=400" },
-    { "attention.cached", "q=F[3,640] k=F[3,128] v=F[3,128] positions=i32[3]{1450,64,1300} "
-                          "slot=i32[3]{1,0,-1} k_cache=F[2,1451,128] v_cache=F[2,1451,128] "
-                          "@heads=5 @kv_heads=1 @head_dim=128" },
-    { "attention.cached", "q=F[3,2048] k=F[3,256] v=F[3,128] positions=i32[3]{450,64,300} "
-                          "slot=i32[3]{1,0,1} k_cache=F[2,451,256] v_cache=F[2,451,128] "
-                          "@heads=8 @kv_heads=1 @head_dim=256" },
-    { "attention.cached", "q=F[1,768] k=F[1,768] v=F[1,512] positions=i32[1]{700} "
-                          "slot=i32[1]{0} k_cache=F[1,701,768] v_cache=F[1,701,512] "
-                          "@heads=4 @kv_heads=4 @head_dim=192" },
-    { "attention.cached", "q=F[40,640] k=F[40,64] v=F[40,64] positions=i32[40]ramp "
-                          "slot=i32[40]zero k_cache=F[1,64,64] v_cache=F[1,64,64] "
-                          "@heads=10 @kv_heads=1 @head_dim=64" },
+    { "mla_attention.paged", "q=F[90,96] c=F[90,40] kr=F[90,8] w=F[160,40] "
+                             "positions=i32[90]ramp slot=i32[90]zero pages=i32[1,7]perm "
+                             "cache=F[7,16,48] @heads=4 @nope_dim=16 @inv_freq=1,0.3,0.1,0.01" },
+    { "mla_attention.paged", "q=F[3,231] c=F[3,33] kr=F[3,6] w=F[231,33] "
+                             "positions=i32[3]{150,0,64} slot=i32[3]{1,-1,0} "
+                             "pages=i32[2,22]perm cache=F[44,7,39] @heads=11 @nope_dim=15 "
+                             "@inv_freq=1,0.3,0.1 @factor=1.1" },
+    { "mla_attention.paged", "q=F[2,768] c=F[2,512] kr=F[2,64] w=F[1024,512] "
+                             "positions=i32[2]{700,64} slot=i32[2]{1,0} pages=i32[2,11]perm "
+                             "cache=F[22,64,576] @heads=4 @nope_dim=128 "
+                             "@inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1,0.09,0.08,0.07,"
+                             "0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,0.007,0.006,0.005,"
+                             "0.004,0.003,0.002,0.001,9e-4,8e-4,7e-4,6e-4 @scale=0.01" },
+    { "mla_attention.paged", "q=F[3,4752] c=F[3,512] kr=F[3,64] w=F[1056,512] "
+                             "positions=i32[3]{127,3,64} slot=i32[3]{0,-1,1} pages=i32[2,7]perm "
+                             "cache=F[14,32,576] @heads=66 @nope_dim=8 @scale=0.02 "
+                             "@inv_freq=1,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1,0.09,0.08,0.07,"
+                             "0.06,0.05,0.04,0.03,0.02,0.01,0.009,0.008,0.007,0.006,0.005,"
+                             "0.004,0.003,0.002,0.001,9e-4,8e-4,7e-4,6e-4" },
+    { "mla_attention.paged", "q=F[12,24] c=F[12,16] kr=F[12,4] w=F[32,16] "
+                             "positions=i32[12]{0,1,2,3,4,5,9,10,11,0,1,7} "
+                             "slot=i32[12]{0,0,0,0,0,0,1,1,1,-1,-1,2} pages=i32[3,1]perm "
+                             "cache=F[3,16,20] @heads=2 @nope_dim=8 @inv_freq=1,0.3" },
+    { "rope_attention.paged", "q=F[1,256] k=F[1,128] v=F[1,128] positions=i32[1]{700} "
+                              "slot=i32[1]{0} pages=i32[1,11]perm k_cache=F[11,64,128] "
+                              "v_cache=F[11,64,128] @heads=4 @kv_heads=2 @head_dim=64 @qk_norm=1 "
+                              "@inv_freq=" FREQ32 },
+    { "rope_attention.paged", "q=F[5,512] k=F[5,128] v=F[5,128] "
+                              "positions=i32[5]{3,130,0,4,66} slot=i32[5]{2,0,-1,2,1} "
+                              "pages=i32[3,6]perm k_cache=F[18,24,128] v_cache=F[18,24,128] "
+                              "@heads=4 @kv_heads=1 @head_dim=128 @factor=0.9 @interleaved=0 "
+                              "@inv_freq=" FREQ32 "," FREQ32 },
+    { "rope_attention.paged", "q=F[2,512] k=F[2,256] v=F[2,256] positions=i32[2]{90,64} "
+                              "slot=i32[2]{1,0} pages=i32[2,6]perm k_cache=F[12,16,256] "
+                              "v_cache=F[12,16,256] @heads=2 @kv_heads=1 @head_dim=256 @chunk=40 "
+                              "@inv_freq=" FREQ8 },
+    { "attention.paged", "q=F[90,64] k=F[90,32] v=F[90,32] positions=i32[90]ramp "
+                         "slot=i32[90]zero pages=i32[1,5]perm k_cache=F[5,24,32] "
+                         "v_cache=F[5,24,32] @heads=4 @kv_heads=2 @head_dim=16" },
+    { "attention.paged", "q=F[3,66] k=F[3,33] v=F[3,33] positions=i32[3]{150,0,64} "
+                         "slot=i32[3]{1,-1,0} pages=i32[2,31]perm k_cache=F[62,5,33] "
+                         "v_cache=F[62,5,33] @heads=2 @kv_heads=1 @head_dim=33" },
+    { "attention.paged", "q=F[2,512] k=F[2,256] v=F[2,512] positions=i32[2]{450,64} "
+                         "slot=i32[2]{1,0} pages=i32[2,29]perm k_cache=F[58,16,256] "
+                         "v_cache=F[58,16,512] @heads=4 @kv_heads=2 @head_dim=128 @chunk=400" },
+    { "attention.paged", "q=F[3,640] k=F[3,128] v=F[3,128] positions=i32[3]{1450,64,1300} "
+                         "slot=i32[3]{1,0,-1} pages=i32[2,91]perm k_cache=F[182,16,128] "
+                         "v_cache=F[182,16,128] @heads=5 @kv_heads=1 @head_dim=128" },
+    { "attention.paged", "q=F[3,2048] k=F[3,256] v=F[3,128] positions=i32[3]{450,64,300} "
+                         "slot=i32[3]{1,0,1} pages=i32[2,8]perm k_cache=F[16,64,256] "
+                         "v_cache=F[16,64,128] @heads=8 @kv_heads=1 @head_dim=256" },
+    { "attention.paged", "q=F[1,768] k=F[1,768] v=F[1,512] positions=i32[1]{700} slot=i32[1]{0} "
+                         "pages=i32[1,6]perm k_cache=F[6,128,768] v_cache=F[6,128,512] @heads=4 "
+                         "@kv_heads=4 @head_dim=192" },
+    { "attention.paged", "q=F[40,640] k=F[40,64] v=F[40,64] positions=i32[40]ramp "
+                         "slot=i32[40]zero pages=i32[1,1]perm k_cache=F[1,64,64] "
+                         "v_cache=F[1,64,64] @heads=10 @kv_heads=1 @head_dim=64" },
 };
 
 static void every_shape(rig_cuda config)
