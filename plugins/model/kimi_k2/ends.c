@@ -26,10 +26,8 @@ void k2_head(const k2_model *m, const k2_block *b)
     mr_val logits = MR_OP(n, "linear", MR_IN(x, w, 0), MR_NOAT); /* [T, V] */
     if (!b->train)
         n.b->output(n.p, "logits", logits);
-    if (b->decode) {
-        n.b->output(n.p, "next", MR_OP(n, "argmax", MR_IN(logits), MR_NOAT));
+    if (b->decode)
         return;
-    }
 
     mr_val ce[3] = { 0, 0, 0 }; /* loss [1], nll [T], lse [T] */
     MR_OPN(n, "cross_entropy", ce, 3,
