@@ -219,7 +219,7 @@ mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err
         again = false;
         for (const mri_fuse_pattern *k = mri_fuse_patterns; k->last; k++)
             again |= search(plan, opt, k);
-        for (const mri_fuse_pattern *k = mri_fuse_few_rows; k->last; k++)
+        for (const mri_fuse_pattern *k = mri_fuse_few_rows; k->last && !opt->train; k++)
             again |= search(plan, opt, k);
     }
     return 0;

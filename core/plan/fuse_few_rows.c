@@ -3,8 +3,8 @@
  * fuse_few_rows.c - what the fusion pass looks for where a step has few rows, as decoding does:
  * products of one input, gated units, a mixture's router and experts, and the norm before any of
  * them. A backend answers for these ops with few rows only; with many the rows of fuse_patterns.c
- * stay, which were asked first. Nothing here has a gradient: where the backward keeps a value
- * in between, the pass refuses.
+ * stay, which were asked first. Not for training: nothing here has a gradient, and what is run
+ * again for the backward must give the same bits as the forward.
  */
 #include "fuse.h"
 

@@ -12,7 +12,7 @@
 
 #include "mla_cached.cuh"
 
-enum { BLOCK = 128, WARPS = BLOCK / 32, HEADS = 8, TOKENS = 8, MAX_PARTS = 1024 };
+enum { PLACE = 512, BLOCK = 128, WARPS = BLOCK / 32, HEADS = 8, TOKENS = 8, MAX_PARTS = 1024 };
 
 // operands
 enum { Q, C, KR, WUKV, POS, SLOT, PAGES, CACHE };
@@ -21,7 +21,8 @@ struct mla_cached {
     struct kernel base;
     int64_t tokens;
     cache_view at; // but for operands
-    int latent, splits, parts_each, tensor; // parts that a split leaves; on the tensor cores
+    int latent, splits, parts_each; // parts that a split leaves
+    int tensor, project; // attention, and the products beside it, on the tensor cores
     float scale;
     uint64_t parts; // in the workspace, behind the absorbed queries
     mla_args a;
@@ -29,7 +30,7 @@ struct mla_cached {
 
 #define SELF const struct mla_cached *k = (const struct mla_cached *)base
 
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(PLACE)
     place(arr q, arr c, arr kr, arr latents, float *absorbed, const cache_view at, int L,
           const __grid_constant__ mla_args a)
 {
@@ -38,9 +39,9 @@ __global__ void __launch_bounds__(BLOCK)
     int D = L + a.rope, C = a.nope + a.rope;
     if (row < 0)
         return;
-    for (int i = threadIdx.x; i < L; i += BLOCK)
+    for (int i = threadIdx.x; i < L; i += PLACE)
         put(latents, row * D + i, get(c, t * L + i));
-    for (int i = threadIdx.x; i < a.rope / 2; i += BLOCK) {
+    for (int i = threadIdx.x; i < a.rope / 2; i += PLACE) {
         float2 cs = turn[i] = turn_of(a, at.positions[t], i);
         float p = get(kr, t * a.rope + 2 * i), r = get(kr, t * a.rope + 2 * i + 1);
         put(latents, row * D + L + 2 * i, p * cs.x - r * cs.y);
@@ -49,7 +50,8 @@ __global__ void __launch_bounds__(BLOCK)
     __syncthreads();
     q = arr{ (char *)q.p + t * a.heads * C * (q.kind == CUDA_BF16 ? 2 : 4), q.kind };
     absorbed += t * a.heads * D;
-    for (int e = threadIdx.x; e < a.heads * (a.rope / 2); e += BLOCK) {
+#pragma unroll 4
+    for (int e = threadIdx.x; e < a.heads * (a.rope / 2); e += PLACE) {
         int h = e / (a.rope / 2), i = e % (a.rope / 2);
         float2 cs = turn[i];
         float p = get(q, h * C + a.nope + 2 * i), r = get(q, h * C + a.nope + 2 * i + 1);
@@ -252,11 +254,17 @@ static mr_status cached_run(RUN_ARGS)
     int L = k->latent, D = L + k->a.rope, w_kind = base->in_kind[WUKV];
     if (!k->tokens)
         return MR_OK;
-    place<<<(unsigned)k->tokens, BLOCK, 0, stream>>>(q, in_arr(base, in, C), in_arr(base, in, KR),
+    place<<<(unsigned)k->tokens, PLACE, 0, stream>>>(q, in_arr(base, in, C), in_arr(base, in, KR),
                                                      latents, absorbed, at, L, k->a);
-    WITH_TYPE(w_kind, (absorb<F><<<dim3(heads, tiles, (unsigned)cuda_ceil(L, BLOCK)), BLOCK,
-                                   k->a.nope * TOKENS * 4, stream>>>(
-        q, (const F *)in[WUKV].data, absorbed, k->tokens, L, k->a)));
+    if (k->project) {
+        cudaError_t e = mla_absorb(base, q.p, in[WUKV].data, absorbed, k->tokens, L, &k->a, stream);
+        if (e)
+            return cuda_fail(err, e, base->op);
+    } else {
+        WITH_TYPE(w_kind, (absorb<F><<<dim3(heads, tiles, (unsigned)cuda_ceil(L, BLOCK)), BLOCK,
+                                       k->a.nope * TOKENS * 4, stream>>>(
+            q, (const F *)in[WUKV].data, absorbed, k->tokens, L, k->a)));
+    }
     if (k->tensor)
         mla_decode(absorbed, latents.p, parts, at, k->scale, k->a.heads, k->tokens, k->splits,
                    stream);
@@ -266,6 +274,11 @@ static mr_status cached_run(RUN_ARGS)
         else
             launch_attend<F, 18>(k, absorbed, latents, parts, at, stream);
     });
+    if (k->project) {
+        cudaError_t e = mla_expand(base, parts, in[WUKV].data, out_arr(base, out, 0), at,
+                                   k->tokens, L, &k->a, k->splits * k->parts_each, stream);
+        return e ? cuda_fail(err, e, base->op) : MR_OK;
+    }
     join<<<dim3(heads, (unsigned)k->tokens), BLOCK, 0, stream>>>(
         parts, absorbed, at, k->a.heads, L, k->splits * k->parts_each); // queries are done with
     dim3 grid(heads, tiles, tiles < 4 ? 8 : 2);
@@ -305,6 +318,11 @@ static mr_status cached_prepare(struct kernel *base, const mr_call *c, mr_err *e
     k->splits = k->splits < 1 ? 1 : k->splits;
     if (k->splits > MAX_PARTS / WARPS)
         k->splits = MAX_PARTS / WARPS;
+    st = mla_project_prepare(base, base->in_kind[Q], base->in_kind[WUKV], k->latent, &k->a,
+                             k->splits * k->parts_each, err);
+    if (st && st != MR_E_UNSUPPORTED)
+        return st;
+    k->project = !st;
     int64_t rows = k->tokens * k->a.heads, D = k->latent + k->a.rope;
     k->parts = cuda_round((uint64_t)(rows * D) * 4);
     base->workspace = k->parts +

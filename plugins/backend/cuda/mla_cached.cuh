@@ -24,4 +24,13 @@ mr_status mla_decode_prepare(const struct kernel *k, int latent, int rope, int c
 void mla_decode(const float *absorbed, const void *latents, float *parts, const cache_view &at,
                 float scale, int heads, int64_t tokens, int splits, cudaStream_t stream);
 
+// mla_project.cu: both sides of it on the tensor cores, for bf16. 0: it will do. n: parts of a row.
+mr_status mla_project_prepare(const struct kernel *k, int q_kind, int w_kind, int L,
+                              const mla_args *a, int n, mr_err *err);
+cudaError_t mla_absorb(const struct kernel *k, const void *q, const void *w, float *absorbed,
+                       int64_t tokens, int L, const mla_args *a, cudaStream_t stream);
+cudaError_t mla_expand(const struct kernel *k, const float *parts, const void *w, arr o,
+                       const cache_view &at, int64_t tokens, int L, const mla_args *a, int n,
+                       cudaStream_t stream); // joins the parts, too
+
 #endif

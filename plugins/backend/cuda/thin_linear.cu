@@ -12,13 +12,14 @@ struct thin_linear {
     struct kernel base;
     thin_args p; // but for operands
     unsigned grid;
+    int tiles;
 };
 
 #define SELF const struct thin_linear *k = (const struct thin_linear *)base
 
-static bool wide(const thin_args &p) // more terms than 8 warps have at once
+static bool wide_of(int64_t inner) // more terms than 8 warps have at once
 {
-    return p.inner > FEW_WARPS * LINE_TERMS;
+    return inner > FEW_WARPS * LINE_TERMS;
 }
 
 template <int END>
@@ -26,10 +27,11 @@ static mr_status start(const struct thin_linear *k, const thin_args &p, cudaStre
                        mr_err *err)
 {
     size_t shared = lines_shared(p.rows, p.inner);
-    cudaError_t e = wide(p) ? launch_early(&k->base, thin_lines<MANY_WARPS, END>, dim3(k->grid),
-                                           MANY_WARPS * 32, shared, 1, stream, p)
-                            : launch_early(&k->base, thin_lines<FEW_WARPS, END>, dim3(k->grid),
-                                           FEW_WARPS * 32, shared, 1, stream, p);
+    cudaError_t e =
+        wide_of(p.inner) ? launch_early(&k->base, thin_lines<MANY_WARPS, END>, dim3(k->grid),
+                                        MANY_WARPS * 32, shared, 1, stream, p, k->tiles)
+                         : launch_early(&k->base, thin_lines<FEW_WARPS, END>, dim3(k->grid),
+                                        FEW_WARPS * 32, shared, 1, stream, p, k->tiles);
     return e ? cuda_fail(err, e, k->base.op) : MR_OK;
 }
 
@@ -112,10 +114,12 @@ static mr_status shape(struct kernel *base, const mr_call *c, uint32_t x, uint32
     k->p.kind = base->out_kind[0];
     k->p.normed = (int)mr_attr_i(c, "normed", 0);
     k->p.eps = (float)mr_attr_f(c, "eps", 1e-5);
-    k->grid = (unsigned)tiles;
+    int64_t most = (int64_t)base->dev->sms * (wide_of(inner) ? 1 : 2); // half of what fits
+    k->tiles = (int)tiles;
+    k->grid = (unsigned)(tiles < most ? tiles : most);
     base->impl = "own bf16, few rows";
     base->est_us = (double)tiles * LINES * (double)inner * 2 / 4e6;
-    return want_shared(base, wide(k->p) ? (const void *)thin_lines<MANY_WARPS, END>
+    return want_shared(base, wide_of(inner) ? (const void *)thin_lines<MANY_WARPS, END>
                                         : (const void *)thin_lines<FEW_WARPS, END>, MOST_SHARED,
                        err);
 }
