@@ -90,15 +90,15 @@ static mr_status info(void *model, mr_model_info *out, mr_err *err)
 static mr_val matrix(mr_net n, const char *name, int64_t rows, int64_t cols,
                      const char *placement, double std)
 {
-    mr_param p = { sizeof p, 0, mr_type2("model", rows, cols), placement, "normal", std,
-                   NULL };
+    mr_param p = { .size = sizeof p, .type = mr_type2("model", rows, cols),
+                   .placement = placement, .init = "normal", .scale = std };
     return n.b->param(n.p, name, &p);
 }
 
 static mr_val vector(mr_net n, const char *name, int64_t d, const char *placement, double value)
 {
-    mr_type t = mr_type1("model", d);
-    mr_param p = { sizeof p, MR_PARAM_NO_DECAY, t, placement, "constant", value, NULL };
+    mr_param p = { .size = sizeof p, .flags = MR_PARAM_NO_DECAY, .type = mr_type1("model", d),
+                   .placement = placement, .init = "constant", .scale = value };
     return n.b->param(n.p, name, &p);
 }
 
