@@ -107,7 +107,18 @@ def config():
     put("config", "words.json", json.dumps({k: "x" for k in {**KIMI, **LLAMA}}))
 
 
+def image():
+    """One of each kind of file, and what the header of a bomb looks like."""
+    folder = os.path.join(HERE, "..", "unit", "image", "fixtures")
+    for name in sorted(os.listdir(folder)):
+        if name.endswith((".png", ".jpg")) and not name.startswith("turned"):
+            put("image", name, open(os.path.join(folder, name), "rb").read())
+    small = open(os.path.join(folder, "rgb.png"), "rb").read()
+    put("image", "bomb.png", small[:16] + struct.pack(">II", 1 << 30, 1 << 30) + small[24:])
+
+
 if __name__ == "__main__":
+    image()
     safetensors()
     index()
     quant()
