@@ -181,7 +181,7 @@ mr_status convert_to_hf(const convert_source *s, const char *dtype, convert_list
     for (size_t i = 0; i < e.n; i++) {
         const mri_tensor_slot *slot = &p->slots.v[e.v[i].slot];
         const char *name = s->checkpoint ? slot->name : e.v[i].name;
-        const mr_type *type = s->checkpoint ? &slot->desc.type : &e.v[i].type;
+        const mr_type own = mri_slot_stored(slot), *type = s->checkpoint ? &own : &e.v[i].type;
         const mri_tensor *t = mri_safetensors_find(s->checkpoint ? s->weights : s->folder, name);
         if (!t) {
             list_name(&m.names, &m.n, name);
@@ -227,8 +227,8 @@ mr_status convert_to_mrun(const convert_source *s, const char *dtype, convert_li
             continue;
         bool joined = slot->n != (uint64_t)mr_numel(&t->type);
         convert_from from = { joined ? NULL : t, 0, e.v[i].slot };
-        push(l, mri_strdup(slot->name), &slot->desc.type, written_as(s, slot, t->type.dtype, dtype),
-             from);
+        const mr_type own = mri_slot_stored(slot);
+        push(l, mri_strdup(slot->name), &own, written_as(s, slot, t->type.dtype, dtype), from);
     }
     MR_TRY(refuse_missing(s, &m, err));
 out:

@@ -19,7 +19,7 @@ mr_status mri_export_slot(const mri_params *p, size_t slot, bool whole, mri_expo
 {
     const mri_tensor_slot *s = &p->slots.v[slot];
     if (whole || !s->desc.tensors) {
-        mri_export e = { mri_strdup(s->name), s->desc.type, slot, 0 };
+        mri_export e = { mri_strdup(s->name), mri_slot_stored(s), slot, 0 };
         MRI_PUSH(out, e);
         return 0;
     }

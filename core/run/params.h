@@ -20,6 +20,7 @@
 #include "core/config/sections.h"
 #include "core/program/assembly.h"
 #include "device.h"
+#include <string.h>
 
 enum { MRI_PARAM_ALIGN = 32 }; /* elements: 64 bytes of bf16, 128 of f32 */
 
@@ -37,6 +38,17 @@ typedef struct mri_tensor_slot {
     bool f32;         /* MR_PARAM_F32: the block reads the master */
     bool shared;      /* several blocks bind it */
 } mri_tensor_slot;
+
+/* the type by which files know the parameter: of as many elements, in other dims if it says so */
+static inline mr_type mri_slot_stored(const mri_tensor_slot *s)
+{
+    mr_type t = s->desc.type;
+    if (s->desc.stored_rank) {
+        t.rank = s->desc.stored_rank;
+        memcpy(t.dim, s->desc.stored, sizeof t.dim);
+    }
+    return t;
+}
 
 typedef struct mri_params {
     MRI_VEC(mri_tensor_slot) slots;

@@ -17,22 +17,11 @@ typedef struct outgoing {
     MRI_VEC(char *) names;
 } outgoing;
 
-/* the type by which files know the parameter */
-static mr_type stored_type(const mri_tensor_slot *slot)
-{
-    mr_type t = slot->desc.type;
-    if (slot->desc.stored_rank) {
-        t.rank = slot->desc.stored_rank;
-        memcpy(t.dim, slot->desc.stored, sizeof t.dim);
-    }
-    return t;
-}
-
 /* `data` NULL: the parameter's exact value, put together from its halves */
 static mr_status add(mri_session *s, outgoing *o, char *name, const mri_tensor_slot *slot,
                      const char *dtype, const void *data, mr_err *err)
 {
-    mri_tensor t = { name, stored_type(slot), data };
+    mri_tensor t = { name, mri_slot_stored(slot), data };
     t.type.dtype = dtype;
     MRI_PUSH(&o->names, name);
     if (!s->device.host_memory || !data) {
@@ -100,7 +89,7 @@ out:
 static mr_status same_shape(const mri_tensor *t, const mri_tensor_slot *slot, const char *where,
                             mr_err *err)
 {
-    mr_type own = stored_type(slot);
+    mr_type own = mri_slot_stored(slot);
     const mr_type *a = &t->type, *b = &own;
     if (a->rank == b->rank && !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]))
         return 0;

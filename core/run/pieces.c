@@ -22,7 +22,8 @@ static mr_status misfit(const mri_stored *t, const mri_tensor_slot *s, const cha
     mri_str shape = { 0 };
     mri_type_print(&t->type, &shape);
     mri_str_fmt(&shape, ", which does not go into ");
-    mri_type_print(&s->desc.type, &shape);
+    mr_type own = mri_slot_stored(s);
+    mri_type_print(&own, &shape);
     mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "%s: tensor %s is %s", where, t->data->name,
             shape.s);
     mri_str_free(&shape);
@@ -98,7 +99,7 @@ static mr_status find_one(const mri_safetensors *f, const mri_quant *q, const mr
 mr_status mri_pieces_find(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
                           const char *where, mri_pieces *out, mr_err *err)
 {
-    const mr_type *b = &s->desc.type;
+    const mr_type own = mri_slot_stored(s), *b = &own;
     mri_stored t;
     bool found;
     uint64_t n = 0;
