@@ -7,8 +7,9 @@ For a random small model of each kind of tower (Llama 4, CLIP and SigLIP in LLaV
 saves model, tokenizer and processor into a folder, makes pictures as PNG and JPEG, and computes
 logits, loss and gradients of a text with their placeholders (in fp32, eager attention). Then
   mrun score --hf DIR --text TEXT --image FILE ... --logits OUT --grad OUT
-must give the same ids, and logits and gradients to TOLERANCE of the largest value of each tensor.
-A picture that is changed must change the logits.
+must give the same ids, and logits and gradients to TOLERANCE of the largest value of each tensor,
+`mrun generate` must go on as transformers does greedily, and a picture that is changed must change
+the logits.
 
 Run by hand, with MRUN_EXE and MRUN_PLUGIN_PATH as tests have them. Needs torch, torchvision,
 transformers 5 and pillow.
@@ -146,6 +147,11 @@ def check(name, make, seed):
             if n.endswith("k_proj.bias"):
                 continue  # softmax does not see it: both gradients are noise around 0
             worst[n] = off(grads[n].reshape(want.shape), want.numpy())
+        ids_on = model.generate(input_ids=ids[None], pixel_values=pixels, max_new_tokens=8,
+                                do_sample=False)[0, len(ids):].tolist()
+        on = mrun("generate", "--hf", tmp, "--prompt", text, *shown, "--max-tokens", "8",
+                  "--temperature", "0", "--json", "-q", "--set", "backend.plugin=cpu")
+        assert on["ids"] == ids_on, f"{name}: goes on with {on['ids']}, not {ids_on}"
         Image.fromarray(255 - np.asarray(Image.open(files[0]))).save(files[0])
         mrun("score", "--hf", tmp, "--text", text, *shown, "--logits", f"{tmp}/l.safetensors",
              "--set", "backend.plugin=cpu")

@@ -6,7 +6,6 @@
 #include "core/run/sample.h"
 #include "core/run/text.h"
 #include "generate_run.h"
-#include "images.h"
 #include "model_args.h"
 #include "sinks.h"
 #include <stdlib.h>
@@ -83,7 +82,7 @@ mr_status app_print_sample(mri_session *s, const char *prompt, int64_t tokens, m
 
 int job_generate(app *a, mri_config *c)
 {
-    return generate_run(a, c, (gen_words){ NULL, 0 }, NULL);
+    return generate_run(a, c, (gen_words){ 0 });
 }
 
 /* Options that stand for keys of [generate]. */
@@ -140,35 +139,36 @@ int cmd_generate(app *a, int argc, char **argv)
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
     strings settings = { 0 };
-    MRI_VEC(const char *) words = { 0 };
+    MRI_VEC(const char *) words = { 0 }, images = { 0 };
     for (size_t i = 0; i < KEYS; i++)
         takes[5 + i] = keys[i].option;
     for (size_t i = 0; i < SWITCHES; i++)
         flags[1 + i] = switches[i].option;
-    app_pictures pictures = { 0 };
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
-    if (!code && app_pictures_args(&pictures, &args, &err))
-        code = app_fail(a, &err);
-    if (!code && app_pictures_any(&pictures) && app_arg(&args, "--interactive"))
-        code = app_usage(a, "--interactive takes no pictures");
     if (!code) {
         read_options(&args, &settings);
-        for (size_t i = 0; i < args.names.n; i++)
+        for (size_t i = 0; i < args.names.n; i++) {
             if (!strcmp(args.names.v[i], "--stop"))
                 MRI_PUSH(&words, args.values.v[i]);
+            if (!strcmp(args.names.v[i], "--image"))
+                MRI_PUSH(&images, args.values.v[i]);
+        }
     }
+    gen_words given = { words.v, words.n,
+                        { images.v, images.n, app_arg(&args, "--pixel-values") } };
+    if (!code && app_arg(&args, "--interactive") && (images.n || given.pictures.values))
+        code = app_usage(a, "--interactive takes no pictures");
     if (!code && app_model_config(a, &args, (const char *const *)settings.v, settings.n, &c, &err))
         code = app_fail(a, &err);
     if (!code)
         code = app_arg(&args, "--interactive")
-                   ? generate_talk(a, c, (gen_words){ words.v, words.n })
-                   : generate_run(a, c, (gen_words){ words.v, words.n },
-                                  app_pictures_any(&pictures) ? &pictures : NULL);
-    app_pictures_free(&pictures);
+                   ? generate_talk(a, c, given)
+                   : generate_run(a, c, given);
     while (settings.n)
         free(settings.v[--settings.n]);
     free(settings.v);
     free(words.v);
+    free(images.v);
     mri_config_free(c);
     app_args_free(&args);
     return code;

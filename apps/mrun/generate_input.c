@@ -27,13 +27,52 @@ mr_status prompts_open_chat(const mri_config *c, mri_chat **out, mr_err *err)
     return mri_chat_open(dir, file, out, err);
 }
 
-mri_json *prompts_messages(const char *system, const char *user)
+mri_json *prompts_messages(const char *system, const char *user, size_t pictures)
 {
-    json_t *all = json_array();
+    json_t *all = json_array(), *content = pictures ? json_array() : json_string(user);
     if (system)
         json_array_append_new(all, json_pack("{s:s,s:s}", "role", "system", "content", system));
-    json_array_append_new(all, json_pack("{s:s,s:s}", "role", "user", "content", user));
+    for (size_t i = 0; i < pictures; i++)
+        json_array_append_new(content, json_pack("{s:s}", "type", "image"));
+    if (pictures)
+        json_array_append_new(content, json_pack("{s:s,s:s}", "type", "text", "text", user));
+    json_array_append_new(all, json_pack("{s:s,s:o}", "role", "user", "content", content));
     return all;
+}
+
+/* ---- pictures -------------------------------------------------------------------------------- */
+
+/* Those of a line, {"images": [FILE ...]}, become the last prompt's. */
+static mr_status add_images(gen_prompts *p, const char *where, const json_t *images, mr_err *err)
+{
+    const char *wrong = "";
+    if (images && !json_is_array(images))
+        wrong = "\"images\" is no array";
+    for (size_t i = 0; i < json_array_size(images); i++) {
+        const char *file = json_string_value(json_array_get(images, i));
+        if (file)
+            app_pictures_add(&p->all.v[p->all.n - 1].pictures, file);
+        else
+            wrong = "\"images\" holds something else than names of files";
+    }
+    return *wrong ? mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s: %s", where, wrong) : 0;
+}
+
+/* A message's content may name the file of its picture: {"type": "image", "path": FILE}. */
+static void add_images_of_messages(gen_prompts *p, const json_t *messages)
+{
+    static const char *const keys[] = { "path", "image", "url" };
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        const json_t *content = json_object_get(json_array_get(messages, i), "content");
+        for (size_t k = 0; k < json_array_size(content); k++) {
+            const json_t *item = json_array_get(content, k);
+            const char *type = json_string_value(json_object_get(item, "type")), *file = NULL;
+            for (size_t j = 0; j < sizeof keys / sizeof *keys && !file; j++)
+                file = json_string_value(json_object_get(item, keys[j]));
+            if (type && !strcmp(type, "image") && file)
+                app_pictures_add(&p->all.v[p->all.n - 1].pictures, file);
+        }
+    }
 }
 
 static mr_status add_chat(gen_prompts *p, const mri_config *c, const char *where,
@@ -57,7 +96,7 @@ static mr_status add_chat(gen_prompts *p, const mri_config *c, const char *where
 
 /* ---- one prompt ------------------------------------------------------------------------------ */
 static mr_status add_text(gen_prompts *p, const mri_config *c, const char *where, const char *text,
-                          size_t n, const json_t *tools, mr_err *err)
+                          size_t n, const json_t *tools, size_t pictures, mr_err *err)
 {
     if (!c->generate.chat) {
         gen_prompt g = { .where = mri_strdup(where), .text = mri_strndup(text, n), .text_n = n };
@@ -66,7 +105,7 @@ static mr_status add_text(gen_prompts *p, const mri_config *c, const char *where
     }
     if (strlen(text) != n)
         return mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s: a chat's text cannot hold NUL", where);
-    mri_json *messages = prompts_messages(c->generate.system, text);
+    mri_json *messages = prompts_messages(c->generate.system, text, pictures);
     if (!messages || !json_array_size(messages) || !json_array_get(messages, 0)) {
         mri_json_free(messages);
         return mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%s is not valid UTF-8", where);
@@ -129,11 +168,15 @@ static mr_status add_line(gen_prompts *p, const mri_config *c, const char *where
         return MR_E_DATA_FORMAT;
     }
     tools = own && !json_is_null(own) ? own : tools;
-    if (messages)
-        return add_chat(p, c, where, messages, tools, err);
-    return text ? add_text(p, c, where, json_string_value(text), json_string_length(text), tools,
-                           err)
-                : add_id_array(p, where, ids, err);
+    const json_t *images = json_object_get(j, "images");
+    mr_status st = messages ? add_chat(p, c, where, messages, tools, err)
+                   : text   ? add_text(p, c, where, json_string_value(text),
+                                       json_string_length(text), tools, json_array_size(images),
+                                       err)
+                            : add_id_array(p, where, ids, err);
+    if (!st)
+        add_images_of_messages(p, messages);
+    return st ? st : add_images(p, where, images, err);
 }
 
 static mr_status add_lines(gen_prompts *p, const mri_config *c, const char *path,
@@ -172,13 +215,30 @@ static mr_status add_messages(gen_prompts *p, const mri_config *c, const json_t 
     if (st)
         return st;
     const json_t *own = json_is_object(j) ? json_object_get(j, "tools") : NULL;
-    st = add_chat(p, c, path, json_is_object(j) ? json_object_get(j, "messages") : j,
-                  own && !json_is_null(own) ? own : tools, err);
+    const json_t *messages = json_is_object(j) ? json_object_get(j, "messages") : j;
+    st = add_chat(p, c, path, messages, own && !json_is_null(own) ? own : tools, err);
+    if (!st)
+        add_images_of_messages(p, messages);
     mri_json_free(j);
     return st;
 }
 
-mr_status prompts_gather(gen_prompts *p, const mri_config *c, mr_err *err)
+static mr_status add_pictures(gen_prompts *p, const mri_config *c, gen_pictures x, mr_err *err)
+{
+    if ((x.n || x.values) && c->generate.jsonl)
+        return mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "--image and --pixel-values are of one "
+                       "prompt; the lines of %s name their own \"images\"", c->generate.jsonl);
+    if (x.n && x.values)
+        return mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "--image and --pixel-values both give "
+                       "pictures; one of them will do");
+    for (size_t i = 0; i < x.n; i++)
+        app_pictures_add(&p->all.v[0].pictures, x.files[i]);
+    if (x.values)
+        p->all.v[0].pictures.values = mri_strdup(x.values);
+    return 0;
+}
+
+mr_status prompts_gather(gen_prompts *p, const mri_config *c, gen_pictures pictures, mr_err *err)
 {
     const mri_cfg_generate *d = &c->generate;
     mri_json *tools = NULL;
@@ -201,8 +261,10 @@ mr_status prompts_gather(gen_prompts *p, const mri_config *c, mr_err *err)
         MR_TRY(add_messages(p, c, tools, err));
     else
         MR_TRY(add_text(p, c, "--prompt", d->prompt ? d->prompt : "",
-                        d->prompt ? strlen(d->prompt) : 0, tools, err));
-    if (!p->all.n)
+                        d->prompt ? strlen(d->prompt) : 0, tools, pictures.n, err));
+    if (p->all.n)
+        MR_TRY(add_pictures(p, c, pictures, err));
+    else
         st = mr_fail(err, MR_E_DATA_FORMAT, MR_BLAME_USER, "%s holds no prompt", d->jsonl);
 out:
     mri_json_free(tools);
@@ -241,35 +303,51 @@ static mr_status check(const gen_prompt *g, const mri_session *s, mr_err *err)
     return MR_E_ARG;
 }
 
-/* With pictures a text's placeholders become their image tokens, and special words are special. */
-static mr_status ids_of(gen_prompt *g, mri_session *s, const app_pictures *pictures, bool begin,
-                        mr_err *err)
-{
-    if (pictures)
-        return app_pictures_ids(pictures, s, g->text, g->text_n, begin && !g->rendered, &g->ids,
-                                &g->n, err);
-    if (g->rendered)
-        return mri_text_ids_as(s->tok_ops, s->tok, 0, g->text, g->text_n, &g->ids, &g->n, err);
-    return mri_text_ids(s->tok_ops, s->tok, g->text, g->text_n, begin, &g->ids, &g->n, err);
-}
-
-mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c,
-                          app_pictures *pictures, mr_err *err)
+mr_status prompts_resolve(gen_prompts *p, mri_session *s, const mri_config *c, mr_err *err)
 {
     mr_status st = 0;
-    if (pictures && p->all.n > 1)
-        return mr_fail(err, MR_E_USAGE, MR_BLAME_USER, "pictures go with one prompt, there are %zu",
-                       p->all.n);
-    if (pictures)
-        st = app_pictures_read(pictures, s, err);
+    int64_t first = 0; /* row of the features of all pictures */
     for (size_t i = 0; i < p->all.n && !st; i++) {
         gen_prompt *g = &p->all.v[i];
-        if (g->text)
-            st = ids_of(g, s, pictures, c->generate.special != 0, err);
+        MR_TRY(app_pictures_read(&g->pictures, s, err));
+        if (g->text && app_pictures_any(&g->pictures))
+            st = app_pictures_ids(&g->pictures, s, g->text, g->text_n,
+                                  !g->rendered && c->generate.special != 0, &g->ids, &g->n, err);
+        else if (g->text && g->rendered)
+            st = mri_text_ids_as(s->tok_ops, s->tok, 0, g->text, g->text_n, &g->ids, &g->n, err);
+        else if (g->text)
+            st = mri_text_ids(s->tok_ops, s->tok, g->text, g->text_n, c->generate.special != 0,
+                              &g->ids, &g->n, err);
         if (!st)
             st = check(g, s, err);
+        if (!st && g->pictures.tiles) {
+            int64_t features = g->pictures.tiles * s->info.image_tokens;
+            g->image_rows = mri_alloc(g->n * sizeof *g->image_rows);
+            MR_TRY(mri_image_rows(g->ids, (int64_t)g->n, s->info.image_token, features,
+                                  g->image_rows, err));
+            for (uint64_t k = 0; k < g->n; k++)
+                g->image_rows[k] += g->image_rows[k] < 0 ? 0 : (int32_t)first;
+            first += features;
+        }
     }
+out:
     return st;
+}
+
+float *prompts_pixels(const gen_prompts *p, int64_t side, int64_t *tiles)
+{
+    size_t tile = (size_t)(3 * side * side);
+    float *out = NULL;
+    *tiles = 0;
+    for (size_t i = 0; i < p->all.n; i++) {
+        const app_pictures *x = &p->all.v[i].pictures;
+        if (!x->tiles)
+            continue;
+        out = mri_grow(out, (size_t)(*tiles + x->tiles) * tile * sizeof *out);
+        memcpy(out + (size_t)*tiles * tile, x->pixels, (size_t)x->tiles * tile * sizeof *out);
+        *tiles += x->tiles;
+    }
+    return out;
 }
 
 void prompts_free(gen_prompts *p)
@@ -278,6 +356,8 @@ void prompts_free(gen_prompts *p)
         free(p->all.v[i].where);
         free(p->all.v[i].text);
         free(p->all.v[i].ids);
+        free(p->all.v[i].image_rows);
+        app_pictures_free(&p->all.v[i].pictures);
     }
     free(p->all.v);
     mri_chat_free(p->chat);

@@ -65,11 +65,11 @@ typedef struct run {
     app *a;
     const mri_config *c;
     gen_prompts prompts;
-    app_pictures *pictures; /* NULL: none */
     gen_how how;
     mri_session *s;
     bool text;            /* there is a tokenizer */
     bool stream, lines;   /* text as it is made; JSON lines */
+    float *pixels;        /* of all prompts' pictures */
     size_t n;             /* answers: prompts times [generate] n */
     mri_wish *wishes;
     mri_answer *answers;
@@ -176,14 +176,17 @@ static bool stop(void *user)
     return interrupted != 0;
 }
 
-/* A prompt goes before its answer, as its tokens read; a chat's does not, and ids stay ids. */
+/* A prompt goes before its answer, as its tokens read (with placeholders where it has pictures); a
+ * chat's does not, and ids stay ids. */
 static mr_status echo(const run *r, size_t i, mr_err *err)
 {
     const gen_prompt *g = &r->prompts.all.v[i / (size_t)r->c->generate.n];
     mri_text_stream t = { r->s->tok_ops, r->s->tok, "", 0 };
     mri_str text = { 0 };
     mr_status st = 0;
-    if (g->text && !g->rendered) {
+    if (g->text && !g->rendered && g->pictures.tiles) {
+        fwrite(g->text, 1, g->text_n, stdout);
+    } else if (g->text && !g->rendered) {
         st = mri_text_next(&t, g->ids, g->n, &text, err);
         mri_text_end(&t, &text);
         fwrite(text.s ? text.s : "", 1, text.n, stdout);
@@ -246,10 +249,10 @@ static mr_status prepare(run *r, gen_words words, mr_err *err)
 {
     const mri_cfg_generate *d = &r->c->generate;
     mri_session_options o = { .needs = r->text ? MRI_NEED_TOKENIZER : 0 };
-    int64_t longest = 0, room = 0, slots;
+    int64_t longest = 0, room = 0, slots, tiles;
     mr_status st = 0;
     MR_TRY(mri_session_open(r->a->registry, r->c, &o, &r->s, err));
-    MR_TRY(prompts_resolve(&r->prompts, r->s, r->c, r->pictures, err));
+    MR_TRY(prompts_resolve(&r->prompts, r->s, r->c, err));
     MR_TRY(how_read(&r->how, r->s, words.v, words.n, err));
     r->n = r->prompts.all.n * (size_t)d->n;
     r->wishes = mri_alloc(r->n * sizeof *r->wishes);
@@ -257,19 +260,21 @@ static mr_status prepare(run *r, gen_words words, mr_err *err)
     for (size_t i = 0; i < r->n; i++) {
         const gen_prompt *g = &r->prompts.all.v[i / (size_t)d->n];
         mri_wish *w = &r->wishes[i];
-        *w = (mri_wish){ g->ids, (int64_t)g->n, (uint64_t)d->seed + i % (size_t)d->n, 0 };
+        *w = (mri_wish){ g->ids, (int64_t)g->n, (uint64_t)d->seed + i % (size_t)d->n, 0,
+                         g->image_rows };
         MR_TRY(generate_room(r->c, &r->how.c, r->s->info.max_positions, g->where, w->n,
                              &w->max_tokens, err));
         longest = w->n > longest ? w->n : longest;
         room = w->n + w->max_tokens > room ? w->n + w->max_tokens : room;
     }
+    r->pixels = prompts_pixels(&r->prompts, r->s->info.image_size, &tiles);
     mri_session_close(r->s);
     r->s = NULL;
     slots = r->n < (size_t)d->batch ? (int64_t)r->n : d->batch;
-    MR_TRY(generate_open(r->a, r->c, slots, d->max_seq > 0 ? d->max_seq : room, longest,
-                         r->pictures ? r->pictures->tiles : 0, r->text, &r->s, err));
-    if (r->pictures)
-        MR_TRY(mri_session_pictures(r->s, r->pictures->pixels, r->pictures->tiles, err));
+    MR_TRY(generate_open(r->a, r->c, slots, d->max_seq > 0 ? d->max_seq : room, longest, tiles,
+                         r->text, &r->s, err));
+    if (tiles)
+        MR_TRY(mri_session_pictures(r->s, r->pixels, tiles, err));
 out:
     return st;
 }
@@ -282,12 +287,12 @@ static bool wants_tokenizer(const mri_config *c, const gen_prompts *p, gen_words
     return prompts_have_text(p) || words.n || c->generate.stop.n || own;
 }
 
-int generate_run(app *a, const mri_config *c, gen_words words, app_pictures *pictures)
+int generate_run(app *a, const mri_config *c, gen_words words)
 {
     mr_err err = MR_ERR_INIT;
-    run r = { .a = a, .c = c, .pictures = pictures };
+    run r = { .a = a, .c = c };
     mr_status st = 0;
-    MR_TRY(prompts_gather(&r.prompts, c, &err));
+    MR_TRY(prompts_gather(&r.prompts, c, words.pictures, &err));
     r.text = wants_tokenizer(c, &r.prompts, words);
     r.lines = a->json || c->generate.jsonl || c->generate.logprobs >= 0;
     MR_TRY(prepare(&r, words, &err));
@@ -312,5 +317,6 @@ out:
     how_free(&r.how);
     prompts_free(&r.prompts);
     mri_session_close(r.s);
+    free(r.pixels);
     return st ? app_fail(a, &err) : interrupted ? EXIT_INT : EXIT_OK;
 }

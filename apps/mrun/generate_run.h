@@ -8,13 +8,13 @@
 #include "generate_how.h"
 #include "generate_input.h"
 
-typedef struct gen_words { /* texts that end answers, from the command line */
+typedef struct gen_words { /* from the command line: texts that end answers, and pictures */
     const char *const *v;
     size_t n;
+    gen_pictures pictures;
 } gen_words;
 
-/* pictures: of the one prompt; NULL: none */
-int generate_run(app *a, const mri_config *c, gen_words words, app_pictures *pictures);
+int generate_run(app *a, const mri_config *c, gen_words words);
 /* generate_talk.c: a chat on the terminal, until the end of stdin */
 int generate_talk(app *a, const mri_config *c, gen_words words);
 

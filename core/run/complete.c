@@ -107,7 +107,7 @@ static mr_status add(desk *d, const mri_wish *wish, int64_t *handle, mr_err *err
     const mri_completing *c = d->c;
     mri_request r = { .prompt = wish->ids, .n_prompt = wish->n, .max_tokens = c->max_tokens,
                       .how = c->how, .stop = c->stop_ids, .n_stop = c->n_stop_ids, .top = c->top,
-                      .min_tokens = c->min_tokens };
+                      .min_tokens = c->min_tokens, .image_rows = wish->image_rows };
     r.how.seed = wish->seed;
     if (wish->max_tokens > 0)
         r.max_tokens = wish->max_tokens;

@@ -28,6 +28,7 @@ typedef struct mri_wish { /* one prompt; all of it is the caller's */
     int64_t n;
     uint64_t seed;      /* in place of how.seed */
     int64_t max_tokens; /* 0: that of all */
+    const int32_t *image_rows; /* [n], or NULL: as in mri_request */
 } mri_wish;
 
 typedef struct mri_completing { /* what holds for all of them */

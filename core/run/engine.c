@@ -16,10 +16,10 @@ typedef struct sequence {
     int64_t slot;       /* -1: it waits */
     int64_t rows;       /* that it takes in this step */
     int64_t logits;     /* row of this step's logits, -1: none */
-    int64_t seen;       /* rows of the pictures that the cached ids took */
     mri_sampling how;
     int32_t *stop;
     int64_t n_stop, top;
+    int32_t *image_rows; /* of the prompt, or NULL */
 } sequence;
 
 struct mri_engine {
@@ -50,7 +50,7 @@ static void leave_slot(mri_engine *e, sequence *q)
     mri_pages_release(&e->s->pages, q->slot);
     e->taken[q->slot] = false;
     q->slot = -1;
-    q->cached = q->rows = q->seen = 0;
+    q->cached = q->rows = 0;
 }
 
 static void forget(mri_engine *e, size_t i)
@@ -61,6 +61,7 @@ static void forget(mri_engine *e, size_t i)
     e->all.n--;
     free(q->ids);
     free(q->stop);
+    free(q->image_rows);
     free(q);
 }
 
@@ -117,34 +118,28 @@ static mr_status check_room(const mri_engine *e, const mri_request *r, mr_err *e
     return MR_E_ARG;
 }
 
-/* A prompt of a session with pictures takes all their rows, or none. */
-static mr_status check_pictures(const mri_engine *e, const mri_request *r, mr_err *err)
+static mr_status check_rows(const mri_engine *e, const mri_request *r, mr_err *err)
 {
-    const mri_session *s = e->s;
-    int64_t n = 0, rows = s->pictures.tiles * s->info.image_tokens;
-    if (!s->encode)
-        return 0;
-    for (int64_t i = 0; i < r->n_prompt; i++)
-        n += r->prompt[i] == s->info.image_token;
-    if (!n || n == rows)
-        return 0;
-    mr_fail(err, MR_E_IMAGE_COUNT, MR_BLAME_USER, "the prompt has %lld image tokens (id %d), its "
-            "pictures give %lld rows", (long long)n, s->info.image_token, (long long)rows);
-    mr_hint(err, "give as many pictures as the prompt has places for");
-    return MR_E_IMAGE_COUNT;
+    int64_t rows = e->s->pictures.tiles * e->s->info.image_tokens;
+    for (int64_t i = 0; r->image_rows && i < r->n_prompt; i++)
+        if (r->image_rows[i] < -1 || r->image_rows[i] >= rows)
+            return mr_fail(err, MR_E_IMAGE_COUNT, MR_BLAME_USER, "id %lld of a prompt is row %d of "
+                           "the pictures' features, which are %lld", (long long)i,
+                           r->image_rows[i], (long long)rows);
+    return 0;
 }
 
 mr_status mri_engine_add(mri_engine *e, const mri_request *r, int64_t *handle, mr_err *err)
 {
     int64_t vocab = e->s->info.vocab;
     mr_status st = check_room(e, r, err);
-    if (!st)
-        st = check_pictures(e, r, err);
     for (int64_t i = 0; i < r->n_prompt && !st; i++)
         if (r->prompt[i] < 0 || r->prompt[i] >= vocab)
             st = mr_fail(err, MR_E_ARG, MR_BLAME_USER,
                          "id %d at %lld is not below the vocabulary's %lld", r->prompt[i],
                          (long long)i, (long long)vocab);
+    if (!st)
+        st = check_rows(e, r, err);
     if (st)
         return st;
     sequence *q = mri_alloc(sizeof *q);
@@ -157,6 +152,10 @@ mr_status mri_engine_add(mri_engine *e, const mri_request *r, int64_t *handle, m
     memcpy(q->ids, r->prompt, (size_t)q->n * sizeof *q->ids);
     if (q->n_stop)
         memcpy(q->stop, r->stop, (size_t)q->n_stop * sizeof *q->stop);
+    if (r->image_rows) {
+        q->image_rows = mri_alloc((size_t)q->n * sizeof *q->image_rows);
+        memcpy(q->image_rows, r->image_rows, (size_t)q->n * sizeof *q->image_rows);
+    }
     MRI_PUSH(&e->all, q);
     return 0;
 }
@@ -219,16 +218,6 @@ static mri_rows *share_rows(mri_engine *e)
     return r;
 }
 
-/* The k-th image token of a sequence takes the k-th row of the session's pictures; one that was
- * drawn after them is a token like any other. */
-static void place_picture(mri_engine *e, mri_rows *r, sequence *q, int32_t id)
-{
-    const mri_session *s = e->s;
-    if (r->image_rows && id == s->info.image_token &&
-        q->seen < s->pictures.tiles * s->info.image_tokens)
-        r->image_rows[r->n - 1] = (int32_t)q->seen++;
-}
-
 static void lay_rows(mri_engine *e, mri_rows *r)
 {
     for (size_t i = 0; i < e->all.n; i++) {
@@ -237,7 +226,8 @@ static void lay_rows(mri_engine *e, mri_rows *r)
         for (q->logits = -1; q->cached < end; q->cached++) {
             q->logits = mri_rows_add(r, q->ids[q->cached], q->cached, q->slot,
                                      q->cached == q->n - 1);
-            place_picture(e, r, q, q->ids[q->cached]);
+            if (q->image_rows && r->image_rows && q->cached < q->prompt)
+                r->image_rows[r->n - 1] = q->image_rows[q->cached];
         }
     }
 }

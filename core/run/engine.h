@@ -29,6 +29,8 @@ typedef struct mri_request { /* copied, but for how.bias, which stays the caller
     int64_t n_stop;
     int64_t top; /* -1: no log-probabilities; else also those of so many likeliest ids */
     int64_t min_tokens; /* until then the ids of `stop` are not drawn */
+    const int32_t *image_rows; /* [n_prompt]: which row of the features of the session's pictures
+                                  takes an id's place, -1: none; NULL: no pictures */
 } mri_request;
 
 enum mri_finish { MRI_GOES_ON = 0, MRI_STOPPED /* by an id */, MRI_FULL /* max_tokens */ };

@@ -17,13 +17,14 @@ static const char profile[] =
     "[tokenizer]\nplugin = bytes\n[tokenizer.bytes]\neod = true\n"
     "[model]\nplugin = vlm\nlayers = 1\nhidden = 32\nheads = 2\nkv_heads = 1\nhead_dim = 16\n"
     "ffn_hidden = 48\nvocab = 258\nmax_positions = 64\ninit_std = 0.05\n"
-    "[model.vlm]\nimage_size = 8\npatch_size = 4\ntower_layers = 1\ntower_hidden = 32\ntower_heads = 2\n"
+    "[model.vlm]\nimage_size = 8\npatch_size = 4\ntower_layers = 1\ntower_hidden = 32\n"
+    "tower_heads = 2\n"
     "tower_ffn_hidden = 48\nfeature_layer = -1\nimage_token = 257\n"
     "[optimizer]\nplugin = adamw\nlr = 5e-3\nschedule = constant\n"
     "[train]\nsteps = 80\nseq = 16\nimages = 1\nmicro_batch = 8\nglobal_batch = 8\n"
     "eval_every = 40\n[checkpoint]\nkeep = 2\n";
 
-/* Class 0: one grey; 1: light columns; 2: light rows. Brightness differs from picture to picture. */
+/* Class 0: one grey; 1: light columns; 2: light rows. Each picture has its own brightness. */
 static void draw(int i, uint8_t *to)
 {
     for (int y = 0; y < SIDE; y++)
@@ -94,7 +95,8 @@ Test(pictures, are_learnt_named_scored_and_described)
     cr_assert_gt(number_in(r.out, "accuracy"), 0.9, "%s", r.out);
     cr_assert_gt(number_in(r.out, "samples"), 5);
     cr_assert_eq(number_in(r.out, "choices"), CLASSES);
-    char *page = job_read(job_path(&j, "page.html")), *own = job_read(job_path(&j, "run/answers.html"));
+    char *page = job_read(job_path(&j, "page.html"));
+    char *own = job_read(job_path(&j, "run/answers.html"));
     cr_assert(strstr(page, "data:image/png;base64,iVBORw0KGgo"), "the page shows no picture");
     cr_assert(strstr(page, ">wide<") && strstr(page, "right answers"));
     cr_assert_str_eq(page, own, "training writes the same page");
@@ -108,6 +110,16 @@ Test(pictures, are_learnt_named_scored_and_described)
                 "--max-tokens", "8", "--temperature", "0");
     JOB_EXPECT(&r, 0, NULL);
     cr_assert(strstr(r.out, "it is wide"), "%s", r.out);
+
+    /* two prompts at once, each with its own picture */
+    static const char lines[] = "{\"prompt\":\"<image>it is \",\"images\":[\"tall.png\"]}\n"
+                                "{\"prompt\":\"<image>it is \",\"images\":[\"wide.png\"]}\n";
+    job_write(job_path(&j, "two.jsonl"), lines, sizeof lines - 1);
+    r = job_run(&j, "generate", "run", "--jsonl", "two.jsonl", "--max-tokens", "8",
+                "--temperature", "0", "-q");
+    JOB_EXPECT(&r, 0, NULL);
+    const char *tall = strstr(r.out, "\"text\":\"tall"), *wide = strstr(r.out, "\"text\":\"wide");
+    cr_assert(tall && wide && tall < wide, "%s", r.out);
     job_free(&j);
 }
 
@@ -183,6 +195,17 @@ static void fixture(const char *name, int64_t from, int64_t tile)
         off = fmax(off, fabs(g[i] - w[i]));
     }
     cr_assert_leq(off, 1e-5 * largest, "%s: off by %g of %g", name, off, largest);
+
+    const mri_tensor *greedy = mri_safetensors_find(want, "greedy");
+    mri_str more = { 0 };
+    for (int64_t i = 0; i < mr_numel(&greedy->type); i++)
+        mri_str_fmt(&more, "%s%d", i ? " " : "", ((const int32_t *)greedy->data)[i]);
+    r = job_run(&j, "generate", "--hf", dir, "--ids", words.s, "--pixel-values", "x.safetensors",
+                "--max-tokens", mri_format("%lld", (long long)mr_numel(&greedy->type)),
+                "--temperature", "0", "--set", "backend.plugin=cpu", "-q");
+    JOB_EXPECT(&r, 0, NULL);
+    cr_assert_not_null(strstr(r.out, more.s), "%s goes on with %s, not with %s", name, r.out,
+                       more.s);
 
     x.type.dim[0]--;
     cr_assert_eq(mri_safetensors_write(job_path(&j, "less.safetensors"), &x, 1, NULL, &err), 0);
