@@ -110,6 +110,22 @@ def off(a, b):
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-6))
 
 
+def check_chat(model, processor, folder, files):
+    """Two pictures and a question through the chat template."""
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "which?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}],
+                                         add_generation_prompt=True, tokenize=False)
+    seen = processor(text=[text], images=[Image.open(f) for f in files], return_tensors="pt",
+                     add_special_tokens=False)
+    n = seen["input_ids"].shape[1]
+    want = model.generate(input_ids=seen["input_ids"], max_new_tokens=8, do_sample=False,
+                          pixel_values=seen["pixel_values"].float())[0, n:].tolist()
+    got = mrun("generate", "--hf", folder, "--chat", "--prompt", "which?", "--image", files[0],
+               "--image", files[1], "--max-tokens", "8", "--temperature", "0", "--json", "-q",
+               "--set", "backend.plugin=cpu")
+    assert got["ids"] == want, f"chat: goes on with {got['ids']}, not {want}"
+
+
 def check(name, make, seed):
     torch.manual_seed(seed)
     g = np.random.default_rng(seed)
@@ -146,12 +162,15 @@ def check(name, make, seed):
             assert n in saved, n
             if n.endswith("k_proj.bias"):
                 continue  # softmax does not see it: both gradients are noise around 0
-            worst[n] = off(grads[n].reshape(want.shape), want.numpy())
+            assert grads[n].shape == want.shape, (n, grads[n].shape)
+            worst[n] = off(grads[n], want.numpy())
         ids_on = model.generate(input_ids=ids[None], pixel_values=pixels, max_new_tokens=8,
                                 do_sample=False)[0, len(ids):].tolist()
         on = mrun("generate", "--hf", tmp, "--prompt", text, *shown, "--max-tokens", "8",
                   "--temperature", "0", "--json", "-q", "--set", "backend.plugin=cpu")
         assert on["ids"] == ids_on, f"{name}: goes on with {on['ids']}, not {ids_on}"
+        if name == "llama4":
+            check_chat(model, processor, tmp, files[:2])
         Image.fromarray(255 - np.asarray(Image.open(files[0]))).save(files[0])
         mrun("score", "--hf", tmp, "--text", text, *shown, "--logits", f"{tmp}/l.safetensors",
              "--set", "backend.plugin=cpu")
