@@ -193,7 +193,7 @@ Test(generate, a_chat_is_what_its_template_makes_of_it)
     JOB_EXPECT(&r, 2, "no folder to take a chat template from", "--chat-template");
     job_write(job_path(&j, "t.jinja"), "\n{{ messages.x.y }}", 19);
     r = job_run(&j, "generate", "run", "--chat", "--chat-template", "t.jinja", "--prompt", "x");
-    JOB_EXPECT(&r, 2, "error E0305", "t.jinja:2:", "is undefined");
+    JOB_EXPECT(&r, 2, "error E0308", "t.jinja:2:", "is undefined");
     job_free(&j);
 }
 
