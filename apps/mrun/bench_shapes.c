@@ -77,6 +77,15 @@ const bench_shape bench_shapes[] = {
     { "linear_add.dgrad", "a=F[4096,1024] dy=F[4096,1024] w=F[1024,1024]", false },
     { "linear_add.dgrad", "a=F[4096,1024] dy=f32[4096,16] w=F[16,1024]", true },
     { "linear_gelu", "x=F[4096,1024] w=F[4096,1024] bias=F[4096] @approx=tanh", false },
+    { "linears", "x=F[1,2048] nw=F[2048] w=F[2048,2048] w1=F[1024,2048] w2=F[1024,2048] @normed=1",
+      true },
+    { "linear_swiglu", "x=F[1,2048] nw=F[2048] gate=F[4096,2048] up=F[4096,2048] @normed=1", true },
+    { "experts_swiglu", "x=F[4,1024] nw=F[1024] probs=S[4,2] rows=i32[8]perm w=F[16,1024,2048] "
+                        "offsets=i32[17]part:8 @normed=1", true },
+    { "experts_add", "a=F[8,1024] b=F[8,1024] y=F[8,1024] rows=i32[8]perm w=F[16,1024,1024] "
+                     "offsets=i32[17]part:8", true },
+    { "router", "x=F[4,2048] nw=F[2048] w=F[128,2048] bias=- @k=1 @normed=1", true },
+    { "argmax", "logits=F[8,32768]", true },
     { "linear_gelu.dgrad", "dy=F[4096,1024] w=F[1024,4096] pre=F[4096,4096] @approx=tanh", false },
     { "unpermute_add", "a=F[4096,512] b=F[4096,512] y=F[8192,512] rows=i32[8192]perm "
                        "slots=i32[8192]inv:rows probs=- @k=2", true },

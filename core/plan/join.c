@@ -5,7 +5,7 @@
  * where w1 and w2 lie side by side in memory, so that [w1; w2] is there already, as are its
  * gradient and its optimizer states: no parameter changes its name or its place. It happens before
  * vjp, so the gradients come joined too: one product for dx, where there were two and a sum, and
- * one for dw.
+ * one for dw. For training alone: where there are few rows fuse_few_rows.c has more to join.
  *
  * The joined parameter takes the place of the first in the program and is called "first|second";
  * the second is no longer a port of the plan.
@@ -68,7 +68,7 @@ mr_status mri_pass_join(mri_plan *plan, const mri_plan_options *opt, mr_err *err
 {
     mr_prog *p = plan->prog;
     (void)err;
-    for (uint32_t i = 0; i < p->nodes.n && opt->fuse && opt->beside; i++) {
+    for (uint32_t i = 0; i < p->nodes.n && opt->train && opt->fuse && opt->beside; i++) {
         mri_node *n = &p->nodes.v[i];
         if (strcmp(n->def->id, "swiglu") || n->n_in < 2 || !n->in[1])
             continue;
