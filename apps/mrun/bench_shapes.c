@@ -37,6 +37,10 @@ const bench_shape bench_shapes[] = {
     { "attention.paged",
       "q=F[1,2048] k=F[1,512] v=F[1,512] positions=i32[1]{2047} slot=i32[1]{0} "
       "pages=i32[1,32]perm k_cache=F[32,64,512] v_cache=F[32,64,512] @heads=16 @kv_heads=4 @head_dim=128", true },
+    { "rope_attention.paged",
+      "q=F[1,2048] k=F[1,512] v=F[1,512] positions=i32[1]{2047} slot=i32[1]{0} "
+      "pages=i32[1,32]perm k_cache=F[32,64,512] v_cache=F[32,64,512] @heads=32 @kv_heads=8 "
+      "@head_dim=64 @qk_norm=1 @inv_freq=" FREQ32, true },
     { "grouped_linear", "x=F[4096,768] w=F[4,768,1536] offsets=i32[5]part:4096", false },
     { "grouped_linear", "x=F[1024,512] w=F[8,512,1024] offsets=i32[9]part:1024", true },
     { "grouped_linear", "x=F[512,512] w=F[64,512,512] offsets=i32[65]part:512", true },

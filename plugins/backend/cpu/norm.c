@@ -140,6 +140,38 @@ static mr_status rms_bwd_run(const struct kernel *base, const mr_buf *in, const 
     return MR_OK;
 }
 
+/* Of a short row of f32: mean and 1 / deviation, summed in double. */
+INLINE void moments(const float *x, int64_t n, float eps, double *mean, double *rstd)
+{
+    double s = 0, q = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t i = 0; i < n; i++)
+        s += (double)x[i];
+    s /= (double)n;
+#pragma omp simd reduction(+ : q)
+    for (int64_t i = 0; i < n; i++)
+        q += ((double)x[i] - s) * ((double)x[i] - s);
+    *mean = s;
+    *rstd = 1 / sqrt(q / (double)n + (double)eps);
+}
+
+/* Are these operands f32, and rows short enough for double? */
+INLINE int is_short(const struct norm *k, arr a, arr b, arr c, arr d)
+{
+    return k->n <= SHORT && !a.bf && !b.bf && !c.bf && !d.bf;
+}
+
+static void layer_short(const struct norm *k, const float *x, const float *w, const float *bias,
+                        float *y, float *mean, float *rstd)
+{
+    double m, s;
+    moments(x, k->n, k->eps, &m, &s);
+    for (int64_t i = 0; i < k->n; i++)
+        y[i] = (float)(((double)x[i] - m) * s * (double)w[i] + (bias ? (double)bias[i] : 0));
+    *mean = (float)m;
+    *rstd = (float)s;
+}
+
 static mr_status layer_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
                            mr_err *err)
 {
@@ -153,6 +185,10 @@ static mr_status layer_run(const struct kernel *base, const mr_buf *in, const mr
         for (int64_t r = lo; r < hi; r++) {
             arr x = arr_at(in_arr(base, in, 0), r * n), y = arr_at(out_arr(base, out, 0), r * n);
             vf acc = { 0 }, sq = { 0 };
+            if (is_short(k, x, y, w, bias)) {
+                layer_short(k, x.p, w.p, bias.p, y.p, mean + r, rstd + r);
+                continue;
+            }
             for (int64_t i = 0; i < n; i += W)
                 acc += ld(x, i, LANES(i, n));
             float m = vsum(acc) / (float)n;
@@ -177,7 +213,29 @@ static mr_status layer_run(const struct kernel *base, const mr_buf *in, const mr
     return MR_OK;
 }
 
-/* dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy w; dw += dy xhat; dbias += dy */
+/* dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy w; dw += dy xhat; dbias += dy.
+ * One short row; dw and db (or NULL) are added to */
+static void layer_short_bwd(const struct norm *k, const float *dy, const float *x, const float *w,
+                            float *dx, float *dw, float *db, double rstd, double mean)
+{
+    double a = 0, b = 0;
+    int64_t n = k->n;
+    for (int64_t i = 0; i < n; i++) {
+        double h = ((double)x[i] - mean) * rstd, g = (double)dy[i] * (double)w[i];
+        a += g;
+        b += g * h;
+        dw[i] += (float)((double)dy[i] * h);
+        if (db)
+            db[i] += dy[i];
+    }
+    a /= (double)n;
+    b /= (double)n;
+    for (int64_t i = 0; i < n; i++) {
+        double h = ((double)x[i] - mean) * rstd;
+        dx[i] = (float)(rstd * ((double)dy[i] * (double)w[i] - a - h * b));
+    }
+}
+
 static mr_status layer_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
                                void *ws, mr_err *err)
 {
@@ -198,6 +256,11 @@ static mr_status layer_bwd_run(const struct kernel *base, const mr_buf *in, cons
             arr dx = arr_at(out_arr(base, out, 0), r * n);
             vf a = { 0 }, b = { 0 };
             float m = mean[r], s = rstd[r];
+            if (is_short(k, x, dy, w, dx)) {
+                layer_short_bwd(k, dy.p, x.p, w.p, dx.p, sum, k->has_dbias ? sum + stride : NULL,
+                                (double)s, (double)m);
+                continue;
+            }
             for (int64_t i = 0; i < n; i += W) {
                 int l = LANES(i, n);
                 vf d = ld(dy, i, l), h = (ld(x, i, l) - m) * s, g = d * ld(w, i, l);
