@@ -97,7 +97,7 @@ const bench_shape bench_large_shapes[] = {
     { "shuffle_patches", "x=F[36928,1408] @grid=24 @ratio=2 @class=last", true },
     { "rope_2d", "x=F[36928,1408] @head_dim=88 @grid=24 @class=last @inv_freq=" FREQ8 "," FREQ8
                  ",0.1,0.09,0.08,0.07,0.06,0.05", true },
-    { "merge_rows", "x=F[16384,5120] features=F[9216,5120] rows=i32[16384]<9216", true },
+    { "merge_rows", "x=F[16384,5120] features=F[16384,5120] rows=i32[16384]perm", true },
     { "cast", "x=f32[67108864] @dtype=bf16", true },
     { "accumulate", "x=F[33554432] dst=S[33554432]", true },
     { "sum_rows", "x=F[16384,2048] acc=S[2048]", true },

@@ -2,7 +2,7 @@
 //
 // merge_rows.cu - features in the place of a text's rows, and both gradients, packs of 16 bytes. A
 // feature's gradient is the sum of its tokens' rows: its first and last token are found first, by
-// one reading of `rows`; nearly always they are one, else those between are asked in order.
+// one reading of `rows`; nearly always they are one, else a block asks those between, in order.
 // Bytes: 2 T D, and for the gradient by the features as many as they have; floor: bytes / the copy
 // bandwidth (16384 tokens 5120 wide, 9216 features, bf16: 336 and 430 MB, 79 and 101 us at 4.27
 // TB/s). A feature outside its operand makes its token NaN: the run's checks find it.
@@ -63,38 +63,74 @@ KERNEL merge_spans(const int32_t *rows, int2 *span, int64_t tokens, int64_t feat
         }
 }
 
-// Nearly always a feature has one token; of several, those between are asked in order.
+// Nearly always a feature has one token, or none.
 template <typename F, int V, int U>
-KERNEL merge_dfeatures(const F *dy, const int32_t *rows, const int2 *span, F *df, int64_t features,
-                       uint32_t packs)
+KERNEL merge_single(const F *dy, const int2 *span, F *df, int64_t features, uint32_t packs)
 {
     row_packs<U> mine(packs);
     pack<F, V> p[U];
-    int2 own[U];
+    bool several[U];
 #pragma unroll
     for (int u = 0; u < U; u++)
         if (spot s = mine.at(u); s.row < features) {
-            own[u] = span[s.row];
-            if (own[u].y >= 0)
-                p[u].load(dy, ((int64_t)own[u].x * packs + s.col) * V);
+            int2 own = span[s.row];
+            several[u] = own.y > own.x;
+            if (own.y == own.x)
+                p[u].load(dy, ((int64_t)own.x * packs + s.col) * V);
+            else {
+                float zero[V] = {};
+                p[u].narrow(zero);
+            }
         }
 #pragma unroll
     for (int u = 0; u < U; u++)
-        if (spot s = mine.at(u); s.row < features) {
-            float sum[V] = {}, v[V];
-            if (own[u].y >= 0)
-                p[u].widen(sum);
-            for (int t = own[u].x + 1; own[u].y >= 0 && t <= own[u].y; t++)
-                if (rows[t] == (int)s.row) {
-                    p[u].load(dy, ((int64_t)t * packs + s.col) * V);
-                    p[u].widen(v);
-#pragma unroll
-                    for (int j = 0; j < V; j++)
-                        sum[j] += v[j];
-                }
-            p[u].narrow(sum);
+        if (spot s = mine.at(u); s.row < features && !several[u])
             p[u].store(df, (s.row * packs + s.col) * V);
+}
+
+// A block a feature and THREADS packs of columns; of several tokens, finds them in order, a turn of
+// THREADS after the other, and adds them up.
+template <typename F, int V>
+KERNEL merge_several(const F *dy, const int32_t *rows, const int2 *span, F *df, int64_t width)
+{
+    __shared__ int hits[THREADS], warps[THREADS / 32];
+    int m = (int)blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int64_t col = (blockIdx.y * (int64_t)THREADS + threadIdx.x) * V;
+    int2 own = span[m];
+    float sum[V] = {};
+    if (own.y <= own.x)
+        return;
+    for (int t0 = own.x; t0 <= own.y; t0 += THREADS) {
+        int t = t0 + (int)threadIdx.x, n = 0, before = 0;
+        bool hit = t <= own.y && rows[t] == m;
+        if (!__syncthreads_or(hit))
+            continue;
+        unsigned mine = __ballot_sync(~0u, hit);
+        if (!lane)
+            warps[warp] = __popc(mine);
+        __syncthreads();
+        for (int w = 0; w < THREADS / 32; w++) {
+            before += w < warp ? warps[w] : 0;
+            n += warps[w];
         }
+        if (hit)
+            hits[before + __popc(mine & ((1u << lane) - 1))] = t;
+        __syncthreads();
+        for (int i = 0; i < n && col < width; i++) {
+            pack<F, V> p;
+            float v[V];
+            p.load(dy, hits[i] * width + col);
+            p.widen(v);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                sum[j] += v[j];
+        }
+    }
+    if (col < width) {
+        pack<F, V> p;
+        p.narrow(sum);
+        p.store(df, m * width + col);
+    }
 }
 
 static mr_status merge_run(RUN_ARGS)
@@ -126,11 +162,14 @@ static mr_status merge_bwd_run(RUN_ARGS)
                 merge_fwd<F, V, 4><<<pack_grid<4>(k->rows * (k->d / V)), THREADS, 0, stream>>>(
                     (const F *)in[0].data, (const F *)nullptr, rows, (F *)out[0].data, k->rows,
                     k->features, (uint32_t)(k->d / V));
-            if (k->features)
-                merge_dfeatures<F, V, 4><<<pack_grid<4>(k->features * (k->d / V)), THREADS, 0,
-                                           stream>>>(
-                    (const F *)in[0].data, rows, span, (F *)out[1].data, k->features,
-                    (uint32_t)(k->d / V));
+            if (k->features) {
+                dim3 grid((unsigned)k->features, (unsigned)cuda_ceil(k->d, THREADS * V));
+                merge_single<F, V, 4><<<pack_grid<4>(k->features * (k->d / V)), THREADS, 0,
+                                        stream>>>((const F *)in[0].data, span, (F *)out[1].data,
+                                                  k->features, (uint32_t)(k->d / V));
+                merge_several<F, V><<<grid, THREADS, 0, stream>>>(
+                    (const F *)in[0].data, rows, span, (F *)out[1].data, k->d);
+            }
         });
     return cuda_launched(base, err);
 }
@@ -146,8 +185,9 @@ static mr_status merge_prepare(struct kernel *base, const mr_call *c, mr_err *er
     if (bwd)
         base->workspace = (uint64_t)k->features * sizeof(int2);
     mr_status bad = same_kinds(base, bwd ? 1 : 3, err);
-    if (!bad && (k->rows > INT32_MAX || k->features > INT32_MAX))
-        bad = cuda_refuse(base, err, "more rows than a 32-bit index names");
+    if (!bad && (k->rows > INT32_MAX - THREADS || k->features > INT32_MAX ||
+                 cuda_ceil(k->d, THREADS) > 65535))
+        bad = cuda_refuse(base, err, "more rows or columns than the launch grid counts");
     bad = bad ? bad : packs_fit(base, k->features * k->d, k->d, err);
     return bad ? bad : packs_fit(base, k->rows * k->d, k->d, err);
 }
