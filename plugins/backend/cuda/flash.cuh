@@ -61,6 +61,9 @@ static inline mr_status flash_shape(struct attn *k, const mr_call *c, const mr_t
         if ((args).c <= 64 && (args).cv <= 64) { \
             constexpr int D = 64, V = 64; \
             __VA_ARGS__; \
+        } else if ((args).c <= 96 && (args).cv <= 96) { \
+            constexpr int D = 96, V = 96; \
+            __VA_ARGS__; \
         } else if ((args).c <= 128) { \
             constexpr int D = 128, V = 128; \
             __VA_ARGS__; \
