@@ -186,42 +186,36 @@ DEV void put_rows(const float acc[64], char *room, uint16_t *c, int n, int left,
     __syncwarp();
 }
 
-// The same rows in fp32, written or added, 32 columns at a time. c's next lines are on their way
-// while these are added.
+// The same rows in fp32, written or added, 32 columns at a time. The L2 adds, so that c does
+// not come here; an element is added to once, so the bits are equal every time. (It takes what is
+// below the least normal number, 1e-38, for zero.)
 template <class P>
 DEV void put_floats(const float acc[64], char *room, float *c, int n, int left, int columns)
 {
     int l = threadIdx.x % 32, col = l % 8 * 4;
     float *at = c + (int64_t)(l / 8) * n + col; // every fourth row
-    float4 old[4], next[4];
 #pragma unroll
-    for (int q = -1; q < 4; q++) {
-        if (q >= 0)
+    for (int q = 0; q < 4; q++) {
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float *v = acc + 4 * (q * 4 + j);
-                char *to = room + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
-                *(float2 *)to = float2{ v[0], v[1] };
-                *(float2 *)(to + 8 * P::PITCH) = float2{ v[2], v[3] };
-            }
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            bool mine = 4 * i + l / 8 < left;
-            next[i] = P::ADD && q < 3 && mine && (q + 1) * 32 + col < columns
-                          ? *(const float4 *)(at + (int64_t)4 * i * n + (q + 1) * 32)
-                          : float4{ 0, 0, 0, 0 };
-            if (q >= 0 && mine && q * 32 + col < columns) {
-                float4 v = *(const float4 *)(room + (4 * i + l / 8) * P::PITCH + col * 4);
-                if (P::ADD)
-                    v = float4{ old[i].x + v.x, old[i].y + v.y, old[i].z + v.z, old[i].w + v.w };
-                *(float4 *)(at + (int64_t)4 * i * n + q * 32) = v;
-            }
+        for (int j = 0; j < 4; j++) {
+            const float *v = acc + 4 * (q * 4 + j);
+            char *to = room + l / 4 * P::PITCH + j * 32 + l % 4 * 8;
+            *(float2 *)to = float2{ v[0], v[1] };
+            *(float2 *)(to + 8 * P::PITCH) = float2{ v[2], v[3] };
         }
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            old[i] = next[i];
+        for (int i = 0; i < 4; i++) {
+            float4 v = *(const float4 *)(room + (4 * i + l / 8) * P::PITCH + col * 4);
+            float *to = at + (int64_t)4 * i * n + q * 32;
+            if (4 * i + l / 8 >= left || q * 32 + col >= columns)
+                continue;
+            if (P::ADD)
+                add_far(to, v);
+            else
+                *(float4 *)to = v;
+        }
+        __syncwarp();
     }
 }
 

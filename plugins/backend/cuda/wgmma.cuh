@@ -230,6 +230,13 @@ DEV void store_matrices(void *at, uint32_t a, uint32_t b, uint32_t c, uint32_t d
                  ::"r"(shared_address(at)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+/* four floats are added where they lie in global memory, on a border of 16 bytes */
+DEV void add_far(float *to, float4 v)
+{
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
+                 ::"l"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
 DEV uint32_t pack_bf16(float low, float high)
 {
     uint32_t r;
