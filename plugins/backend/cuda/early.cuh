@@ -38,11 +38,6 @@ DEV void into_l2(const void *p, uint32_t bytes)
 #endif
 }
 
-DEV void line_into_l2(const void *p) // the line that p lies in
-{
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
-
 // ---- clusters: blocks that may read each other's shared memory; one block each before Hopper ----
 DEV uint32_t cluster_rank(void)
 {

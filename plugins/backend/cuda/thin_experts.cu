@@ -4,13 +4,13 @@
 // grouped_linear, experts_swiglu (gathered, scored, normalised, gated) and experts_add (added to
 // the stream). A block has 64 columns of one expert, found in the offsets on the device; only the
 // weights of experts with rows are read, once for 16 rows of an expert. Up to 8 rows in all are
-// about latencies: 16 warps a block, of gate and up 32 columns each, and clusters of blocks that
-// share the inner dimension where tiles are fewer than multiprocessors. More rows keep all of them
-// busy anyhow: 4 warps a block, 4.0 TB/s of an H200 with 64 rows for 16 experts.
+// about latencies: 16 warps a block, of gate and up 32 columns each, and pairs of blocks that share
+// the inner dimension where tiles are fewer than multiprocessors (11 us for 4096 x 2048; alone 14,
+// in fours 15, as larger clusters wait longer for their places). More rows keep all of them busy: 4 warps a block, 4.0 TB/s of an H200 with 64 rows for 16 experts.
 
 #include "thin_product.cuh"
 
-enum { COLUMNS = 64, WARPS = 4, FEW_WARPS = 16, FEW_ROWS = 8, MOST_SPLITS = 8, LEAST_SHARE = 512 };
+enum { COLUMNS = 64, WARPS = 4, FEW_WARPS = 16, FEW_ROWS = 8, MOST_SPLITS = 2, LEAST_SHARE = 512 };
 enum { ROWS_AN_EXPERT = 8 };
 
 struct thin_experts {

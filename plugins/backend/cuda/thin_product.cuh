@@ -72,8 +72,7 @@ DEV uint4 weigh(const uint4 &x, const uint4 &w, bool weighted, float &squares)
     return uint4{ r[0], r[1], r[2], r[3] };
 }
 
-// The slot-th expert that has rows: its number and its rows; false: there are fewer. Read past the
-// L1, as it may be asked before the offsets are there, and again after.
+// The slot-th expert that has rows: its number and its rows; false: there are fewer.
 DEV bool expert_of(const int32_t *offsets, int experts, int slot, int rows, int *e, int *first,
                    int *end)
 {
@@ -81,7 +80,7 @@ DEV bool expert_of(const int32_t *offsets, int experts, int slot, int rows, int 
     for (int e0 = 0; e0 < experts; e0 += 32) {
         int i = e0 + lane, lo = 0, hi = 0;
         if (i < experts)
-            lo = __ldcg(offsets + i), hi = __ldcg(offsets + i + 1);
+            lo = offsets[i], hi = offsets[i + 1];
         lo = max(lo, 0), hi = min(hi, rows);
         uint32_t has = __ballot_sync(~0u, lo < hi);
         int n = __popc(has);
@@ -246,22 +245,13 @@ __global__ void __launch_bounds__(WARPS * 32, M * NT > 4 ? 12 / WARPS : 16 / WAR
             if (row < outer)
                 into_l2(p.w[half ? 1 : s] + (int64_t)row * p.inner + k0, (uint32_t)(k1 - k0) * 2);
         }
-    int expert = 0, first = 0, end = p.rows;
-    // So are those of an expert's second half: the offsets were there for the first. Should they
-    // not be, something else is fetched, and all is asked for below.
-    if (GROUPED && IO && WARPS > 4 && END == THIN_ADD &&
-        expert_of(p.offsets, p.experts, (int)blockIdx.y, p.rows, &expert, &first, &end)) {
-        const bf16 *w = p.w[0] + expert * (int64_t)outer * p.inner + min(col0, outer - 8);
-        for (int k = k0 + threadIdx.x; k < k1; k += WARPS * 32)
-            line_into_l2(w + k * (int64_t)outer);
-    }
     if (p.early)
         next_may_start();
     previous_done();
     if (!p.early)
         next_may_start();
 
-    expert = first = 0, end = p.rows;
+    int expert = 0, first = 0, end = p.rows;
     if (GROUPED) {
         if (blockIdx.y == 0 && rank == 0) { // rows that no expert owns
             int low = min(max(p.offsets[0], 0), p.rows), high = max(p.offsets[p.experts], low);
