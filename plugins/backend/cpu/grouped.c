@@ -134,8 +134,8 @@ static mr_status prepare(struct kernel *base, const mr_call *c, const mr_type *w
 /* Whichever side is summed over, R I O is the size. */
 static void need_room(struct grouped *k, int64_t depth, int f32)
 {
-    k->exact = f32 && k->base.dev->matmul == CPU_MATMUL_AUTO && depth <= EXACT_K &&
-               exact_pays(k->rows, k->in * k->out, 1);
+    k->exact = f32 && k->base.dev->matmul == CPU_MATMUL_AUTO &&
+               exact_pays(k->rows, k->in, k->out, depth);
     if (k->exact) {
         k->base.impl = "f64 sums";
         return;

@@ -141,7 +141,7 @@ static mr_status choose(struct linear *k, const struct cpu_product *p, int a_bf,
     int depth = p->add && p->k > K_BLOCK ? K_BLOCK : (int)p->k;
     base->release = linear_release;
     k->by = OWN;
-    if (f32 && how == CPU_MATMUL_AUTO && exact_pays(p->m, p->n, p->k)) {
+    if (f32 && how == CPU_MATMUL_AUTO && exact_pays(k->rows, k->in, k->out, p->k)) {
         k->by = EXACT;
         base->impl = "f64 sums";
         return MR_OK;

@@ -34,14 +34,16 @@ void mm_packed(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr 
 uint64_t mm_room(int64_t K);
 
 /* The same with sums in double, for f32 A, B and C and K up to EXACT_K. */
-enum { EXACT_K = 512, EXACT_SIZE = 1 << 22 }; /* the size, M N K, up to which it is worth it */
+enum { EXACT_K = 512, EXACT_SIZE = 1 << 22, EXACT_ROWS = 256 };
 #define mm_exact ISA_NAME(cpu_mm_exact)
 void mm_exact(int64_t M, int64_t N, int64_t K, struct mat A, struct mat B, arr C, int64_t ldc,
               int acc, arr bias);
 
-INLINE int exact_pays(int64_t M, int64_t N, int64_t K) /* of a whole product, not of a part of it */
+/* Of a whole product, not of a part of it: few rows of tokens, by a weight of I x O, with sums of
+ * K. Training has more rows than that, comparing with references has not. */
+INLINE int exact_pays(int64_t rows, int64_t I, int64_t O, int64_t K)
 {
-    return K <= EXACT_K && (!K || !N || M <= EXACT_SIZE / K / N);
+    return rows <= EXACT_ROWS && K <= EXACT_K && (!I || !O || rows <= EXACT_SIZE / I / O);
 }
 
 /* The same for M <= THIN rows of f32 A, lda apart, without packing. dots: B is [N,K], each

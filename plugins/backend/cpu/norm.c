@@ -30,13 +30,13 @@ INLINE float dot(arr a, arr b, int64_t n)
     return vsum((s[0] + s[1]) + (s[2] + s[3]));
 }
 
-enum { SHORT = 1024 }; /* values of a row whose squares are summed in double: still cheap */
+enum { SHORT = 1024, FEW = 1 << 18 }; /* values of a row, and of all, that are worth doubles */
 
 /* 1 / sqrt(mean square + eps), rounded once for f32: a whole row shares its error */
-INLINE double rstd_of(arr x, int64_t n, float eps)
+INLINE double rstd_of(arr x, int64_t n, float eps, int exactly)
 {
     double s = 0;
-    if (x.bf || n > SHORT)
+    if (!exactly)
         return (double)(1.0f / sqrtf(dot(x, x, n) / (float)n + eps));
     const float *v = x.p;
 #pragma omp simd reduction(+ : s)
@@ -58,15 +58,17 @@ static mr_status rms_run(const struct kernel *base, const mr_buf *in, const mr_b
     SELF;
     arr y = out_arr(base, out, 0), w = k->has_w ? in_arr(base, in, 1) : (arr){ 0 };
     float *rstd = out[1].data;
+    int exactly = k->n > 0 && k->n <= SHORT && k->rows <= FEW / k->n && !base->in_bf[0] &&
+                  !y.bf && !w.bf;
 #pragma omp parallel for schedule(static, 1) if (k->parts > 1)
     for (int p = 0; p < k->parts; p++) {
         int64_t lo, hi, n = k->n;
         cpu_range(k->rows, 1, p, k->parts, &lo, &hi);
         for (int64_t r = lo; r < hi; r++) {
             arr x = arr_at(in_arr(base, in, 0), r * n), o = arr_at(y, r * n);
-            double exact = rstd_of(x, n, k->eps);
+            double exact = rstd_of(x, n, k->eps, exactly);
             float s = rstd[r] = (float)exact;
-            if (n <= SHORT && !x.bf && !o.bf && !w.bf) {
+            if (exactly) {
                 scale_short(x.p, exact, w.p, o.p, n);
                 continue;
             }

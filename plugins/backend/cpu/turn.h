@@ -42,7 +42,7 @@ INLINE void turn_angles(const double *freq, int64_t n, int32_t pos, float factor
     }
 }
 
-/* The same by the C library, rounded once: for so few angles (rows times n) that it costs nothing. */
+/* The same by the C library, rounded once: for so few (rows times n) that it costs nothing. */
 enum { TURN_FEW = 1 << 14 };
 INLINE void turn_angles_exact(const double *freq, int64_t n, int32_t pos, float factor, float sign,
                               int interleaved, float *c, float *s)
