@@ -187,7 +187,7 @@ Test(bad_runs, score_refuses_what_is_no_sequence_of_ids)
         { "--ids", "1 x", 2, "'x' is no token id" },
         { "--ids", " ", 2, "--ids: the sequence is empty" },
         { "--jsonl", "word.jsonl", 2, "word.jsonl:2: ids[1] is no whole number" },
-        { "--jsonl", "large.jsonl", 2, "large.jsonl:1: id 999 at position 1, the vocabulary has 256" },
+        { "--jsonl", "large.jsonl", 2, "large.jsonl:1: id 999 at position 1, the vocab" },
         { "--jsonl", "torn.jsonl", 2, "torn.jsonl:1:" },
         { "--jsonl", "other.jsonl", 2, "no object with an array \"ids\" or a string \"text\"" },
         { "--jsonl", "nowhere.jsonl", 2, "nowhere.jsonl" },
