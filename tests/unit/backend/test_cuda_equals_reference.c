@@ -73,7 +73,7 @@ static const struct {
                      "offsets=i32[7]{0,0,19,19,21,40,40} @layout=oi" },
     { "grouped_linear", "x=F[60,264] w=F[9,264,136] offsets=i32[10]{3,3,20,20,21,21,40,57,57,57}" },
     { "grouped_linear", "x=F[8,2048] w=F[3,200,2048] offsets=i32[4]{0,2,2,8} @layout=oi" },
-    { "router", "x=F[8,2048] nw=- w=F[16,2048] bias=- @k=1 @score=softmax @normed=1" },
+    { "router", "x=F[8,2048] nw=- w=F[16,2048] bias=- @k=2 @score=softmax @normed=1" },
     { "router", "x=F[5,1024] nw=- w=F[64,1024] bias=S[64] @k=8 @norm=1 @scale=2.5" },
     { "router", "x=F[2,136] nw=- w=F[128,136] bias=S[128] @k=6 @groups=8 @group_topk=4 @norm=1" },
     { "argmax", "logits=F[3,151936]" },
