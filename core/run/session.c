@@ -197,72 +197,6 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
 }
 
-/* The four largest buffers of the plans, with the region that asks for each. */
-static void largest_buffers(const mri_exec *e, mri_str *out)
-{
-    uint64_t below = UINT64_MAX;
-    for (int shown = 0; e && shown < 4; shown++) {
-        const mri_buffer *best = NULL;
-        for (size_t k = 0; k < e->plans.n; k++)
-            for (size_t i = 0; i < e->plans.v[k]->buffers.n; i++) {
-                const mri_buffer *b = &e->plans.v[k]->buffers.v[i];
-                if (b->bytes < below && (!best || b->bytes > best->bytes))
-                    best = b;
-            }
-        if (!best)
-            return;
-        below = best->bytes;
-        char *text = mri_bytes_text((double)best->bytes);
-        mri_str_fmt(out, "%s%s in %s (%s)", shown ? ", " : "", text,
-                    *best->region ? best->region : "the block", best->op);
-        free(text);
-    }
-}
-
-static void largest_parameter(const mri_params *p, mri_str *out)
-{
-    const mri_tensor_slot *best = NULL;
-    for (size_t i = 0; i < p->slots.n; i++)
-        if (!best || p->slots.v[i].n > best->n)
-            best = &p->slots.v[i];
-    if (!best)
-        return;
-    char *text = mri_bytes_text((double)best->n * (double)mr_dtype_bytes(p->dtype));
-    mri_str_fmt(out, "%s%s in parameter %s", out->n ? ", " : "", text, best->name);
-    free(text);
-}
-
-static mr_status check_memory(const mri_session *s, mr_err *err)
-{
-    mri_memory m;
-    mri_session_memory(s, &m);
-    uint64_t need = m.parameters + m.optimizer + m.arena + m.states;
-    if (!m.device || need <= m.device)
-        return 0;
-    mri_str top = { 0 };
-    const mri_exec *largest = s->train ? s->train : s->eval ? s->eval : s->decode;
-    largest_buffers(largest, &top);
-    largest_parameter(&s->params, &top);
-    char *a = mri_bytes_text((double)need), *b = mri_bytes_text((double)m.device);
-    char *p = mri_bytes_text((double)(m.parameters + m.optimizer));
-    char *r = mri_bytes_text((double)m.arena), *k = mri_bytes_text((double)m.states);
-    mr_fail(err, MR_E_NOMEM, MR_BLAME_USER, "the run needs %s, the device has %s", a, b);
-    mr_detail(err, "parameters, gradients and optimizer %s, caches %s, activations %s; largest "
-              "buffers: %s", p, k, r, top.s ? top.s : "none");
-    mr_hint(err, m.parameters + m.optimizer > m.device
-                     ? "the parameters alone do not fit: fewer layers, experts or a smaller hidden"
-             : m.parameters + m.optimizer + m.states > m.device
-                     ? "the caches do not fit: lower [generate] max_seq or max_tokens"
-                     : "lower [train] micro_batch, or recompute regions (recompute = full: all)");
-    free(a);
-    free(b);
-    free(p);
-    free(r);
-    free(k);
-    mri_str_free(&top);
-    return MR_E_NOMEM;
-}
-
 static bool lends_gradients(const mri_session *s)
 {
     return s->train && s->train->main_bytes;
@@ -412,7 +346,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         MR_TRY(open_update(s, err));
     MR_TRY(open_steps(s, err));
     if (!o->dry) { /* all is planned, now it is taken */
-        MR_TRY(check_memory(s, err));
+        MR_TRY(mri_session_fits(s, err));
         if (s->params.slots.n)
             MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0,
                                     lends_gradients(s), err));
@@ -473,33 +407,4 @@ void mri_session_close(mri_session *s)
         mri_device_close(&s->device);
     free(s->model_dtype);
     free(s);
-}
-
-/* Without its optimizer (gradients alone) a session for training keeps no optimizer states. */
-void mri_session_memory(const mri_session *s, mri_memory *m)
-{
-    const mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill, s->encode };
-    memset(m, 0, sizeof *m);
-    m->device = s->device.info.memory_bytes;
-    m->parameters = mri_params_bytes(&s->params, s->train != NULL);
-    if (s->update)
-        m->optimizer = s->update->state_bytes + s->update->scratch_bytes +
-                       mri_feed_bytes(&s->feed);
-    m->states = mri_pictures_bytes(s);
-    for (int i = 0; i < 5; i++) {
-        if (!all[i])
-            continue;
-        m->states += all[i]->state_bytes;
-        if (all[i]->bytes > m->arena) {
-            m->arena = all[i]->bytes;
-            m->saved = all[i]->saved_bytes;
-            m->edges = all[i]->edge_bytes + all[i]->grad_bytes;
-            m->scratch = all[i]->scratch_bytes;
-        }
-    }
-    if (lends_gradients(s)) { /* counted with the parameters */
-        m->shared = s->train->main_clear < s->train->main_bytes ? s->train->main_clear
-                                                                : s->train->main_bytes;
-        m->arena -= s->train->main_bytes;
-    }
 }

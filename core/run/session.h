@@ -116,7 +116,8 @@ typedef struct mri_session_options {
 mr_status mri_session_open(mri_registry *reg, const mri_config *config,
                            const mri_session_options *opt, mri_session **out, mr_err *err);
 void mri_session_close(mri_session *s);
-void mri_session_memory(const mri_session *s, mri_memory *out);
+void mri_session_memory(const mri_session *s, mri_memory *out); /* memory.c */
+mr_status mri_session_fits(const mri_session *s, mr_err *err);  /* the device has as much? */
 /* fresh weights, or those of [model] hf when the folder has safetensors */
 mr_status mri_session_init_weights(mri_session *s, mr_err *err);
 mr_status mri_session_load_hf(mri_session *s, const char *dir, mr_err *err);
