@@ -5,31 +5,48 @@
  */
 #include "vec.h"
 
-enum { GRAIN = 4096 }; /* elements that are worth a thread */
+enum {
+    GRAIN = 4096,   /* elements that are worth a thread */
+    SMALL = 1 << 15 /* elements of f32 that are computed in double, as exact.c has products */
+};
 
 struct activation {
     struct kernel base;
     int64_t n;    /* elements, of a row if rows > 0                     */
     int64_t rows; /* swiglu without up: rows that hold gate and then up */
     char approx;  /* gelu: n, t (tanh), q (quick)                       */
+    char small;   /* f32, and few: in double                            */
 };
 
 #define SELF const struct activation *k = (const struct activation *)base
 
 /* ---- swiglu: y = silu(gate) up ------------------------------------------------------------
  * Without up, a row of operand `gate` is [gate, up], 2F wide; the two are cut apart here. */
-static void swiglu_span(arr g, arr u, arr y, int64_t n)
+static void swiglu_span(const struct activation *k, arr g, arr u, arr y, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += W) {
+    if (k->small)
+        for (int64_t i = 0; i < n; i++) {
+            double a = (double)((float *)g.p)[i];
+            ((float *)y.p)[i] = (float)(a / (1 + exp(-a)) * (double)((float *)u.p)[i]);
+        }
+    for (int64_t i = 0; i < n && !k->small; i += W) {
         int l = LANES(i, n);
         vf a = ld(g, i, l);
         st(y, i, l, a * vsigmoid(a) * ld(u, i, l));
     }
 }
 
-static void swiglu_bwd_span(arr dy, arr g, arr u, arr dg, arr du, int64_t n)
+static void swiglu_bwd_span(const struct activation *k, arr dy, arr g, arr u, arr dg, arr du,
+                            int64_t n)
 {
-    for (int64_t i = 0; i < n; i += W) {
+    if (k->small)
+        for (int64_t i = 0; i < n; i++) {
+            double a = (double)((float *)g.p)[i], b = (double)((float *)u.p)[i];
+            double d = (double)((float *)dy.p)[i], s = 1 / (1 + exp(-a));
+            ((float *)dg.p)[i] = (float)(d * b * s * (1 + a * (1 - s)));
+            ((float *)du.p)[i] = (float)(d * a * s);
+        }
+    for (int64_t i = 0; i < n && !k->small; i += W) {
         int l = LANES(i, n);
         vf a = ld(g, i, l), d = ld(dy, i, l), b = ld(u, i, l), s = vsigmoid(a);
         st(dg, i, l, d * b * s * (1.0f + a * (1.0f - s)));
@@ -51,10 +68,10 @@ static mr_status swiglu_run(const struct kernel *base, const mr_buf *in, const m
         int64_t lo, hi;
         cpu_range(fused ? rows : k->n, fused ? 1 : CPU_ALIGN, p, parts, &lo, &hi);
         if (!fused)
-            swiglu_span(arr_at(g, lo), arr_at(u, lo), arr_at(y, lo), hi - lo);
+            swiglu_span(k, arr_at(g, lo), arr_at(u, lo), arr_at(y, lo), hi - lo);
         else
             for (int64_t r = lo; r < hi; r++)
-                swiglu_span(arr_at(g, r * 2 * k->n), arr_at(g, (r * 2 + 1) * k->n),
+                swiglu_span(k, arr_at(g, r * 2 * k->n), arr_at(g, (r * 2 + 1) * k->n),
                             arr_at(y, r * k->n), k->n);
     }
     (void)ws, (void)err;
@@ -75,11 +92,11 @@ static mr_status swiglu_bwd_run(const struct kernel *base, const mr_buf *in, con
         int64_t lo, hi;
         cpu_range(fused ? rows : k->n, fused ? 1 : CPU_ALIGN, p, parts, &lo, &hi);
         if (!fused)
-            swiglu_bwd_span(arr_at(dy, lo), arr_at(g, lo), arr_at(u, lo), arr_at(dg, lo),
+            swiglu_bwd_span(k, arr_at(dy, lo), arr_at(g, lo), arr_at(u, lo), arr_at(dg, lo),
                             arr_at(du, lo), hi - lo);
         else
             for (int64_t r = lo; r < hi; r++)
-                swiglu_bwd_span(arr_at(dy, r * k->n), arr_at(g, r * 2 * k->n),
+                swiglu_bwd_span(k, arr_at(dy, r * k->n), arr_at(g, r * 2 * k->n),
                                 arr_at(g, (r * 2 + 1) * k->n), arr_at(dg, r * 2 * k->n),
                                 arr_at(dg, (r * 2 + 1) * k->n), k->n);
     }
@@ -137,9 +154,7 @@ INLINE vf gelu_slope(char approx, vf x)
                          : gelu_exact_slope(x);
 }
 
-/* Small tensors of f32 in double, as exact.c has products: y, and its slope */
-enum { SMALL = 1 << 15 };
-
+/* returns y */
 static double gelu_double(char approx, double x, double *slope)
 {
     double inner = approx == 't' ? 1.5957691216057308 * (x + 0.044715 * x * x * x) : 1.702 * x;
@@ -168,7 +183,7 @@ static mr_status gelu_run(const struct kernel *base, const mr_buf *in, const mr_
     SELF;
     arr x = in_arr(base, in, 0), y = out_arr(base, out, 0);
     int parts = cpu_parts(base, k->n, GRAIN);
-    if (k->n <= SMALL && !x.bf && !y.bf) {
+    if (k->small) {
         gelu_small(k, NULL, x.p, y.p);
         return MR_OK;
     }
@@ -192,7 +207,7 @@ static mr_status gelu_bwd_run(const struct kernel *base, const mr_buf *in, const
     SELF;
     arr dy = in_arr(base, in, 0), x = in_arr(base, in, 1), dx = out_arr(base, out, 0);
     int parts = cpu_parts(base, k->n, GRAIN);
-    if (k->n <= SMALL && !x.bf && !dy.bf && !dx.bf) {
+    if (k->small) {
         gelu_small(k, dy.p, x.p, dx.p);
         return MR_OK;
     }
@@ -211,6 +226,15 @@ static mr_status gelu_bwd_run(const struct kernel *base, const mr_buf *in, const
 }
 
 /* ---- from types to kernels ---------------------------------------------------------------- */
+static void mark_small(struct activation *k, const mr_call *c, int64_t n)
+{
+    k->small = n <= SMALL;
+    for (uint32_t i = 0; i < c->n_in; i++)
+        k->small &= !c->in[i] || !k->base.in_bf[i];
+    for (uint32_t i = 0; i < c->n_out; i++)
+        k->small &= !c->out[i] || !k->base.out_bf[i];
+}
+
 /* `gate` is operand g; a missing operand g + 1 means that its rows hold both halves. */
 static void gated(struct activation *k, const mr_call *c, uint32_t g)
 {
@@ -218,6 +242,7 @@ static void gated(struct activation *k, const mr_call *c, uint32_t g)
     k->n = fused ? mr_last(c->in[g]) / 2 : mr_numel(c->in[g]);
     k->rows = fused ? mr_rows(c->in[g]) : 0;
     k->base.flags |= fused ? 0 : MR_K_INPLACE0;
+    mark_small(k, c, k->n * (fused ? k->rows : 1));
 }
 
 static mr_status swiglu_prepare(struct kernel *base, const mr_call *c, mr_err *err)
@@ -242,6 +267,7 @@ static mr_status gelu_prepare(struct kernel *base, const mr_call *c, mr_err *err
     (void)err;
     k->n = mr_numel(c->in[0]);
     k->approx = *mr_attr_s(c, "approx", "none");
+    mark_small(k, c, k->n);
     base->flags |= MR_K_INPLACE0;
     base->run = c->n_in > 1 ? gelu_bwd_run : gelu_run;
     return MR_OK;
