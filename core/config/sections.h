@@ -26,6 +26,8 @@ typedef struct mri_cfg_backend {
 
 typedef struct mri_cfg_mesh {
     int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto; 1 where no comm plugin is chosen */
+    int64_t etp, copies;
+    int32_t sequence_parallel;
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_train {

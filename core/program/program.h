@@ -10,6 +10,7 @@
 #ifndef MRI_PROGRAM_H
 #define MRI_PROGRAM_H
 #include "core/base/base.h"
+#include "core/mesh/mesh.h"
 #include "core/ops/catalogue.h"
 #include "mrun/model.h"
 
@@ -35,6 +36,7 @@ typedef struct mri_value {
     uint32_t flags;      /* of a parameter or state                            */
     mr_val of;           /* GRAD: its parameter                                */
     mr_param param;      /* PARAM: placement and initialiser (strings owned)   */
+    mri_place place;     /* PARAM: the part that this rank has; rank 0: all    */
 } mri_value;
 
 typedef struct mri_node {

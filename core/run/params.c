@@ -57,7 +57,8 @@ static uint32_t find_group(mri_params *p, const mri_pgroup *g)
 {
     for (uint32_t i = 0; i < p->groups.n; i++) {
         const mri_pgroup *h = &p->groups.v[i];
-        if (h->frozen == g->frozen && h->f32 == g->f32 &&
+        if (h->frozen == g->frozen && h->f32 == g->f32 && h->expert == g->expert &&
+            h->split == g->split && h->partial == g->partial &&
             (g->frozen || (h->lr_mult == g->lr_mult && h->decay_mult == g->decay_mult)))
             return i;
     }
@@ -65,8 +66,9 @@ static uint32_t find_group(mri_params *p, const mri_pgroup *g)
     return (uint32_t)p->groups.n - 1;
 }
 
-static mr_status add_slot(mri_params *p, char *name, const mr_param *desc, mr_err *err)
+static mr_status add_slot(mri_params *p, char *name, const mri_value *v, mr_err *err)
 {
+    const mr_param *desc = &v->param;
     int64_t old = mri_params_find(p, name);
     if (old >= 0) {
         const mr_type *a = &p->slots.v[old].desc.type, *b = &desc->type;
@@ -80,7 +82,7 @@ static mr_status add_slot(mri_params *p, char *name, const mr_param *desc, mr_er
         return st;
     }
     mri_tensor_slot s = { .name = name, .desc = *desc, .n = (uint64_t)mr_numel(&desc->type),
-                          .f32 = (desc->flags & MR_PARAM_F32) != 0 };
+                          .f32 = (desc->flags & MR_PARAM_F32) != 0, .place = v->place };
     MRI_PUSH(&p->slots, s);
     p->count += s.n;
     return 0;
@@ -149,10 +151,14 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
         for (size_t v = 0; v < p->values.n; v++)
             if (p->values.v[v].kind == MRI_PARAM)
                 MR_TRY(add_slot(out, mri_assembly_full_name(a, i, p->values.v[v].name),
-                                &p->values.v[v].param, err));
+                                &p->values.v[v], err));
     }
     for (size_t i = 0; i < out->slots.n; i++) {
         mri_pgroup g = { .f32 = out->slots.v[i].f32 && !mri_params_one_copy(out) };
+        const mri_place *place = &out->slots.v[i].place;
+        g.expert = place->expert;
+        g.split = place->split;
+        g.partial = place->partial;
         default_group(cfg, &out->slots.v[i], &g);
         for (size_t r = 0; r < rules.n; r++)
             if (!fnmatch(rules.v[r].pattern, out->slots.v[i].name, 0)) {

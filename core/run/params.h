@@ -27,6 +27,8 @@ enum { MRI_PARAM_ALIGN = 32 }; /* elements: 64 bytes of bf16, 128 of f32 */
 typedef struct mri_pgroup {
     double lr_mult, decay_mult;
     bool frozen, f32;
+    bool expert;             /* of mri_place, which a group's parameters have in common: which */
+    uint32_t split, partial; /* ranks hold copies, and whose gradients are to be summed        */
     uint64_t at, n; /* elements, gaps included */
 } mri_pgroup;
 
@@ -37,6 +39,7 @@ typedef struct mri_tensor_slot {
     uint32_t group;
     bool f32;         /* MR_PARAM_F32: the block reads the master */
     bool shared;      /* several blocks bind it */
+    mri_place place;  /* the part of the parameter that desc.type is */
 } mri_tensor_slot;
 
 /* the type by which files know the parameter: of as many elements, in other dims if it says so */

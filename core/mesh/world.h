@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * world.h - one rank's view of the job: its mesh, its comm plugin, the groups, and one thread (or
+ * stream) on which collectives run beside the compute.
+ *
+ * Invariant: all ranks submit the same work on each group in the same order; work of one world
+ * runs in the order of submission. A world of one rank has no plugin, and every call here is
+ * then a copy or nothing.
+ */
+#ifndef MRI_WORLD_H
+#define MRI_WORLD_H
+#include "core/plugin/registry.h"
+#include "mesh.h"
+#include "mrun/comm.h"
+
+struct mri_device;
+
+typedef struct mri_group {
+    void *handle; /* the plugin's; NULL: this rank alone, or not a member */
+    uint32_t n, index;
+} mri_group;
+
+typedef struct mri_world {
+    mri_mesh mesh;
+    const mr_comm_ops *ops; /* NULL: alone */
+    void *comm;
+    mr_comm_env env;
+    mri_group group[MRI_GROUPS];
+    struct mri_device *device; /* set by mri_world_device() */
+    struct mri_channel *channel;
+    uint64_t sent[MRI_GROUPS], received[MRI_GROUPS]; /* bytes that this rank's collectives moved,
+                                                        by the formulae of mri_comm_bytes() */
+} mri_world;
+
+/* What the launcher's variables say (launch.c): torchrun, Slurm, Open MPI, PMI; two that
+ * contradict each other are an error that names both. world 1 and launcher "none": no launcher. */
+typedef struct mri_launch {
+    uint32_t rank, world, local_rank, local_world;
+    const char *launcher; /* static */
+    char address[256];    /* of rank 0; "": unknown */
+    uint32_t port;
+} mri_launch;
+mr_status mri_launch_find(mri_launch *out, mr_err *err);
+
+/* Opens comm, mesh and groups as the profile says. `thread`: rank of this thread under a plugin of
+ * threads, with what world_create() gave; else 0, NULL. `device` may be NULL (until
+ * mri_world_device) for host plugins. Compares a hash of profile and binary over the ranks. A
+ * profile without [comm] gives a world of one. */
+mr_status mri_world_open(mri_registry *reg, const mri_config *config, uint32_t thread,
+                         void *threads, struct mri_device *device, mri_world **out, mr_err *err);
+/* fake: the world as rank `rank` of `n` sees it, for planning; nothing can run */
+mr_status mri_world_fake(const mri_config *config, uint32_t rank, uint32_t n, mri_world **out,
+                         mr_err *err);
+void mri_world_close(mri_world *w);
+/* Agreement before going on: every rank's status, and the first error (of the lowest rank) on
+ * all, so that all stop with the same exit code. Waits. */
+mr_status mri_world_agree(mri_world *w, mr_status st, mr_err *err);
+/* `bytes` of each rank to all; waits */
+mr_status mri_world_gather(mri_world *w, const void *mine, uint64_t bytes, void *all, mr_err *err);
+/* sums n doubles over a group, in the order of ranks; waits */
+mr_status mri_world_sum(mri_world *w, uint32_t group, double *x, size_t n, mr_err *err);
+static inline bool mri_world_alone(const mri_world *w)
+{
+    return !w || w->mesh.world == 1;
+}
+
+/* ---- collectives of the step: on device memory, in order, beside the compute stream --------- */
+enum mri_comm_kind {
+    MRI_COMM_ALL_REDUCE = 0, MRI_COMM_ALL_GATHER, MRI_COMM_REDUCE_SCATTER, MRI_COMM_BROADCAST,
+    MRI_COMM_ALL_TO_ALL, MRI_COMM_SEND, MRI_COMM_RECEIVE
+};
+
+typedef struct mri_comm_job {
+    uint32_t kind, group, op, peer; /* peer: index in the group of send, receive, broadcast      */
+    const void *in;
+    void *out;
+    uint64_t n;        /* elements: of one rank's part; of send and receive all                   */
+    const char *dtype;
+    /* ALL_TO_ALL: bytes by peer on the host, alive until the job is done                         */
+    const uint64_t *send, *receive;
+} mri_comm_job;
+
+/* Submits: `in` is read and `out` written once all that was enqueued on the device's compute
+ * stream before this call is done. *ticket (or NULL) tells it apart for mri_comm_wait(). */
+mr_status mri_comm_submit(mri_world *w, const mri_comm_job *job, uint64_t *ticket, mr_err *err);
+/* What is enqueued on the compute stream from now on sees the job's results, and may overwrite what
+ * it read. Stream plugins: the stream waits; others: the caller does. An error of the job, or of
+ * any before it, is returned here. Ticket 0: all that was submitted. */
+mr_status mri_comm_wait(mri_world *w, uint64_t ticket, mr_err *err);
+/* both */
+mr_status mri_comm_run(mri_world *w, const mri_comm_job *job, mr_err *err);
+/* Bytes that one rank sends in a job on a group of n: ring counts, (n-1)/n of the whole once for
+ * gather and scatter, twice for all_reduce. */
+uint64_t mri_comm_bytes(const mri_comm_job *job, uint32_t n);
+/* NULL: submit and wait can be captured into a device graph; else why not (static) */
+const char *mri_comm_obstacle(const mri_world *w);
+
+#endif
