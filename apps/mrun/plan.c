@@ -124,7 +124,7 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
 int cmd_plan(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--print", NULL };
-    static const char *const passes[] = { "types", "join",  "vjp",     "recompute",
+    static const char *const passes[] = { "types", "join",  "vjp",     "precision", "recompute",
                                           "fuse",  "lower", "streams", "arena" };
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
@@ -139,8 +139,8 @@ int cmd_plan(app *a, int argc, char **argv)
     if (!code && args.positional.n != 1)
         code = app_usage(a, "plan needs one profile: mrun plan PROFILE.ini");
     if (!code && !known)
-        code = app_usage(a, "no pass '%s': types, join, vjp, recompute, fuse, lower, streams or "
-                         "arena", pass);
+        code = app_usage(a, "no pass '%s': types, join, vjp, precision, recompute, fuse, lower, "
+                         "streams or arena", pass);
     mr_status st = 0;
     if (code)
         goto done;

@@ -112,10 +112,15 @@ static const mr_opt model_opts[] = {
 
 #define C mri_cfg_precision
 static const mr_opt precision_opts[] = {
-    MR_OPT_CHOICE(C, recipe, "recipe", "fp32", "fp32|bf16|fp64",
-                  "what products compute in; master weights stay fp32 (fp64: all is fp64)"),
+    MR_OPT_CHOICE(C, recipe, "recipe", "fp32", "fp32|bf16|fp64|fp8-tensor",
+                  "what products compute in; master weights stay fp32 (fp64: all is fp64). "
+                  "fp8-tensor: bf16, and layers' products in 8-bit floats, one scale a tensor"),
     MR_OPT_CHOICE(C, masters, "masters", "f32", "f32|remainder",
                   "how the masters of bf16 weights are kept: whole, or what the weights leave"),
+    MR_OPT_RANGE(C, MR_T_INT, start_in_bf16, "num_layers_at_start_in_bf16", "0", 0, 65536,
+                 "first layers whose products an 8-bit recipe leaves in bf16"),
+    MR_OPT_RANGE(C, MR_T_INT, end_in_bf16, "num_layers_at_end_in_bf16", "0", 0, 65536,
+                 "last layers whose products an 8-bit recipe leaves in bf16"),
 };
 #undef C
 

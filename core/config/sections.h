@@ -50,8 +50,9 @@ typedef struct mri_cfg_model {
 } mri_cfg_model;
 
 typedef struct mri_cfg_precision {
-    const char *recipe;  /* fp32 | bf16 | fp64 */
+    const char *recipe;  /* fp32 | bf16 | fp64 | fp8-tensor */
     const char *masters; /* f32 | remainder: of bf16 weights */
+    int64_t start_in_bf16, end_in_bf16; /* layers that an 8-bit recipe leaves alone */
 } mri_cfg_precision;
 
 typedef struct mri_cfg_optimizer {

@@ -4,6 +4,7 @@
  * core/ops/NAME.c defines `const mr_op_def mri_ops_NAME[]`, ended by MRI_OPS_END.
  * No include guard: it is included once a use. */
 MRI_OP_FAMILY(linear)           /* linear, .dgrad, .wgrad, sum_rows, accumulate */
+MRI_OP_FAMILY(fp8)              /* amax, quantize, linear.fp8, .wgrad              */
 MRI_OP_FAMILY(embedding)        /* embedding, .bwd                              */
 MRI_OP_FAMILY(rmsnorm)          /* rmsnorm, .bwd                                */
 MRI_OP_FAMILY(layernorm)        /* layernorm, .bwd                              */

@@ -5,6 +5,7 @@
  */
 #ifndef MRI_REF_H
 #define MRI_REF_H
+#include "f8.h"
 #include "mrun/op.h"
 
 static inline float mri_bf16_to_f32(uint16_t h)
@@ -47,7 +48,8 @@ static inline void mri_split(float master, uint16_t *weight, int16_t *rest)
 /* A view for reading and writing elements of one operand. */
 typedef struct mri_view {
     void *p;
-    char kind; /* 'f' f32, 'd' f64, 'b' bf16, 'i' i32, 'l' i64, 's' i16, 'u' u8; 0: absent */
+    char kind; /* 'f' f32, 'd' f64, 'b' bf16, 'i' i32, 'l' i64, 's' i16, 'u' u8, '3' f8e4m3,
+                '2' f8e5m2; 0: absent */
 } mri_view;
 
 static inline mri_view mri_at(const mr_type *t, const mr_buf *b)
@@ -57,7 +59,8 @@ static inline mri_view mri_at(const mr_type *t, const mr_buf *b)
         return v;
     v.p = b->data;
     v.kind = mr_is(t, "f32") ? 'f' : mr_is(t, "f64") ? 'd' : mr_is(t, "bf16") ? 'b'
-           : mr_is(t, "i32") ? 'i' : mr_is(t, "i64") ? 'l' : mr_is(t, "i16") ? 's' : 'u';
+           : mr_is(t, "i32") ? 'i' : mr_is(t, "i64") ? 'l' : mr_is(t, "i16") ? 's'
+           : mr_is(t, "f8e4m3") ? '3' : mr_is(t, "f8e5m2") ? '2' : 'u';
     return v;
 }
 
@@ -71,6 +74,8 @@ static inline double mri_get(mri_view v, int64_t i)
     case 'l': return (double)((const int64_t *)v.p)[i];
     case 's': return ((const int16_t *)v.p)[i];
     case 'u': return ((const uint8_t *)v.p)[i];
+    case '3': return mri_e4m3_to_f32(((const uint8_t *)v.p)[i]);
+    case '2': return mri_e5m2_to_f32(((const uint8_t *)v.p)[i]);
     }
     return 0;
 }
@@ -85,6 +90,8 @@ static inline void mri_put(mri_view v, int64_t i, double x)
     case 'l': ((int64_t *)v.p)[i] = (int64_t)x; break;
     case 's': ((int16_t *)v.p)[i] = (int16_t)x; break;
     case 'u': ((uint8_t *)v.p)[i] = (uint8_t)x; break;
+    case '3': ((uint8_t *)v.p)[i] = mri_f32_to_e4m3((float)x); break;
+    case '2': ((uint8_t *)v.p)[i] = mri_f32_to_e5m2((float)x); break;
     }
 }
 

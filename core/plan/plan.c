@@ -105,6 +105,7 @@ static const struct {
     mr_status (*run)(mri_plan *, const mri_plan_options *, mr_err *);
 } passes[] = {
     { "types", pass_types },         { "join", mri_pass_join }, { "vjp", pass_vjp },
+    { "precision", mri_pass_precision },
     { "recompute", pass_recompute }, { "fuse", mri_pass_fuse }, { "lower", mri_pass_lower },
     { "streams", pass_streams },     { "arena", pass_arena },
 };

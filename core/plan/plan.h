@@ -7,6 +7,7 @@
  *   types      the program as built, dtypes resolved by the precision recipe
  *   join       products of one x by matrices that lie side by side become one
  *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
+ *   precision  products in the formats of the recipe, their operands quantised
  *   recompute  forward nodes of the chosen regions run again in B instead of being saved
  *   fuse       neighbouring ops as one that moves fewer bytes, where the backend has it
  *   lower      a kernel for every node, or the reference loops where the backend has none
@@ -20,6 +21,7 @@
 #ifndef MRI_PLAN_H
 #define MRI_PLAN_H
 #include "core/program/program.h"
+#include "recipe.h"
 #include "mrun/backend.h"
 
 enum mri_segment {
@@ -106,6 +108,7 @@ typedef struct mri_plan_options {
     bool (*beside)(const void *ctx, const char *kind, const char *a, const char *b);
     const void *beside_ctx;
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
+    const mri_recipe *recipe; /* of products; NULL: as the program says */
     const char *loss;   /* train: the one loss that is differentiated; NULL: all of them   */
 } mri_plan_options;
 
@@ -123,6 +126,7 @@ int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); 
 mr_status mri_pass_join(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const mr_list *constant,
                        const char *loss, mr_err *err);
+mr_status mri_pass_precision(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);

@@ -56,6 +56,11 @@ mr_status mri_assembly_freeze(mri_assembly *a, const mr_model_ops *ops, void *mo
                               const mr_block_env *env, const char *model_dtype,
                               bool (*frozen)(const void *ctx, const char *full_name),
                               const void *ctx, mr_err *err);
+/* The first and last `start` and `end` layers (blocks with parameters that are fed neither tokens,
+ * pictures nor targets) become exact: their kinds are built again where others share them. */
+mr_status mri_assembly_exact(mri_assembly *a, const mr_model_ops *ops, void *model,
+                             const mr_block_env *env, const char *model_dtype, int64_t start,
+                             int64_t end, mr_err *err);
 /* Refuses a name that is neither "full" nor a region of any block. */
 mr_status mri_assembly_check_regions(const mri_assembly *a, const mr_list *names, mr_err *err);
 

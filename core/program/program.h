@@ -73,6 +73,7 @@ struct mr_prog {
     MRI_VEC(mri_node) nodes;
     MRI_VEC(mri_region) regions; /* [0] is the outermost, name "" */
     MRI_VEC(uint32_t) open;      /* stack of open regions         */
+    bool exact;              /* its products stay in the model dtype under any recipe */
     mri_ports outputs, losses;
     MRI_VEC(char *) strings; /* owned copies */
     mr_status failed;        /* first error of the builder */

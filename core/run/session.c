@@ -18,11 +18,6 @@ static mr_status pick(const mri_config *c, const char *kind, const mri_choice **
     return MR_E_PROFILE_MISSING;
 }
 
-static const char *dtype_of(const char *recipe)
-{
-    return !strcmp(recipe, "bf16") ? "bf16" : !strcmp(recipe, "fp64") ? "f64" : "f32";
-}
-
 static mr_status open_device(mri_session *s, mr_err *err)
 {
     const mri_choice *c;
@@ -170,6 +165,11 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     if (!s->params.slots.n)
         st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
                              !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
+    const mri_cfg_precision *precision = &s->config->precision;
+    const mri_recipe *recipe = decode ? NULL : mri_recipe_find(precision->recipe);
+    if (!st && recipe && recipe->scaling)
+        st = mri_assembly_exact(a, s->model_ops, s->model, &env, s->model_dtype,
+                                precision->start_in_bf16, precision->end_in_bf16, err);
     if (!st && train)
         st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
     if (!st && train)
@@ -192,6 +192,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .fuse = s->config->train.fuse != 0,
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL,
+                              .recipe = recipe,
                               .loss = o->main_loss ? "lm_loss" : NULL },
                             decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows };
     return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
@@ -302,7 +303,9 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     mri_session *s = mri_alloc(sizeof *s);
     s->registry = reg;
     s->config = config;
-    s->model_dtype = mri_strdup(dtype_of(config->precision.recipe));
+    const mri_recipe *recipe = mri_recipe_find(config->precision.recipe);
+    MRI_ASSERT(recipe); /* the profile's words are those of the table */
+    s->model_dtype = mri_strdup(recipe->dtype);
     mri_registry_offer(reg, MR_EXT_MODEL, &mri_model_service);
     mri_registry_offer(reg, MR_EXT_IMAGE, &mri_image_service);
     if ((o->needs & MRI_NEED_UPDATE) && !strcmp(s->model_dtype, "f64")) {

@@ -82,7 +82,7 @@ static int computes_in(const mr_type *t)
 {
     return !t || (!t->layout && !t->n_parts &&
                   (mr_is(t, "f32") || mr_is(t, "bf16") || mr_is(t, "f64") || mr_is(t, "i32") ||
-                   mr_is(t, "i16")));
+                   mr_is(t, "i16") || mr_is(t, "f8e4m3") || mr_is(t, "f8e5m2")));
 }
 
 static mr_status query(void *dev, const char *op, const mr_call *call, uint32_t flags,
@@ -98,8 +98,8 @@ static mr_status query(void *dev, const char *op, const mr_call *call, uint32_t 
         const mr_type *t = i < call->n_in ? call->in[i] : call->out[i - call->n_in];
         if (!computes_in(t))
             return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
-                           "backend/ref: operand %u of %s is %s; f32, bf16, f64, i32 and i16 "
-                           "are known", i, op, t->dtype);
+                           "backend/ref: operand %u of %s is %s; f32, bf16, f64, f8e4m3, "
+                           "f8e5m2, i32 and i16 are known", i, op, t->dtype);
     }
     struct ref_kernel *k = calloc(1, sizeof *k);
     if (!k)

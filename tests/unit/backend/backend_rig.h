@@ -280,6 +280,8 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
         "linear_gelu", "linear_gelu.dgrad", "linear.wgrad.first", "grouped_linear.wgrad.first",
         "linears", "linear_swiglu", "experts_swiglu", "experts_add", "router",
         "rope_attention.paged" };
+    static const char *const f8[] = { "amax", "quantize", "linear.fp8", "linear.fp8.wgrad",
+                                      "linear.fp8.wgrad.first" }; /* no CPU computes in them */
     const size_t few_rows = sizeof fused / sizeof *fused - 6; /* from there on: few rows, bf16 */
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
         if (!strcmp(id, fused[i]) &&
@@ -295,6 +297,11 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
             if (!r->no_fused && strstr(id, ".first") && rig_is_wgmma(c))
                 cr_assert(strstr(err.what, "Hopper") || strstr(err.what, "sm_90a"), "%s: %s", what,
                           err.what);
+            rig_refuses(r, what, id, c);
+            return true;
+        }
+    for (size_t i = 0; r->no_fused && i < sizeof f8 / sizeof *f8; i++)
+        if (!strcmp(id, f8[i])) {
             rig_refuses(r, what, id, c);
             return true;
         }
