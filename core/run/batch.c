@@ -27,7 +27,7 @@ mr_status mri_session_gradients_begin(mri_session *s, double weight, mr_err *err
 {
     const mri_params *p = &s->params;
     mr_status st = s->device.ops->fill(s->device.dev, s->device.stream, p->grads, 0,
-                                       p->trainable * mr_dtype_bytes(p->acc_dtype), err);
+                                       p->grads_n * mr_dtype_bytes(p->acc_dtype), err);
     return st ? st : mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED, 1 / weight, err);
 }
 

@@ -142,7 +142,7 @@ mr_status mri_exec_zero(mri_exec *e, uint32_t before, mr_err *err)
     for (size_t i = 0; i < e->zeroed.n && !st; i++)
         if (e->zeroed.v[i].before == before)
             st = e->device->ops->fill(e->device->dev, e->device->stream,
-                                      e->params->grads + e->zeroed.v[i].at * width, 0,
+                                      mri_params_grad_at(e->params, e->zeroed.v[i].at), 0,
                                       e->zeroed.v[i].n * width, err);
     return st;
 }

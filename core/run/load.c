@@ -59,14 +59,21 @@ static int in_file_order(const void *a, const void *b)
     return (x > y) - (x < y); /* a set lists its tensors by file and offset */
 }
 
+/* What other ranks keep is not read. */
 static void cut(loader *l, const mri_pieces *p)
 {
     for (size_t i = 0; i < p->list.n; i++) {
         const mri_stretch *x = &p->list.v[i];
         int64_t all = mr_numel(&x->from.type), n;
         for (int64_t at = 0; at < all; at += n) {
-            n = all - at < CHUNK ? all - at : CHUNK;
-            MRI_PUSH(&l->chunks, ((chunk){ x, at, (uint32_t)n }));
+            bool held = true;
+            uint64_t span = x->state ? (uint64_t)all
+                                     : mri_params_span(l->params, x->slot,
+                                                       x->at + (uint64_t)at, &held);
+            n = all - at < CHUNK || !held ? all - at : CHUNK;
+            n = (uint64_t)n < span ? n : (int64_t)span;
+            if (held)
+                MRI_PUSH(&l->chunks, ((chunk){ x, at, (uint32_t)n }));
         }
     }
 }
@@ -220,15 +227,14 @@ static void ship(loader *l)
 }
 
 /* Slots hold a chunk in all its forms, of whichever piece. */
-static mr_status make_ring(loader *l, const mri_pieces *p, size_t threads, mr_err *err)
+static mr_status make_ring(loader *l, size_t threads, mr_err *err)
 {
     mri_device *d = l->device;
     mr_status st = 0;
     size_t want = 2 * threads < SLOTS ? 2 * threads : SLOTS;
-    for (size_t i = 0; i < p->list.n; i++) {
-        const mri_stretch *x = &p->list.v[i];
+    for (size_t i = 0; i < l->chunks.n; i++) {
         mri_param_form f[2];
-        size_t width = 0, n = forms_of(l, x, 0, f);
+        size_t width = 0, n = forms_of(l, l->chunks.v[i].piece, l->chunks.v[i].first, f);
         while (n)
             width += f[--n].width;
         l->slot_bytes = CHUNK * width > l->slot_bytes ? CHUNK * width : l->slot_bytes;
@@ -266,7 +272,7 @@ mr_status mri_load(mri_params *p, mri_device *d, const mri_safetensors *f, mri_p
     pthread_mutex_init(&l.lock, NULL);
     pthread_cond_init(&l.moved, NULL);
     if (!d->host_memory)
-        MR_TRY(make_ring(&l, pieces, want ? want : 1, err));
+        MR_TRY(make_ring(&l, want ? want : 1, err));
     want -= !l.slots && want; /* in place the caller works too */
     while (n < want && !pthread_create(&thread[n], NULL, work, &l))
         n++;

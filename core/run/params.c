@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * params.c - layout, groups and storage of parameters; see params.h. Their values: values.c. */
+ * params.c - which parameters there are, their groups and their order; see params.h. Where they
+ * lie: storage.c. Their values: values.c. */
 #include "params.h"
+#include "mrun/shard.h"
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +68,8 @@ static uint32_t find_group(mri_params *p, const mri_pgroup *g)
     return (uint32_t)p->groups.n - 1;
 }
 
-static mr_status add_slot(mri_params *p, char *name, const mri_value *v, mr_err *err)
+static mr_status add_slot(mri_params *p, char *name, uint32_t instance, const mri_value *v,
+                          mr_err *err)
 {
     const mr_param *desc = &v->param;
     int64_t old = mri_params_find(p, name);
@@ -75,6 +78,7 @@ static mr_status add_slot(mri_params *p, char *name, const mri_value *v, mr_err 
         bool same = a->rank == b->rank && !memcmp(a->dim, b->dim, a->rank * sizeof a->dim[0]);
         mr_status st = 0;
         p->slots.v[old].shared = true;
+        p->slots.v[old].instance = MRI_SHARED;
         if (!same)
             st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
                          "parameter %s is shared by blocks that disagree on its shape", name);
@@ -82,7 +86,8 @@ static mr_status add_slot(mri_params *p, char *name, const mri_value *v, mr_err 
         return st;
     }
     mri_tensor_slot s = { .name = name, .desc = *desc, .n = (uint64_t)mr_numel(&desc->type),
-                          .f32 = (desc->flags & MR_PARAM_F32) != 0, .place = v->place };
+                          .f32 = (desc->flags & MR_PARAM_F32) != 0, .place = v->place,
+                          .instance = instance };
     MRI_PUSH(&p->slots, s);
     p->count += s.n;
     return 0;
@@ -108,19 +113,41 @@ static void sort_groups(mri_params *p)
         p->slots.v[i].group = to[p->slots.v[i].group];
 }
 
+static void lay_slots(mri_params *p, uint32_t group, const mri_bucket *b)
+{
+    for (size_t i = 0; i < 2 * p->slots.n; i++) {
+        mri_tensor_slot *s = &p->slots.v[i % p->slots.n];
+        if (s->group != group || s->shared != (i >= p->slots.n) ||
+            (b && (s->instance < b->first || s->instance > b->last)))
+            continue;
+        s->at = p->total;
+        p->total += (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
+    }
+}
+
+static void lay_bucket(mri_params *p, mri_bucket *b)
+{
+    uint64_t unit = (uint64_t)b->ranks * MRI_PARAM_ALIGN;
+    b->at = p->total;
+    lay_slots(p, b->group, b);
+    b->n = (p->total - b->at + unit - 1) / unit * unit;
+    p->total = b->at + b->n;
+    b->own = b->strategy == MR_SHARD_NONE ? b->at : b->at + b->n / b->ranks * b->index;
+    b->own_n = b->strategy == MR_SHARD_NONE ? b->n : b->n / b->ranks;
+}
+
 /* Gives every parameter its range, group by group. */
 static void lay_out(mri_params *p)
 {
+    p->total = p->trainable = p->f32_at = p->f32_n = 0;
     for (uint32_t g = 0; g < p->groups.n; g++) {
         mri_pgroup *x = &p->groups.v[g];
         x->at = p->total;
-        for (size_t i = 0; i < 2 * p->slots.n; i++) {
-            mri_tensor_slot *s = &p->slots.v[i % p->slots.n];
-            if (s->group != g || s->shared != (i >= p->slots.n))
-                continue;
-            s->at = p->total;
-            p->total += (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
-        }
+        for (size_t i = 0; i < p->buckets.n; i++)
+            if (p->buckets.v[i].group == g)
+                lay_bucket(p, &p->buckets.v[i]);
+        if (x->frozen || !p->buckets.n)
+            lay_slots(p, g, NULL);
         x->n = p->total - x->at;
         if (!x->frozen)
             p->trainable = p->total;
@@ -128,6 +155,14 @@ static void lay_out(mri_params *p)
             p->f32_at = x->at;
         p->f32_n += x->f32 ? x->n : 0;
     }
+}
+
+void mri_params_cut(mri_params *p, mri_bucket *buckets, size_t n)
+{
+    free(p->buckets.v);
+    p->buckets.v = buckets;
+    p->buckets.n = p->buckets.cap = n;
+    lay_out(p);
 }
 
 mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
@@ -150,7 +185,7 @@ mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, c
         const mr_prog *p = a->kinds.v[a->instances.v[i].kind].prog;
         for (size_t v = 0; v < p->values.n; v++)
             if (p->values.v[v].kind == MRI_PARAM)
-                MR_TRY(add_slot(out, mri_assembly_full_name(a, i, p->values.v[v].name),
+                MR_TRY(add_slot(out, mri_assembly_full_name(a, i, p->values.v[v].name), i,
                                 &p->values.v[v], err));
     }
     for (size_t i = 0; i < out->slots.n; i++) {
@@ -195,75 +230,15 @@ out:
     return st;
 }
 
-static size_t width(const char *dtype)
-{
-    return mr_dtype_bytes(dtype);
-}
-
-bool mri_params_one_copy(const mri_params *p)
-{
-    return !strcmp(p->dtype, p->acc_dtype);
-}
-
-/* Which elements have a master beside their weight. */
-static void plan_masters(const mri_params *p, bool train, uint64_t *at, uint64_t *n)
-{
-    bool all = train && !p->split;
-    *at = all || mri_params_one_copy(p) ? 0 : p->f32_at;
-    *n = mri_params_one_copy(p) ? 0 : all ? p->total : p->f32_n;
-}
-
-uint64_t mri_params_bytes(const mri_params *p, bool train)
-{
-    uint64_t at, n;
-    if (!p->slots.n) /* a session without a model's plan, for its tokenizer alone */
-        return 0;
-    plan_masters(p, train, &at, &n);
-    return p->total * width(p->dtype) + n * width(p->acc_dtype) +
-           (train && p->split ? p->total * width("i16") : 0) +
-           (train ? p->trainable * width(p->acc_dtype) : 0);
-}
-
-static mr_status take(mri_device *d, uint64_t n, const char *dtype, char **out, mr_err *err)
-{
-    return n ? d->ops->alloc(d->dev, n * width(dtype), MR_MEM_WEIGHTS, (void **)out, err) : 0;
-}
-
-mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, bool lent, mr_err *err)
-{
-    mr_status st = 0;
-    plan_masters(p, train, &p->master_at, &p->master_n);
-    MR_TRY(take(d, p->total, p->dtype, &p->weights, err));
-    MR_TRY(take(d, p->master_n, p->acc_dtype, &p->master, err));
-    if (train && p->split)
-        MR_TRY(take(d, p->total, "i16", &p->rest, err));
-    p->grads_lent = lent;
-    if (train && !lent)
-        MR_TRY(take(d, p->trainable, p->acc_dtype, &p->grads, err));
-    if (mri_params_one_copy(p)) {
-        p->master = p->weights;
-        p->master_n = p->total;
-    }
-out:
-    return st;
-}
-
 void mri_params_free(mri_params *p, mri_device *d)
 {
-    if (d && d->ops) {
-        if (p->grads && !p->grads_lent)
-            d->ops->free(d->dev, p->grads, p->trainable * width(p->acc_dtype));
-        if (p->rest)
-            d->ops->free(d->dev, p->rest, p->total * width("i16"));
-        if (p->master && p->master != p->weights)
-            d->ops->free(d->dev, p->master, p->master_n * width(p->acc_dtype));
-        if (p->weights)
-            d->ops->free(d->dev, p->weights, p->total * width(p->dtype));
-    }
+    if (d && d->ops)
+        mri_params_release(p, d);
     for (size_t i = 0; i < p->slots.n; i++)
         free((char *)p->slots.v[i].name);
     free(p->slots.v);
     free(p->groups.v);
+    free(p->buckets.v);
     memset(p, 0, sizeof *p);
 }
 
@@ -280,34 +255,4 @@ bool mri_params_frozen(const void *params, const char *name)
     const mri_params *p = params;
     int64_t i = mri_params_find(p, name);
     return i >= 0 && p->groups.v[p->slots.v[i].group].frozen;
-}
-
-void *mri_params_master(const mri_params *p, uint64_t at)
-{
-    return p->master && at >= p->master_at && at - p->master_at < p->master_n
-               ? p->master + (at - p->master_at) * width(p->acc_dtype)
-               : NULL;
-}
-
-void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s)
-{
-    return s->f32 ? mri_params_master(p, s->at) : p->weights + s->at * width(p->dtype);
-}
-
-void *mri_params_masters(const mri_params *p, uint64_t at)
-{
-    void *m = mri_params_master(p, at);
-    return m ? m : p->rest ? p->rest + at * width("i16") : NULL;
-}
-
-const void *mri_params_exact(const mri_params *p, const mri_tensor_slot *s, const char **dtype)
-{
-    void *m = mri_params_master(p, s->at);
-    *dtype = m || p->rest ? p->acc_dtype : p->dtype;
-    return m ? m : p->rest ? NULL : mri_params_weight(p, s);
-}
-
-void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s)
-{
-    return p->grads && s->at < p->trainable ? p->grads + s->at * width(p->acc_dtype) : NULL;
 }

@@ -14,6 +14,10 @@
  * parameter's exact value is its f32 master, or, if `split`, its bf16 weight and the i16 rest
  * (core/ops/ref.h), or without training its weight. Parameters that are read in f32 always
  * have a master.
+ *
+ * Over several ranks of data parallelism (shard.h) the trainable part of the space is cut into
+ * buckets, of which a rank keeps all or its piece, form by form. `at` of an element is the same
+ * then; where it lies follows from its bucket.
  */
 #ifndef MRI_PARAMS_H
 #define MRI_PARAMS_H
@@ -32,6 +36,21 @@ typedef struct mri_pgroup {
     uint64_t at, n; /* elements, gaps included */
 } mri_pgroup;
 
+enum { MRI_SHARED = UINT32_MAX }; /* instance of parameters that several blocks bind */
+
+/* Parameters of one group, of neighbouring instances, whose gradients are summed and whose weights
+ * are gathered together. Its piece of rank i is the i-th of `ranks` equal ones. */
+typedef struct mri_bucket {
+    uint64_t at, n;              /* elements of the flat space: n is a multiple of
+                                    ranks x MRI_PARAM_ALIGN */
+    uint32_t group, first, last; /* instances; MRI_SHARED: both */
+    uint32_t strategy;           /* MR_SHARD_*: what is kept as a piece */
+    uint32_t comm, ranks, index; /* the group of ranks that has it (MRI_GROUP_*), ours among them */
+    uint64_t own, own_n;         /* the piece that this rank updates */
+    uint64_t weights, masters, grads, states; /* elements of each storage before its part */
+    char *unit_weights, *unit_grads; /* where blocks find all of it while the rank keeps a piece */
+} mri_bucket;
+
 typedef struct mri_tensor_slot {
     const char *name; /* full */
     mr_param desc;    /* type in the dtype that the block sees */
@@ -39,6 +58,7 @@ typedef struct mri_tensor_slot {
     uint32_t group;
     bool f32;         /* MR_PARAM_F32: the block reads the master */
     bool shared;      /* several blocks bind it */
+    uint32_t instance; /* the block that binds it, or MRI_SHARED */
     mri_place place;  /* the part of the parameter that desc.type is */
 } mri_tensor_slot;
 
@@ -64,14 +84,25 @@ typedef struct mri_params {
     char *weights, *master, *rest, *grads; /* device; NULL where there are none */
     bool grads_lent;                       /* they lie in the arena, which is not ours to free */
     uint64_t master_at, master_n;          /* elements that have a master */
+    MRI_VEC(mri_bucket) buckets;           /* of the trainable part, in its order; none: all of it
+                                              is here and nobody else's */
+    uint64_t weights_n, masters_n, rest_n, grads_n; /* elements of each storage */
 } mri_params;
 
 /* Lists the assembly's parameters (each full name once; two instances that bind one name must
  * agree on type) and groups them by the optimizer's rules. `split` acts on bf16 weights only. */
 mr_status mri_params_plan(const mri_assembly *a, const mri_cfg_optimizer *cfg, const char *dtype,
                           bool split, mri_params *out, mr_err *err);
+/* Lays the parameters out again by buckets of which group, first, last, strategy, comm, ranks and
+ * index are set: in the order of groups, then of instances, those that are shared last. They must
+ * have all trainable parameters. The array is taken. */
+void mri_params_cut(mri_params *p, mri_bucket *buckets, size_t n);
+const mri_bucket *mri_params_bucket(const mri_params *p, uint64_t at); /* NULL: in none */
+/* How many elements from `i` on lie side by side wherever they are kept; *held: here at all. */
+uint64_t mri_params_span(const mri_params *p, const mri_tensor_slot *s, uint64_t i, bool *held);
 /* `lent`: the gradients get their place later, by whoever sets p->grads */
 mr_status mri_params_alloc(mri_params *p, mri_device *d, bool train, bool lent, mr_err *err);
+void mri_params_release(mri_params *p, mri_device *d); /* the memory alone */
 void mri_params_free(mri_params *p, mri_device *d);
 int64_t mri_params_find(const mri_params *p, const char *name); /* -1: none */
 bool mri_params_frozen(const void *params, const char *name); /* as mri_assembly_freeze() asks */
@@ -79,23 +110,39 @@ uint64_t mri_params_bytes(const mri_params *p, bool train); /* weights, masters,
 bool mri_params_one_copy(const mri_params *p); /* weights and masters are the same memory */
 
 void *mri_params_weight(const mri_params *p, const mri_tensor_slot *s); /* as blocks read it */
-void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s);
+void *mri_params_grad(const mri_params *p, const mri_tensor_slot *s);  /* as blocks add to it */
+void *mri_params_grad_at(const mri_params *p, uint64_t at);
+/* of element `at`, where it is kept between steps; NULL: on other ranks */
+void *mri_params_kept_weight(const mri_params *p, uint64_t at);
+void *mri_params_kept_grad(const mri_params *p, uint64_t at);
+/* of element `at` in the optimizer states of its group: elements before it; UINT64_MAX: elsewhere */
+uint64_t mri_params_state_at(const mri_params *p, uint64_t at);
+uint64_t mri_params_states(const mri_params *p, uint32_t group); /* elements of one state */
 void *mri_params_master(const mri_params *p, uint64_t at); /* of element `at`; NULL: none */
 /* what an update calls "master" at element `at`: masters, or the rests of split ones */
 void *mri_params_masters(const mri_params *p, uint64_t at);
-/* Where a parameter's exact values lie on the device, and their dtype; NULL if they are split. */
+/* Where a parameter's exact values lie on the device, and their dtype; NULL if they do not lie side
+ * by side: they are split, or another rank has some. */
 const void *mri_params_exact(const mri_params *p, const mri_tensor_slot *s, const char **dtype);
-/* the exact values of one parameter to the host: n elements of that dtype */
+const char *mri_params_exact_dtype(const mri_params *p, const mri_tensor_slot *s);
+/* Exact values of a parameter to the host, in that dtype: elements [i, i + n), all of which this
+ * rank must keep, or all of it. */
+mr_status mri_params_get_part(const mri_params *p, mri_device *d, const mri_tensor_slot *s,
+                              uint64_t i, uint64_t n, void *out, mr_err *err);
 mr_status mri_params_get(const mri_params *p, mri_device *d, const mri_tensor_slot *s, void *out,
                          mr_err *err);
 
 /* Fresh weights by each parameter's initialiser; independent of order and mesh. */
 mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *err);
-/* Sets one parameter from host values of dtype f32, f64 or bf16 (n elements). */
+/* Sets one parameter from host values of dtype f32, f64 or bf16 (n elements): what of it this rank
+ * keeps. */
 mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
                          const char *dtype, mr_err *err);
-/* Where on the device, and in which forms, parameter s is kept from its element i on: its weights,
- * its masters, or both; or the two halves of its exact values, which encode() makes together. */
+mr_status mri_params_set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t i,
+                              uint64_t n, const void *data, const char *dtype, mr_err *err);
+/* Where on the device, and in which forms, parameter s is kept from its element i on, for as many
+ * as mri_params_span() says: its weights, its masters, or both; or the two halves of its exact
+ * values, which encode() makes together. 0: on other ranks. */
 typedef struct mri_param_form {
     char *at;
     const char *dtype;

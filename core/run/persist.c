@@ -51,8 +51,7 @@ static void outgoing_free(outgoing *o)
 /* where parameter `slot`'s part of a group's state lies */
 static char *state_part(const mri_session *s, const mri_opt_state *x, const mri_tensor_slot *slot)
 {
-    const mri_pgroup *g = &s->params.groups.v[x->group];
-    return (char *)x->data + (slot->at - g->at) * mr_dtype_bytes(s->params.acc_dtype);
+    return mri_update_state(s->update, x, slot->at);
 }
 
 mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err *err)

@@ -236,8 +236,8 @@ static mr_status open_update(mri_session *s, mr_err *err)
     MR_TRY(pick(s->config, "optimizer", &c, err));
     s->optimizer_ops = c->unit->table;
     MR_TRY(s->optimizer_ops->create(mri_registry_host(s->registry), c->config, &s->optimizer, err));
-    MR_TRY(mri_update_create(&s->device, &s->params, &s->scalars, s->train, s->optimizer_ops,
-                             s->optimizer, s->config->optimizer.clip_grad,
+    MR_TRY(mri_update_create(&s->device, NULL, &s->params, &s->scalars, s->train,
+                             s->optimizer_ops, s->optimizer, s->config->optimizer.clip_grad,
                              s->config->run.deterministic != 0, &s->update, err));
 out:
     return st;

@@ -19,37 +19,48 @@
 typedef struct mri_opt_state { /* one state of one group */
     const char *name;          /* "exp_avg" */
     uint32_t group;
-    void *data;                /* device, groups.v[group].n elements of acc dtype */
+    void *data;                /* device, mri_params_states() elements of acc dtype */
 } mri_opt_state;
 
 typedef struct mri_sumsq { /* sum of squares of a range of the gradients */
     mri_plan *plan;
-    uint64_t at;   /* elements from the group's first */
-    uint32_t group;
+    uint64_t at;   /* element of the flat space */
     bool in_steps; /* no: the backward of a step has done it */
 } mri_sumsq;
+
+typedef struct mri_update_part { /* a group, or this rank's piece of a bucket */
+    uint32_t group;
+    uint64_t at, n;
+    mri_plan *update, *store; /* store NULL: the update writes weights, or they are the masters */
+} mri_update_part;
 
 typedef struct mri_update {
     mri_device *device;
     mri_params *params;
     mri_scalars *scalars;
+    const mri_mesh *mesh; /* NULL: this rank is alone */
     double max_norm;
+    bool deterministic;
     mri_plan *norm; /* clip_scale */
     MRI_VEC(mri_sumsq) sumsq;
-    MRI_VEC(mri_plan *) update, store; /* by trainable group; store NULL: weights are written by
-                                          the update, or are the masters */
+    MRI_VEC(mri_update_part) parts;
+    MRI_VEC(mri_plan *) plans; /* of sums and parts; those of one length are shared */
     MRI_VEC(mri_opt_state) states;
     char *scratch;
     uint64_t scratch_bytes, state_bytes;
 } mri_update;
 
 /* Plans; state_bytes and scratch_bytes say what mri_update_alloc() will take. `params` need be
- * planned only. `train` (or NULL): the exec whose gradients these are. */
-mr_status mri_update_create(mri_device *d, mri_params *params, mri_scalars *scalars,
-                            const mri_exec *train, const mr_optimizer_ops *ops, void *optimizer,
-                            double max_norm, bool deterministic, mri_update **out, mr_err *err);
+ * planned only. `train` (or NULL): the exec whose gradients these are. `mesh` (or NULL): where this
+ * rank stands among those that step together. */
+mr_status mri_update_create(mri_device *d, const mri_mesh *mesh, mri_params *params,
+                            mri_scalars *scalars, const mri_exec *train,
+                            const mr_optimizer_ops *ops, void *optimizer, double max_norm,
+                            bool deterministic, mri_update **out, mr_err *err);
 mr_status mri_update_alloc(mri_update *u, mr_err *err);
 void mri_update_free(mri_update *u);
+/* device address of element `at` of the flat space in a state; NULL: on another rank */
+void *mri_update_state(const mri_update *u, const mri_opt_state *x, uint64_t at);
 
 typedef struct mri_update_result {
     double grad_norm;

@@ -101,16 +101,16 @@ size_t mri_params_forms(const mri_params *p, const mri_tensor_slot *s, uint64_t 
                         mri_param_form out[2])
 {
     uint64_t at = s->at + i;
-    char *master = mri_params_master(p, at);
+    char *master = mri_params_master(p, at), *weight = mri_params_kept_weight(p, at);
+    char *rest = master ? NULL : mri_params_masters(p, at);
     size_t n = 0;
-    if (p->rest && !master) { /* the halves of one number */
-        out[n++] = (mri_param_form){ p->weights + at * 2, "bf16", 2, true };
-        out[n++] = (mri_param_form){ p->rest + at * 2, "i16", 2, true };
+    if (rest) { /* the halves of one number */
+        out[n++] = (mri_param_form){ weight, "bf16", 2, true };
+        out[n++] = (mri_param_form){ rest, "i16", 2, true };
         return n;
     }
-    if (p->weights != p->master)
-        out[n++] = (mri_param_form){ p->weights + at * width(p->dtype), p->dtype, width(p->dtype),
-                                     false };
+    if (weight && weight != master)
+        out[n++] = (mri_param_form){ weight, p->dtype, width(p->dtype), false };
     if (master)
         out[n++] = (mri_param_form){ master, p->acc_dtype, width(p->acc_dtype), false };
     return n;
@@ -155,64 +155,105 @@ static mr_status set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s
     return st;
 }
 
-mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
-                         const char *dtype, mr_err *err)
+/* The next elements from i on, at most PART, that lie side by side; *held: on this rank. */
+static uint64_t part_of(const mri_params *p, const mri_tensor_slot *s, uint64_t i, bool *held)
+{
+    uint64_t n = mri_params_span(p, s, i, held);
+    return *held && n > PART ? PART : n;
+}
+
+mr_status mri_params_set_part(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t i,
+                              uint64_t n, const void *data, const char *dtype, mr_err *err)
 {
     mr_status st = 0;
     char *room = mri_alloc(2 * PART * sizeof(double));
-    for (uint64_t i = 0; i < s->n && !st; i += PART)
-        st = set_part(p, d, s, i, s->n - i < PART ? s->n - i : PART,
-                      (const char *)data + i * width(dtype), dtype, room, err);
+    for (uint64_t now; n && !st; i += now, n -= now) {
+        bool held;
+        now = part_of(p, s, i, &held);
+        now = now < n ? now : n;
+        if (held)
+            st = set_part(p, d, s, i, now, data, dtype, room, err);
+        data = (const char *)data + now * width(dtype);
+    }
     free(room);
     return st;
 }
 
-mr_status mri_params_get(const mri_params *p, mri_device *d, const mri_tensor_slot *s, void *out,
-                         mr_err *err)
+mr_status mri_params_set(mri_params *p, mri_device *d, const mri_tensor_slot *s, const void *data,
+                         const char *dtype, mr_err *err)
 {
-    const char *dtype;
-    const void *exact = mri_params_exact(p, s, &dtype);
+    return mri_params_set_part(p, d, s, 0, s->n, data, dtype, err);
+}
+
+static mr_status join_part(mri_device *d, const mri_param_form f[2], uint64_t n, float *out,
+                           mr_err *err)
+{
+    uint16_t *weights = mri_alloc(n * sizeof *weights);
+    int16_t *rest = mri_alloc(n * sizeof *rest);
     mr_status st = 0;
-    if (exact)
-        return mri_device_read(d, out, exact, s->n * width(dtype), err);
-    uint16_t *weights = mri_alloc(s->n * sizeof *weights);
-    int16_t *rest = mri_alloc(s->n * sizeof *rest);
-    MR_TRY(mri_device_read(d, weights, p->weights + s->at * 2, s->n * 2, err));
-    MR_TRY(mri_device_read(d, rest, p->rest + s->at * 2, s->n * 2, err));
-    for (uint64_t k = 0; k < s->n; k++)
-        ((float *)out)[k] = mri_join(weights[k], rest[k]);
+    MR_TRY(mri_device_read(d, weights, f[0].at, n * 2, err));
+    MR_TRY(mri_device_read(d, rest, f[1].at, n * 2, err));
+    for (uint64_t k = 0; k < n; k++)
+        out[k] = mri_join(weights[k], rest[k]);
 out:
     free(weights);
     free(rest);
     return st;
 }
 
+mr_status mri_params_get_part(const mri_params *p, mri_device *d, const mri_tensor_slot *s,
+                              uint64_t i, uint64_t n, void *out, mr_err *err)
+{
+    const char *dtype = mri_params_exact_dtype(p, s);
+    mr_status st = 0;
+    for (uint64_t now; n && !st; i += now, n -= now) {
+        mri_param_form f[2];
+        bool held;
+        now = part_of(p, s, i, &held);
+        now = now < n ? now : n;
+        size_t forms = held ? mri_params_forms(p, s, i, f) : 0;
+        if (!forms || (!f[0].half && strcmp(f[forms - 1].dtype, dtype)))
+            return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST, "the exact value of element %llu of "
+                           "parameter %s is on another rank", (unsigned long long)i, s->name);
+        st = f[0].half ? join_part(d, f, now, out, err)
+                       : mri_device_read(d, out, f[forms - 1].at, now * f[forms - 1].width, err);
+        out = (char *)out + now * width(dtype);
+    }
+    return st;
+}
+
+mr_status mri_params_get(const mri_params *p, mri_device *d, const mri_tensor_slot *s, void *out,
+                         mr_err *err)
+{
+    return mri_params_get_part(p, d, s, 0, s->n, out, err);
+}
+
 /* ---- fresh weights ------------------------------------------------------------------------ */
 
-/* By the backend's own draw, where the parameter lies. MR_E_UNSUPPORTED: it has none. */
+/* By the backend's own draw, where the parameter lies. MR_E_UNSUPPORTED: it has none for it. */
 static mr_status draw_there(mri_params *p, mri_device *d, const mri_tensor_slot *s, uint64_t seed,
                             mr_err *err)
 {
-    mr_type master, weights;
-    const mr_type *types[2] = { NULL, NULL };
+    mr_type types[2];
+    const mr_type *given[2] = { NULL, NULL };
     mr_buf in[2] = { { 0 } };
     mr_attr attr[MRI_INIT_ATTRS];
+    mri_param_form f[2];
     mr_kernel_info info = { .size = sizeof info };
     void *kernel = NULL;
-    mr_status st = mri_init_attrs(&s->desc, s->name, seed, attr, err);
-    if (st)
-        return st;
-    if ((in[0].data = mri_params_masters(p, s->at))) {
-        master = mr_type1(mri_params_master(p, s->at) ? p->acc_dtype : "i16", (int64_t)s->n);
-        types[0] = &master;
+    bool held;
+    if (mri_params_span(p, s, 0, &held) < s->n || !held)
+        return MR_E_UNSUPPORTED;
+    mr_status st = mri_init_attrs(&s->desc, &s->place, s->name, seed, attr, err);
+    for (size_t k = 0, n = st ? 0 : mri_params_forms(p, s, 0, f); k < n; k++) {
+        /* operand 1: bf16 weights beside a master or a rest, or alone */
+        int to = f[k].half ? (int)(1 - k) : !strcmp(f[k].dtype, p->acc_dtype) ? 0 : 1;
+        types[to] = mr_type1(f[k].dtype, (int64_t)s->n);
+        given[to] = s->f32 && to ? NULL : &types[to];
+        in[to].data = f[k].at;
     }
-    if (!s->f32 && !mri_params_one_copy(p)) {
-        weights = mr_type1(p->dtype, (int64_t)s->n);
-        in[1].data = p->weights + s->at * width(p->dtype);
-        types[1] = &weights;
-    }
-    mr_call call = { sizeof call, 2, 0, MRI_INIT_ATTRS, types, NULL, attr };
-    st = d->ops->query(d->dev, "draw", &call, 0, &kernel, &info, err);
+    mr_call call = { sizeof call, 2, 0, MRI_INIT_ATTRS, given, NULL, attr };
+    st = st ? st : d->ops->query(d->dev, "draw", &call, 0, &kernel, &info, err);
     if (st || info.workspace) {
         if (!st)
             d->ops->release(d->dev, kernel);
@@ -232,9 +273,12 @@ static mr_status draw_here(mri_params *p, mri_device *d, const mri_tensor_slot *
     float *x = mri_alloc(PART * sizeof *x);
     char *room = mri_alloc(2 * PART * sizeof(double));
     mr_status st = 0;
-    for (uint64_t i = 0; i < s->n && !st; i += PART) {
-        uint64_t n = s->n - i < PART ? s->n - i : PART;
-        st = mri_init_fill(&s->desc, s->name, seed, (int64_t)i, (int64_t)n, x, err);
+    for (uint64_t i = 0, n; i < s->n && !st; i += n) {
+        bool held;
+        n = part_of(p, s, i, &held);
+        if (!held)
+            continue;
+        st = mri_init_fill(&s->desc, &s->place, s->name, seed, (int64_t)i, (int64_t)n, x, err);
         if (!st)
             st = set_part(p, d, s, i, n, x, "f32", room, err);
     }
@@ -249,11 +293,8 @@ mr_status mri_params_init(mri_params *p, mri_device *d, uint64_t seed, mr_err *e
     mr_status st = 0;
     for (size_t i = 0; i < p->slots.n && !st; i++) {
         const mri_tensor_slot *s = &p->slots.v[i];
-        if (there) {
-            st = draw_there(p, d, s, seed, err);
-            there = st != MR_E_UNSUPPORTED;
-        }
-        if (!there) {
+        st = there ? draw_there(p, d, s, seed, err) : MR_E_UNSUPPORTED;
+        if (st == MR_E_UNSUPPORTED) {
             *err = (mr_err)MR_ERR_INIT;
             st = draw_here(p, d, s, seed, err);
         }

@@ -16,7 +16,7 @@ typedef int64_t vl __attribute__((vector_size(8 * D))); /* what comparing double
 
 struct draw {
     struct kernel base;
-    int64_t n;
+    int64_t n, run, step; /* run n: all elements follow each other */
     uint64_t seed, stream, first;
     double scale;
     void (*fill)(const struct draw *, uint64_t first, int64_t n, float *out);
@@ -178,7 +178,11 @@ static mr_status draw_run(const struct kernel *base, const mr_buf *in, const mr_
     for (int64_t b = 0; b < blocks; b++) {
         float x[BLOCK];
         int64_t at = b * BLOCK, n = k->n - at < BLOCK ? k->n - at : BLOCK;
-        k->fill(k, k->first + (uint64_t)at, n, x);
+        for (int64_t i = 0, now; i < n; i += now) {
+            int64_t row = (at + i) / k->run, in = (at + i) % k->run;
+            now = k->run - in < n - i ? k->run - in : n - i;
+            k->fill(k, k->first + (uint64_t)(row * k->step + in), now, x + i);
+        }
         for (int64_t i = 0; i < n; i += W)
             master_st(m, at + i, LANES(i, n), ld((arr){ x, 0 }, i, LANES(i, n)));
     }
@@ -195,6 +199,9 @@ static mr_status draw_prepare(struct kernel *base, const mr_call *c, mr_err *err
     k->seed = (uint64_t)mr_attr_i(c, "seed", 0);
     k->stream = (uint64_t)mr_attr_i(c, "stream", 0);
     k->first = (uint64_t)mr_attr_i(c, "first", 0);
+    k->run = mr_attr_i(c, "run", 0);
+    k->run = k->run ? k->run : k->n ? k->n : 1;
+    k->step = mr_attr_i(c, "step", 0);
     k->scale = mr_attr_f(c, "scale", 1);
     k->kinds = master_kinds_of(c, WEIGHTS);
     for (size_t i = 0; i < sizeof fills / sizeof *fills; i++)

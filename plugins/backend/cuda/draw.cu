@@ -14,7 +14,7 @@ enum draw_kind { NORMAL, UNIFORM, CONSTANT };
 
 struct draw {
     struct kernel base;
-    int64_t n;
+    int64_t n, run, step; // run n: all elements follow each other
     uint64_t seed, stream, first;
     double scale;
     int kind;
@@ -104,18 +104,21 @@ DEV void draw_pair(int kind, const uint64_t word[2], double scale, float out[2])
 
 template <class M>
 __global__ void __launch_bounds__(THREADS)
-    draw(const M masters, int64_t n, int kind, uint64_t seed, uint64_t stream, uint64_t first,
-         double scale)
+    draw(const M masters, int64_t n, int64_t run, int64_t step, int kind, uint64_t seed,
+         uint64_t stream, uint64_t first, double scale)
 {
-    const int64_t skip = (int64_t)(first % 2); // the pair that the first element is in
-    GRID_LOOP(i, (n + skip + 1) / 2) {
+    const int64_t pairs = run / 2 + 1; // that the elements of a run are in, at most
+    GRID_LOOP(i, (n + run - 1) / run * pairs) {
+        const int64_t row = i / pairs, pair = i % pairs;
+        const uint64_t start = first + (uint64_t)(row * step);
+        const int64_t skip = (int64_t)(start % 2); // the pair that the run's first element is in
         uint64_t word[2];
         float x[2];
-        philox(seed, stream, first / 2 + (uint64_t)i, word);
+        philox(seed, stream, start / 2 + (uint64_t)pair, word);
         draw_pair(kind, word, scale, x);
         for (int j = 0; j < 2; j++) {
-            const int64_t at = 2 * i + j - skip;
-            if (at >= 0 && at < n)
+            const int64_t in = 2 * pair + j - skip, at = row * run + in;
+            if (in >= 0 && in < run && at < n)
                 masters.template put<1>(at, x + j);
         }
     }
@@ -127,7 +130,8 @@ static mr_status draw_run(RUN_ARGS)
     (void)out, (void)ws;
     WITH_MASTERS(base, in, WEIGHTS,
                  draw<<<grid_for(k->n / 2 + 1), THREADS, 0, stream>>>(
-                     masters, k->n, k->kind, k->seed, k->stream, k->first, k->scale));
+                     masters, k->n, k->run, k->step, k->kind, k->seed, k->stream, k->first,
+                     k->scale));
     return cuda_launched(base, err);
 }
 
@@ -141,6 +145,9 @@ static mr_status draw_prepare(struct kernel *base, const mr_call *c, mr_err *err
     k->seed = (uint64_t)mr_attr_i(c, "seed", 0);
     k->stream = (uint64_t)mr_attr_i(c, "stream", 0);
     k->first = (uint64_t)mr_attr_i(c, "first", 0);
+    k->run = mr_attr_i(c, "run", 0);
+    k->run = k->run ? k->run : k->n ? k->n : 1;
+    k->step = mr_attr_i(c, "step", 0);
     k->scale = mr_attr_f(c, "scale", 1);
     for (int i = 0; i < 3; i++)
         k->kind = strcmp(kind, kinds[i]) ? k->kind : i;

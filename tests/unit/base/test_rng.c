@@ -86,6 +86,8 @@ Test(rng, moments_are_those_of_the_distributions)
     cr_assert_float_eq(cross / N, 0, 5 / sqrt(N));
 }
 
+static const mri_place all = { 0 };
+
 static mr_param param(const char *init, double scale)
 {
     return (mr_param){ .size = sizeof(mr_param),
@@ -102,9 +104,9 @@ Test(init, slices_of_a_parameter_are_the_whole)
         mr_param p = param(inits[k], 0.5);
         mr_err err = MR_ERR_INIT;
         float whole[30], part[30];
-        cr_assert_eq(mri_init_fill(&p, "layers.0.w", 1, 0, 30, whole, &err), 0);
-        cr_assert_eq(mri_init_fill(&p, "layers.0.w", 1, 0, 13, part, &err), 0);
-        cr_assert_eq(mri_init_fill(&p, "layers.0.w", 1, 13, 17, part + 13, &err), 0);
+        cr_assert_eq(mri_init_fill(&p, &all, "layers.0.w", 1, 0, 30, whole, &err), 0);
+        cr_assert_eq(mri_init_fill(&p, &all, "layers.0.w", 1, 0, 13, part, &err), 0);
+        cr_assert_eq(mri_init_fill(&p, &all, "layers.0.w", 1, 13, 17, part + 13, &err), 0);
         cr_assert_arr_eq(part, whole, sizeof whole);
         for (uint64_t i = 0; i < 30; i++) {
             double normal = 0.5 * mri_rng_normal(mri_rng_named(1, "layers.0.w"), i);
@@ -113,10 +115,38 @@ Test(init, slices_of_a_parameter_are_the_whole)
                                : whole[i] == 0.5f);
         }
         if (k < 2) {
-            cr_assert_eq(mri_init_fill(&p, "layers.1.w", 1, 0, 30, part, &err), 0);
+            cr_assert_eq(mri_init_fill(&p, &all, "layers.1.w", 1, 0, 30, part, &err), 0);
             cr_assert_arr_neq(part, whole, sizeof whole, "another name, other numbers");
-            cr_assert_eq(mri_init_fill(&p, "layers.0.w", 2, 0, 30, part, &err), 0);
+            cr_assert_eq(mri_init_fill(&p, &all, "layers.0.w", 2, 0, 30, part, &err), 0);
             cr_assert_arr_neq(part, whole, sizeof whole, "another seed, other numbers");
+        }
+    }
+}
+
+/* A box in a box of [4, 6, 5]: cut in no dim, in one, in all three. */
+Test(init, a_box_of_a_parameter_is_its_part_of_the_whole)
+{
+    static const int64_t boxes[][6] = { /* dims, then where it begins */
+        { 4, 6, 5, 0, 0, 0 }, { 2, 6, 5, 2, 0, 0 }, { 4, 3, 5, 0, 3, 0 },
+        { 4, 6, 2, 0, 0, 1 }, { 1, 2, 5, 3, 4, 0 }, { 2, 2, 3, 1, 4, 2 },
+    };
+    mr_param p = param("normal", 0.5);
+    mr_err err = MR_ERR_INIT;
+    float whole[120];
+    p.type = mr_type3("f32", 4, 6, 5);
+    cr_assert_eq(mri_init_fill(&p, &all, "w", 1, 0, 120, whole, &err), 0);
+    for (size_t k = 0; k < sizeof boxes / sizeof *boxes; k++) {
+        const int64_t *d = boxes[k], *at = d + 3;
+        mri_place box = { .rank = 3, .full = { 4, 6, 5 }, .at = { at[0], at[1], at[2] } };
+        int64_t n = d[0] * d[1] * d[2];
+        float part[120];
+        p.type = mr_type3("f32", d[0], d[1], d[2]);
+        cr_assert_eq(mri_init_fill(&p, &box, "w", 1, 0, n / 2, part, &err), 0);
+        cr_assert_eq(mri_init_fill(&p, &box, "w", 1, n / 2, n - n / 2, part + n / 2, &err), 0);
+        for (int64_t i = 0; i < n; i++) {
+            int64_t x = i / (d[1] * d[2]), y = i / d[2] % d[1], z = i % d[2];
+            cr_assert_eq(part[i], whole[((x + at[0]) * 6 + y + at[1]) * 5 + z + at[2]],
+                         "box %zu, element %d", k, (int)i);
         }
     }
 }
@@ -127,10 +157,10 @@ Test(init, refuses_what_it_cannot_mean)
     mr_err err = MR_ERR_INIT;
     float out[30];
 
-    cr_assert_eq(mri_init_fill(&odd, "layers.0.w", 1, 0, 30, out, &err), MR_E_PROGRAM);
+    cr_assert_eq(mri_init_fill(&odd, &all, "layers.0.w", 1, 0, 30, out, &err), MR_E_PROGRAM);
     cr_assert(strstr(err.what, "layers.0.w") && strstr(err.what, "xavier"));
-    cr_assert_eq(mri_init_fill(&inf, "w", 1, 0, 30, out, &err), MR_E_PROGRAM);
-    cr_assert_eq(mri_init_fill(&normal, "w", 1, 1, 30, out, &err), MR_E_INTERNAL);
-    cr_assert_eq(mri_init_fill(&normal, "w", 1, INT64_MAX, 2, out, &err), MR_E_INTERNAL);
-    cr_assert_eq(mri_init_fill(&normal, "w", 1, 30, 0, out, &err), 0, "an empty slice is fine");
+    cr_assert_eq(mri_init_fill(&inf, &all, "w", 1, 0, 30, out, &err), MR_E_PROGRAM);
+    cr_assert_eq(mri_init_fill(&normal, &all, "w", 1, 1, 30, out, &err), MR_E_INTERNAL);
+    cr_assert_eq(mri_init_fill(&normal, &all, "w", 1, INT64_MAX, 2, out, &err), MR_E_INTERNAL);
+    cr_assert_eq(mri_init_fill(&normal, &all, "w", 1, 30, 0, out, &err), 0, "an empty slice is fine");
 }

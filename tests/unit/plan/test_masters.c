@@ -333,7 +333,7 @@ Test(masters, an_op_that_knows_masters_only_gets_whole_ones)
     const mri_params *p = &k.session->params;
     kit_ok(mri_session_init_weights(k.session, &err), &err, "weights");
     take_steps(k.session, 1, 2);
-    cr_assert_not_null(k.session->update->store.v[0]);
+    cr_assert_not_null(k.session->update->parts.v[0].store);
     for (size_t i = 0; i < p->slots.n; i++) {
         const uint16_t *w = mri_params_weight(p, &p->slots.v[i]);
         float *m = masters_of(k.session, &p->slots.v[i]);
