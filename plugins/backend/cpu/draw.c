@@ -179,9 +179,9 @@ static mr_status draw_run(const struct kernel *base, const mr_buf *in, const mr_
         float x[BLOCK];
         int64_t at = b * BLOCK, n = k->n - at < BLOCK ? k->n - at : BLOCK;
         for (int64_t i = 0, now; i < n; i += now) {
-            int64_t row = (at + i) / k->run, in = (at + i) % k->run;
-            now = k->run - in < n - i ? k->run - in : n - i;
-            k->fill(k, k->first + (uint64_t)(row * k->step + in), now, x + i);
+            int64_t row = (at + i) / k->run, off = (at + i) % k->run;
+            now = k->run - off < n - i ? k->run - off : n - i;
+            k->fill(k, k->first + (uint64_t)(row * k->step + off), now, x + i);
         }
         for (int64_t i = 0; i < n; i += W)
             master_st(m, at + i, LANES(i, n), ld((arr){ x, 0 }, i, LANES(i, n)));
