@@ -55,6 +55,13 @@ static const mr_opt mesh_opts[] = {
 #undef AXIS
 #undef C
 
+#define C mri_cfg_comm
+static const mr_opt comm_opts[] = {
+    MR_OPT_RANGE(C, MR_T_TIME, timeout, "timeout", "120s", 0.1, 1e6,
+                 "how long ranks wait for one that does not come before it counts as lost"),
+};
+#undef C
+
 #define C mri_cfg_train
 #define COUNT(field, def, lo, hi, doc) MR_OPT_RANGE(C, MR_T_INT, field, #field, def, lo, hi, doc)
 static const mr_opt train_opts[] = {
@@ -265,6 +272,7 @@ static const mri_section sections[] = {
     SECTION(job, "what the profile does"),
     SECTION(backend, "where kernels run"),
     SECTION(mesh, "how many ranks each kind of parallelism takes"),
+    SECTION(comm, "collectives between ranks"),
     SECTION(train, "steps, batches, validation, recompute"),
     SECTION(model, "the model family and the sizes that all families share"),
     SECTION(precision, "number formats"),

@@ -30,6 +30,10 @@ typedef struct mri_cfg_mesh {
     int32_t sequence_parallel;
 } mri_cfg_mesh;
 
+typedef struct mri_cfg_comm {
+    double timeout; /* seconds after which a rank that does not come counts as lost */
+} mri_cfg_comm;
+
 typedef struct mri_cfg_train {
     int64_t steps, seq, micro_batch;
     int64_t global_batch; /* left out: micro_batch x dp; 0 while dp is auto */
@@ -106,6 +110,7 @@ typedef struct mri_config {
     mri_cfg_job job;
     mri_cfg_backend backend;
     mri_cfg_mesh mesh;
+    mri_cfg_comm comm;
     mri_cfg_train train;
     mri_cfg_model model;
     mri_cfg_precision precision;

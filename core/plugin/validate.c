@@ -9,6 +9,7 @@
  */
 #include "internal.h"
 #include "mrun/backend.h"
+#include "mrun/comm.h"
 #include "mrun/data.h"
 #include "mrun/model.h"
 #include "mrun/optimizer.h"
@@ -34,6 +35,7 @@ typedef struct field_row {
 #define DATA(f) ROW("data", mr_data_ops, f)
 #define SINK(f) ROW("sink", mr_sink_ops, f)
 #define GRAPH(f) ROW("graph", mr_graph_ops, f)
+#define COMM(f) ROW("comm", mr_comm_ops, f)
 #define OP(f) ROW("op", mr_op_def, f)
 static const field_row required[] = {
     BACKEND(count) BACKEND(open) BACKEND(close) BACKEND(info) BACKEND(alloc) BACKEND(free)
@@ -45,6 +47,9 @@ static const field_row required[] = {
     DATA(create) DATA(destroy) DATA(set) DATA(read)
     SINK(create) SINK(destroy) SINK(event)
     GRAPH(create) GRAPH(destroy) GRAPH(warmup) GRAPH(cut)
+    COMM(open) COMM(close) COMM(info) COMM(split) COMM(group_free) COMM(all_reduce)
+    COMM(all_gather) COMM(reduce_scatter) COMM(broadcast) COMM(all_to_all) COMM(send)
+    COMM(receive)
     OP(id) OP(sig) OP(shape) OP(ref)
 };
 

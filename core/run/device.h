@@ -11,6 +11,8 @@
 #define MRI_DEVICE_H
 #include "core/plan/plan.h"
 
+struct mri_world;
+
 typedef struct mri_device {
     const mr_backend_ops *ops;
     void *dev, *stream;
@@ -19,6 +21,7 @@ typedef struct mri_device {
     mr_device_info info;
     const mr_timer *timer;         /* NULL: the backend has none                            */
     const struct mri_trace *watch; /* of every launch that has no trace of its own, or NULL */
+    struct mri_world *world;       /* whose collectives steps run; NULL: this rank alone    */
 } mri_device;
 
 mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const void *config,

@@ -21,10 +21,23 @@ static mr_status pick(const mri_config *c, const char *kind, const mri_choice **
 static mr_status open_device(mri_session *s, mr_err *err)
 {
     const mri_choice *c;
-    mr_status st = pick(s->config, "backend", &c, err);
-    return st ? st
-              : mri_device_open(c->unit->table, mri_registry_host(s->registry), c->config, 0,
-                                &s->device, err);
+    mr_status st = 0;
+    uint32_t index = 0;
+    MR_TRY(pick(s->config, "backend", &c, err));
+    const mr_backend_ops *ops = c->unit->table;
+    const mr_host *host = mri_registry_host(s->registry);
+    if (!mri_world_alone(s->world)) {
+        uint32_t count = 0;
+        MR_TRY(ops->count(host, c->config, &count, err));
+        index = mri_world_device_index(s->world, count);
+    }
+    MR_TRY(mri_device_open(ops, host, c->config, index, &s->device, err));
+    s->device.world = s->world;
+    mri_comm_device d = { ops, s->device.dev, s->device.stream, s->device.host_memory };
+    if (s->world && !s->dry)
+        MR_TRY(mri_world_device(s->world, &d, err));
+out:
+    return st;
 }
 
 static mr_status open_model(mri_session *s, mr_err *err)
@@ -303,6 +316,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     mri_session *s = mri_alloc(sizeof *s);
     s->registry = reg;
     s->config = config;
+    s->world = o->world;
+    s->dry = o->dry;
     const mri_recipe *recipe = mri_recipe_find(config->precision.recipe);
     MRI_ASSERT(recipe); /* the profile's words are those of the table */
     s->model_dtype = mri_strdup(recipe->dtype);
@@ -377,6 +392,8 @@ void mri_session_close(mri_session *s)
     mr_err ignored = MR_ERR_INIT;
     if (!s)
         return;
+    if (s->world && s->device.dev)
+        mri_world_leave_device(s->world);
     if (s->device.stream)
         mri_device_sync(&s->device, &ignored); /* graphs and pinned memory may be in use */
     mri_graphs_close(&s->graphs);

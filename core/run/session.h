@@ -10,6 +10,7 @@
 #ifndef MRI_SESSION_H
 #define MRI_SESSION_H
 #include "core/config/sections.h"
+#include "core/mesh/world.h"
 #include "core/plugin/registry.h"
 #include "core/store/store.h"
 #include "mrun/data.h"
@@ -61,6 +62,7 @@ typedef struct mri_pictures { /* that scored and decoded sequences refer to */
 typedef struct mri_session {
     const mri_config *config;
     mri_registry *registry;
+    mri_world *world; /* borrowed; NULL: this rank alone */
     mri_device device;
     const mr_model_ops *model_ops;
     void *model;
@@ -90,6 +92,7 @@ typedef struct mri_session {
     mr_tokenizer_info tok_info;
     const mr_data_ops *data_ops;
     void *data;
+    bool dry;   /* planned alone */
     bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
     mri_progress done;
 } mri_session;
@@ -111,6 +114,7 @@ typedef struct mri_session_options {
     int64_t train_tokens;
     bool describe;  /* model and parameters by name and type alone: no device, nothing runs */
     bool main_loss; /* gradients of lm_loss alone, the model's auxiliary losses left out */
+    mri_world *world; /* of many ranks, all of which open the same session; lives longer */
 } mri_session_options;
 
 mr_status mri_session_open(mri_registry *reg, const mri_config *config,

@@ -111,6 +111,10 @@ typedef struct mr_comm_ops {
     /* Memory for buffers that collectives touch (shared, registered); NULL: any memory serves. */
     mr_status (*alloc)(void *comm, uint64_t bytes, void **p, mr_err *);
     void (*free)(void *comm, void *p, uint64_t bytes);
+    /* As abort(), with the reason: calls of the other ranks that wait, or that they make from now
+     * on, return *why as their own error. Where ranks fail at once, *why becomes the first of
+     * their reasons. [any-thread] May be NULL: core tells the others over TCP. */
+    mr_status (*fail)(void *comm, mr_err *why);
 } mr_comm_ops;
 
 #ifdef __cplusplus

@@ -14,6 +14,7 @@
 #include "mrun/data.h"
 #include "mrun/sink.h"
 #include "mrun/graph.h"
+#include "mrun/comm.h"
 
 #define ABI_LAYOUT(S, F) \
     S(mr_err) \
@@ -184,6 +185,26 @@
         F(mr_image_grid, cols) F(mr_image_grid, tiles) \
     S(mr_image_service) \
         F(mr_image_service, size) F(mr_image_service, pad) F(mr_image_service, file) \
-        F(mr_image_service, bytes) F(mr_image_service, ids)
+        F(mr_image_service, bytes) F(mr_image_service, ids) \
+    S(mr_rendezvous) \
+        F(mr_rendezvous, size) F(mr_rendezvous, pad) F(mr_rendezvous, self) \
+        F(mr_rendezvous, put) F(mr_rendezvous, get) \
+    S(mr_comm_env) \
+        F(mr_comm_env, size) F(mr_comm_env, rank) F(mr_comm_env, world) \
+        F(mr_comm_env, local_rank) F(mr_comm_env, local_world) F(mr_comm_env, pad) \
+        F(mr_comm_env, launcher) F(mr_comm_env, threads) F(mr_comm_env, rendezvous) \
+        F(mr_comm_env, backend) F(mr_comm_env, device) F(mr_comm_env, timeout_s) \
+    S(mr_comm_info) \
+        F(mr_comm_info, size) F(mr_comm_info, rank) F(mr_comm_info, world) F(mr_comm_info, pad) \
+        F(mr_comm_info, version) \
+    S(mr_comm_ops) \
+        F(mr_comm_ops, size) F(mr_comm_ops, flags) F(mr_comm_ops, world_size) \
+        F(mr_comm_ops, world_create) F(mr_comm_ops, world_destroy) F(mr_comm_ops, open) \
+        F(mr_comm_ops, close) F(mr_comm_ops, info) F(mr_comm_ops, split) \
+        F(mr_comm_ops, group_free) F(mr_comm_ops, all_reduce) F(mr_comm_ops, all_gather) \
+        F(mr_comm_ops, reduce_scatter) F(mr_comm_ops, broadcast) F(mr_comm_ops, all_to_all) \
+        F(mr_comm_ops, send) F(mr_comm_ops, receive) F(mr_comm_ops, group_begin) \
+        F(mr_comm_ops, group_end) F(mr_comm_ops, host_gather) F(mr_comm_ops, check) \
+        F(mr_comm_ops, abort) F(mr_comm_ops, alloc) F(mr_comm_ops, free) F(mr_comm_ops, fail)
 
 #endif
