@@ -4,6 +4,9 @@
  * Owns the mapping from an error to an exit code; nothing else chooses one.
  */
 #include "app.h"
+#include "core/base/json.h"
+#include "core/ops/catalogue.h"
+#include "core/run/submodel.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -66,6 +69,8 @@ int app_fail(app *a, const mr_err *err)
 {
     const char *red = a->color ? "\033[1;31m" : "", *off = a->color ? "\033[0m" : "";
     fflush(stdout);
+    if (a->silent)
+        return exit_code(err);
     if (a->json) {
         print_json(err);
         return exit_code(err);
@@ -90,6 +95,32 @@ int app_usage(app *a, const char *fmt, ...)
     mr_fail(&err, MR_E_USAGE, MR_BLAME_USER, "%s", text);
     mr_hint(&err, "run: mrun --help");
     return app_fail(a, &err);
+}
+
+/* ---- plugins ------------------------------------------------------------------------------- */
+
+/* Talk of plugins and core: warnings always, more with -v, nothing but errors with -q. */
+static void print_log(void *user, uint32_t level, const char *unit, const char *msg)
+{
+    const app *a = user;
+    static const char *const name[] = { "error", "warning", "info", "debug" };
+    uint32_t shown = a->quiet ? MR_LOG_ERROR : MR_LOG_WARN + (uint32_t)a->verbose;
+    if (level <= shown && !a->silent)
+        fprintf(stderr, "%s: %s%s%s\n", name[level < 4 ? level : 3], unit ? unit : "",
+                unit ? ": " : "", msg);
+}
+
+mri_registry *app_registry(app *a, mr_err *err)
+{
+    mri_registry *r = mri_registry_create(a->plugin_paths);
+    mri_registry_set_log(r, print_log, a);
+    mri_registry_offer(r, MR_EXT_REF, &mri_ref_service);
+    mri_registry_offer(r, MR_EXT_JSON, &mri_json_service);
+    mri_registry_offer(r, MR_EXT_MODEL, &mri_model_service);
+    if (!mri_registry_set_op_hook(r, mri_op_register, err))
+        return r;
+    mri_registry_free(r);
+    return NULL;
 }
 
 /* ---- options ------------------------------------------------------------------------------ */

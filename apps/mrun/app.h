@@ -6,12 +6,15 @@
 #ifndef MRUN_APP_H
 #define MRUN_APP_H
 #include "core/config/sections.h"
-#include "core/plugin/registry.h"
+#include "core/mesh/world.h"
 
 enum { EXIT_OK = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_ENV = 3, EXIT_INT = 130, EXIT_TERM = 143 };
 
 typedef struct app {
     mri_registry *registry;
+    const char *plugin_paths; /* --plugin-path, or NULL */
+    mri_world *world; /* of many ranks; NULL: this process alone */
+    bool silent;      /* a rank other than the first: its errors are printed by that */
     bool json, quiet, color; /* color: stderr is a terminal and NO_COLOR is unset */
     int verbose;
 } app;
@@ -25,6 +28,9 @@ typedef struct app_command {
 const app_command *app_commands(void); /* ends with a row without a name */
 
 double app_now(void); /* seconds of a clock that never jumps, for durations */
+
+/* A registry with core's services and ops, and where its talk goes. */
+mri_registry *app_registry(app *a, mr_err *err);
 
 /* Prints the error (what, detail, hint, its number) on stderr; returns the exit code. */
 int app_fail(app *a, const mr_err *err);

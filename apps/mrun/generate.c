@@ -26,18 +26,21 @@ static mr_status encode(mri_session *s, const char *text, int32_t **ids, uint64_
     return st;
 }
 
-static void flush(mri_str *text)
+/* Ranks of one world all draw the same text; the first prints it. */
+static void flush(const mri_session *s, mri_str *text)
 {
-    fwrite(text->s ? text->s : "", 1, text->n, stdout);
+    if (mri_world_first(s->world))
+        fwrite(text->s ? text->s : "", 1, text->n, stdout);
     fflush(stdout);
     mri_str_free(text);
 }
 
-static mr_status put_text(mri_text_stream *t, const int32_t *ids, uint64_t n, mr_err *err)
+static mr_status put_text(const mri_session *s, mri_text_stream *t, const int32_t *ids, uint64_t n,
+                          mr_err *err)
 {
     mri_str text = { 0 };
     mr_status st = mri_text_next(t, ids, n, &text, err);
-    flush(&text);
+    flush(s, &text);
     return st;
 }
 
@@ -53,20 +56,20 @@ static mr_status generate(mri_session *s, const generation *g, mr_err *err)
         goto out;
     logits = mri_alloc((size_t)s->info.vocab * sizeof *logits);
     ids = mri_grow(ids, (n + (uint64_t)g->max_tokens + 1) * sizeof *ids);
-    MR_TRY(put_text(&shown, ids, n, err));
+    MR_TRY(put_text(s, &shown, ids, n, err));
     MR_TRY(mri_session_decode(s, ids, (int64_t)n, 0, logits, err));
     for (int64_t i = 0; i < g->max_tokens; i++) {
         int32_t id = mri_sample(logits, s->info.vocab, &g->how, n);
         if (id == s->tok_info.eos)
             break;
         ids[n++] = id;
-        MR_TRY(put_text(&shown, &id, 1, err));
+        MR_TRY(put_text(s, &shown, &id, 1, err));
         if (i + 1 < g->max_tokens)
             MR_TRY(mri_session_decode(s, &id, 1, (int64_t)n - 1, logits, err));
     }
     mri_text_end(&shown, &rest);
-    flush(&rest);
-    puts("");
+    mri_str_add(&rest, "\n");
+    flush(s, &rest);
 out:
     free(ids);
     free(logits);

@@ -4,9 +4,7 @@
  * A new command or job is one row here; help and suggestions print from the rows.
  */
 #include "app.h"
-#include "core/base/json.h"
-#include "core/ops/catalogue.h"
-#include "core/run/submodel.h"
+#include "ranks.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -90,17 +88,6 @@ static const char common_options[] =
 #define COMPILER "gcc " __VERSION__
 #endif
 
-/* Talk of plugins and core: warnings always, more with -v, nothing but errors with -q. */
-static void print_log(void *user, uint32_t level, const char *unit, const char *msg)
-{
-    const app *a = user;
-    static const char *const name[] = { "error", "warning", "info", "debug" };
-    uint32_t shown = a->quiet ? MR_LOG_ERROR : MR_LOG_WARN + (uint32_t)a->verbose;
-    if (level <= shown)
-        fprintf(stderr, "%s: %s%s%s\n", name[level < 4 ? level : 3], unit ? unit : "",
-                unit ? ": " : "", msg);
-}
-
 static void print_help(void)
 {
     fputs(synopsis, stdout);
@@ -144,7 +131,8 @@ static int run_profile(app *a, int argc, char **argv)
                                &err)) {
         rc = app_fail(a, &err);
     } else {
-        rc = run_job(a, c);
+        app_start start = { args.positional.v[0], args.sets.v, args.sets.n, run_job };
+        rc = app_run_ranks(a, c, &start);
         mri_config_free(c);
     }
     app_args_free(&args);
@@ -247,14 +235,11 @@ int main(int argc, char **argv)
         return app_usage(&a, argc > 1 ? "no command and no profile among the arguments"
                                       : "no command and no profile given");
     }
-    a.registry = mri_registry_create(paths);
-    mri_registry_set_log(a.registry, print_log, &a);
-    mri_registry_offer(a.registry, MR_EXT_REF, &mri_ref_service);
-    mri_registry_offer(a.registry, MR_EXT_JSON, &mri_json_service);
-    mri_registry_offer(a.registry, MR_EXT_MODEL, &mri_model_service);
-    mr_err hook_err = MR_ERR_INIT;
-    if (mri_registry_set_op_hook(a.registry, mri_op_register, &hook_err))
-        return app_fail(&a, &hook_err);
+    mr_err err = MR_ERR_INIT;
+    a.plugin_paths = paths;
+    a.registry = app_registry(&a, &err);
+    if (!a.registry)
+        return app_fail(&a, &err);
     if (c->name)
         rc = run_command(&a, c, at, argc, argv);
     else if (names_profile(argv[at]))

@@ -58,13 +58,41 @@ typedef struct train_run {
     double peak_flops, step_flops, clock; /* clock: when the last step ended */
     uint64_t memory;
     int64_t saved_at;
+    int stop, save_now; /* signals, as all ranks know of them */
 } train_run;
+
+static bool first_rank(const train_run *r)
+{
+    return mri_world_first(r->a->world);
+}
+
+/* Signals reach each rank at a time of its own: all do what any of them was told. */
+static mr_status hear(train_run *r, mr_err *err)
+{
+    mri_world *w = r->a->world;
+    int32_t mine[2] = { stop_signal, save_signal };
+    r->stop = mine[0];
+    r->save_now = mine[1];
+    if (mri_world_alone(w))
+        return 0;
+    int32_t *all = mri_alloc(w->mesh.world * sizeof mine);
+    mr_status st = mri_world_gather(w, mine, sizeof mine, all, err);
+    for (uint32_t i = 0; i < w->mesh.world && !st; i++) {
+        r->stop = all[2 * i] > r->stop ? all[2 * i] : r->stop;
+        r->save_now |= all[2 * i + 1];
+    }
+    free(all);
+    return st;
+}
 
 static mr_status save(train_run *r, mr_err *err)
 {
     if (r->saved_at == r->s->done.step)
         return 0;
-    mr_status st = mri_session_save(r->s, r->checkpoints, r->c->checkpoint.keep, err);
+    mr_status st = 0;
+    if (first_rank(r))
+        st = mri_session_save(r->s, r->checkpoints, r->c->checkpoint.keep, err);
+    st = mri_world_agree(r->a->world, st, err);
     if (!st) {
         r->saved_at = r->s->done.step;
         app_sinks_event(&r->sinks, "checkpoint", r->s->done.step, NULL, 0, NULL);
@@ -151,16 +179,19 @@ static mr_status loop(train_run *r, mr_err *err)
     uint32_t ahead = r->s->device.host_memory || r->s->train->trace ? 0 : 1;
     mr_status st = 0;
     r->clock = app_now();
-    while (r->s->done.step < t->steps && !stop_signal) {
+    while (r->s->done.step < t->steps) {
+        MR_TRY(hear(r, err));
+        if (r->stop)
+            break;
         MR_TRY(mri_step_begin(r->s, err));
         int64_t step = r->s->done.step;
         bool last = step == t->steps, eval = t->eval_every && (last || due(step, t->eval_every));
         bool keep = due(step, r->c->checkpoint.every);
-        while (mri_steps_pending(r->s) > (eval || keep || save_signal || last ? 0 : ahead))
+        while (mri_steps_pending(r->s) > (eval || keep || r->save_now || last ? 0 : ahead))
             MR_TRY(end_step(r, err));
         if (eval)
             MR_TRY(validate(r, err));
-        if (keep || (save_signal && !mri_steps_pending(r->s))) {
+        if (keep || (r->save_now && !mri_steps_pending(r->s))) {
             save_signal = 0;
             MR_TRY(save(r, err));
         }
@@ -169,7 +200,7 @@ static mr_status loop(train_run *r, mr_err *err)
     }
     while (mri_steps_pending(r->s))
         MR_TRY(end_step(r, err));
-    if (stop_signal || r->c->checkpoint.save_at_end)
+    if (r->stop || r->c->checkpoint.save_at_end)
         MR_TRY(save(r, err));
 out:
     return st;
@@ -228,6 +259,8 @@ static mr_status write_answers(train_run *r, mr_err *err)
     answers x = { 0 };
     char *path = mri_format("%s/answers.html", r->c->run.dir);
     mr_status st = answers_find(r->s, t->eval_steps * t->micro_batch, &x, err);
+    if (!first_rank(r))
+        x.n = 0;
     if (!st && x.n)
         st = answers_page(r->s, &x, &html, err);
     if (!st && x.n)
@@ -267,24 +300,39 @@ int job_train(app *a, mri_config *c)
     train_run r = { .a = a, .c = c, .saved_at = -1 };
     app_trace trace_ctx = { true };
     mri_trace trace = { app_trace_step, &trace_ctx, true, c->debug.poison != 0 };
-    bool fork = false, finished = false;
+    bool fork = false, finished = false, first = first_rank(&r);
     mri_session_options o = app_train_options(c);
+    o.world = a->world;
     r.checkpoints = c->checkpoint.dir ? mri_strdup(c->checkpoint.dir)
                                       : mri_format("%s/checkpoints", c->run.dir);
-    catch_signals();
-    MR_TRY(run_folder_check(c, &fork, &err));
-    MR_TRY(run_folder_make(r.checkpoints, &err));
-    MR_TRY(mri_session_open(a->registry, c, &o, &r.s, &err));
-    MR_TRY(fork ? run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err) : resume(&r, &err));
+    if (first || !mri_world_threads(a->world))
+        catch_signals();
+    if (first)
+        st = run_folder_check(c, &fork, &err);
+    if (first && !st)
+        st = run_folder_make(r.checkpoints, &err);
+    MR_TRY(mri_world_agree(a->world, st, &err));
+    MR_TRY(mri_world_agree(a->world, mri_session_open(a->registry, c, &o, &r.s, &err), &err));
+    if (fork)
+        st = run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err);
+    MR_TRY(mri_world_agree(a->world, st, &err)); /* the others load what it left */
+    if (!fork)
+        st = resume(&r, &err);
+    MR_TRY(mri_world_agree(a->world, st, &err));
     finished = r.s->done.step >= c->train.steps;
+    if (finished && !first)
+        goto out;
     if (finished) {
         fprintf(stderr, "mrun: %s is finished: %lld of %lld steps; choose another run.dir to start "
                 "anew\n", c->run.dir, (long long)r.s->done.step,
                 (long long)c->train.steps);
         goto out;
     }
-    MR_TRY(run_folder_claim(c, &err));
-    MR_TRY(app_sinks_open(&r.sinks, a, c, r.s->done.step, &err));
+    if (first)
+        st = run_folder_claim(c, &err);
+    if (first && !st)
+        st = app_sinks_open(&r.sinks, a, c, r.s->done.step, &err);
+    MR_TRY(mri_world_agree(a->world, st, &err));
     if (o.guard)
         r.s->train->trace = &trace;
     else if (c->debug.poison) {
@@ -297,15 +345,16 @@ int job_train(app *a, mri_config *c)
     say_start(&r);
     MR_TRY(loop(&r, &err));
     app_sinks_event(&r.sinks, "end", r.s->done.step, NULL, 0, NULL);
-    if (!stop_signal)
+    if (!r.stop)
         MR_TRY(write_answers(&r, &err));
-    if (has_sample(c) && !stop_signal)
+    if (has_sample(c) && !r.stop)
         st = app_print_sample(r.s, c->train.sample_prompt, c->train.sample_tokens, &err);
 out:
+    st = st ? mri_world_fail(a->world, st, &err) : mri_world_agree(a->world, 0, &err);
     app_sinks_close(&r.sinks);
     mri_session_close(r.s);
     free(r.checkpoints);
     if (st)
         return app_fail(a, &err);
-    return stop_signal == SIGTERM ? EXIT_TERM : stop_signal == SIGINT ? EXIT_INT : EXIT_OK;
+    return r.stop == SIGTERM ? EXIT_TERM : r.stop == SIGINT ? EXIT_INT : EXIT_OK;
 }
