@@ -86,8 +86,8 @@ static void count_bytes(decode_bench *b)
 {
     const mri_exec *e = b->s->decode;
     double position = (double)b->context + (double)b->tokens / 2;
-    for (uint32_t i = 0; i < e->frames.n; i++) {
-        const mri_plan *pl = e->frames.v[i].plan;
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++) {
+        const mri_plan *pl = mri_exec_frame(e, 0, i)->plan;
         for (size_t k = 0; k < pl->steps[MRI_F].n; k++)
             step_bytes(b, pl->prog, &pl->prog->nodes.v[pl->steps[MRI_F].v[k].node], position);
     }

@@ -51,8 +51,8 @@ static void add_block(const mr_prog *p, double tokens, int64_t seq, bench_work *
 bench_work bench_work_of(const mri_exec *train, int64_t seq)
 {
     bench_work w = { 0 };
-    for (size_t i = 0; i < train->frames.n; i++)
-        add_block(train->frames.v[i].plan->prog, (double)train->opt.tokens, seq, &w);
+    for (uint32_t i = 0; i < mri_exec_instances(train); i++)
+        add_block(mri_exec_frame(train, 0, i)->plan->prog, (double)train->opt.tokens, seq, &w);
     w.flops = 6 * w.active + w.attention;
     return w;
 }

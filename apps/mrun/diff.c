@@ -153,7 +153,7 @@ static mr_status one_batch(pair *p, int64_t sample, mr_err *err)
     mr_data_set info;
     uint32_t set = mri_session_find_set(s, "train", &info);
     mr_status st = 0;
-    uint32_t n = (uint32_t)s->train->frames.n;
+    uint32_t n = mri_exec_instances(s->train);
     for (int64_t r = 0; r < t / seq; r++) {
         int64_t at = r * seq;
         mr_sample m = { sizeof m, 0, x + at, x + t + at, x + 2 * t + at, x + 3 * t + at, w + at };
@@ -209,7 +209,7 @@ int cmd_diff(app *a, int argc, char **argv)
         p.c[k]->train.fuse = 0;
         MR_TRY(mri_session_open(a->registry, p.c[k], &o, &p.s[k], &err));
     }
-    if (p.s[0]->train->frames.n != p.s[1]->train->frames.n ||
+    if (mri_exec_instances(p.s[0]->train) != mri_exec_instances(p.s[1]->train) ||
         p.s[0]->train->opt.tokens != p.s[1]->train->opt.tokens) {
         st = mr_fail(&err, MR_E_ARG, MR_BLAME_USER, "the profiles differ in layers or in tokens a "
                                                     "micro-batch");

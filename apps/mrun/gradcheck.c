@@ -33,7 +33,7 @@ static mr_status total_loss(check *c, double *loss, mr_err *err)
         weight += c->batch.loss_weight[i];
     mr_status st = mri_exec_forward(e, err);
     for (size_t i = 0; i < e->losses.n && !st; i++) {
-        const mri_frame *f = &e->frames.v[e->losses.v[i].instance];
+        const mri_frame *f = mri_exec_frame(e, 0, e->losses.v[i].instance);
         int32_t o = mri_plan_port_find(f->plan->outputs.v, f->plan->outputs.n, e->losses.v[i].name);
         const mr_type *t = &f->plan->outputs.v[o].type;
         double raw = 0, x = 0;

@@ -62,10 +62,13 @@ static void print_schedule(const mri_session *s, mri_str *o)
     int64_t rows = mri_global_batch(&s->config->train, 0), mb = s->config->train.micro_batch;
     uint32_t n = (uint32_t)((rows + mb - 1) / mb);
     mri_schedule sc;
-    const char **labels = mri_alloc((e->frames.n + 1) * sizeof *labels);
-    for (size_t i = 0; i < e->frames.n; i++)
-        labels[i] = *e->frames.v[i].label ? e->frames.v[i].label : e->frames.v[i].plan->name;
-    mri_schedule_single(&sc, (uint32_t)e->frames.n, n, e->opt.plan.split_w);
+    uint32_t instances = mri_exec_instances(e);
+    const char **labels = mri_alloc((instances + 1) * sizeof *labels);
+    for (uint32_t i = 0; i < instances; i++) {
+        const mri_frame *f = mri_exec_frame(e, 0, i);
+        labels[i] = *f->label ? f->label : f->plan->name;
+    }
+    mri_schedule_single(&sc, instances, n, e->opt.plan.split_w);
     mri_str_fmt(o, "schedule (%u micro-batches of %lld x %lld tokens a step)\n", n, (long long)mb,
                 (long long)s->config->train.seq);
     mri_schedule_print(&sc, labels, o);

@@ -51,6 +51,20 @@ static const mr_opt mesh_opts[] = {
     AXIS(copies, "hybrid sharding: copies of sharded parameters over dp x cp"),
     MR_OPT(C, MR_T_BOOL, sequence_parallel, "sequence_parallel", "true",
            "with tp above 1, tokens are split over tp outside of the split products"),
+    MR_OPT_CHOICE(C, schedule, "schedule", "1f1b", "1f1b|zero_bubble",
+                  "order of a pipeline's work; 1f1b with vpp above 1 is interleaved"),
+    MR_OPT(C, MR_T_STR, layout, "layout", NULL, "which stage has what: E embedding, t layer, m MTP, "
+           "L loss, | between stages, x*3 and (..)*3 repeat: \"Et*3|t*4|t*3L\""),
+    MR_OPT_RANGE(C, MR_T_INT, first_stage_layers, "first_stage_layers", "-1", -1, 65536,
+                 "layers of the first virtual stage; -1: as many as the others have"),
+    MR_OPT_RANGE(C, MR_T_INT, last_stage_layers, "last_stage_layers", "-1", -1, 65536,
+                 "layers of the last virtual stage; -1: as many as the others have"),
+    MR_OPT(C, MR_T_BOOL, count_embedding, "count_embedding", "false",
+           "the embedding counts as a layer where layers are shared out"),
+    MR_OPT(C, MR_T_BOOL, count_loss, "count_loss", "false",
+           "the loss counts as a layer where layers are shared out"),
+    MR_OPT_RANGE(C, MR_T_INT, group, "group", "0", 0, 1048576,
+                 "interleaved: micro-batches that a chunk takes in a row; 0: pp"),
 };
 #undef AXIS
 #undef C

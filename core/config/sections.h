@@ -28,6 +28,11 @@ typedef struct mri_cfg_mesh {
     int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto; 1 where no comm plugin is chosen */
     int64_t etp, copies;
     int32_t sequence_parallel;
+    const char *schedule; /* 1f1b | zero_bubble: of a pipeline; vpp above 1: interleaved 1f1b      */
+    const char *layout;   /* of a pipeline (core/program/layout.c), or NULL: by the numbers below  */
+    int64_t first_stage_layers, last_stage_layers; /* -1: as all others                            */
+    int32_t count_embedding, count_loss;           /* each counts as a layer                       */
+    int64_t group; /* interleaved: micro-batches of a chunk in a row; 0: pp */
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_comm {

@@ -118,6 +118,8 @@ enum { MRI_ALIGN = 64, MRI_GUARD = 64 };
  * device (kernels unknown, workspaces 0). */
 mr_status mri_plan_compile(mr_prog *prog, const mri_plan_options *opt,
                            const mr_backend_ops *backend, void *dev, mri_plan **out, mr_err *err);
+/* The plan of a border (stage.h): ports, and no steps. `prog` is consumed. */
+mri_plan *mri_plan_border(mr_prog *prog, const mri_plan_options *opt);
 void mri_plan_free(mri_plan *p);
 void mri_plan_print(const mri_plan *p, mri_str *out); /* steps with addresses, memory */
 int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); /* -1: none */

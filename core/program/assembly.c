@@ -150,7 +150,7 @@ static void which_need(const mri_assembly *a, bool *needs)
         more = false;
         for (uint32_t k = 0; k < a->kinds.n; k++) {
             const mr_prog *p = a->kinds.v[k].prog;
-            bool need = needs[k];
+            bool need = needs[k] || p->border; /* another stage may need it */
             for (size_t v = 0; v < p->values.n && !need; v++) {
                 const mri_value *x = &p->values.v[v];
                 need = (x->kind == MRI_PARAM && !(x->flags & MR_PARAM_FROZEN)) ||

@@ -82,6 +82,7 @@ struct mr_prog {
     const mr_block_env *decode; /* while a block is built in mode decode: op attention is said
                                    over a cache in pages (decode.c); else NULL */
     uint32_t caches;            /* how many were */
+    uint8_t border;             /* no block, but where a pipeline's stage ends (stage.h): which  */
 };
 
 mr_prog *mri_prog_new(const char *name, const char *model_dtype);

@@ -19,6 +19,11 @@ static uint64_t align(uint64_t n)
     return (n + MRI_ALIGN - 1) / MRI_ALIGN * MRI_ALIGN;
 }
 
+static uint64_t align_arena(uint64_t n)
+{
+    return (n + MRI_ARENA_ALIGN - 1) / MRI_ARENA_ALIGN * MRI_ARENA_ALIGN;
+}
+
 uint64_t mri_exec_field_bytes(const mri_exec_options *o, uint32_t k)
 {
     if (k == MRI_FIELD_PIXELS)
@@ -134,48 +139,59 @@ static uint64_t lay_gradients(mri_exec *e, const uint64_t *reach)
     return from + e->main_bytes > saved ? from + e->main_bytes : saved;
 }
 
-void mri_exec_lay_out(mri_exec *e)
+/* Sizes of a chunk's slot; reach[i]: the end of what B of instance i reads of its saved values. */
+static void lay_chunk(mri_exec *e, mri_chunk *c, uint64_t *reach)
 {
-    uint64_t at = 0;
-    uint32_t n = (uint32_t)e->assembly->instances.n;
-    uint64_t *reach = mri_alloc((n + 1) * sizeof *reach); /* of what B of an instance reads */
-    e->at_fields = at;
-    e->at_table = at += mri_exec_fields_bytes(&e->opt);
-    at += align((uint64_t)table_entries(e) * 4);
-    e->at_rows = at;
-    at += align((uint64_t)e->opt.logit_rows * 4);
-    e->fed_bytes = at - e->at_fields;
-    e->at_losses = at;
-    at += align((e->losses.n ? e->losses.n : 1) * sizeof(float) * MRI_SCALAR_STRIDE);
-    for (uint32_t i = 0; i < n; i++) {
+    uint64_t at = e->fed_bytes + align((c->n_losses ? c->n_losses : 1) * sizeof(float) *
+                                       MRI_SCALAR_STRIDE);
+    for (uint32_t i = c->first; i < c->first + c->n; i++) {
         const mri_plan *pl = mri_exec_plan(e, i);
-        uint64_t edge = forward_edge_bytes(pl);
+        uint64_t edge = forward_edge_bytes(pl), g = grad_edge_bytes(pl);
         if (edges_alternate(e, i))
-            e->edge_pair = edge > e->edge_pair ? edge : e->edge_pair;
-        e->saved_bytes += align(pl->saved_bytes);
-        reach[i] = e->saved_bytes + e->edge_bytes + (i + 1 == n ? edge : 0);
-        e->edge_bytes += edges_alternate(e, i) ? 0 : edge;
-        e->keep_bytes += align(pl->keep_bytes);
-        uint64_t g = grad_edge_bytes(pl);
+            c->edge_pair = edge > c->edge_pair ? edge : c->edge_pair;
+        c->saved_bytes += align(pl->saved_bytes);
+        reach[i] = c->saved_bytes + c->edge_bytes + (i + 1 == c->first + c->n ? edge : 0);
+        c->edge_bytes += edges_alternate(e, i) ? 0 : edge;
+        c->keep_bytes += align(pl->keep_bytes);
         if (grads_alternate(e, i))
-            e->grad_pair = g > e->grad_pair ? g : e->grad_pair;
+            c->grad_pair = g > c->grad_pair ? g : c->grad_pair;
         else
-            e->grad_bytes += g;
+            c->grad_bytes += g;
         if (pl->scratch_bytes > e->scratch_bytes)
             e->scratch_bytes = align(pl->scratch_bytes);
     }
-    e->edge_bytes += 2 * e->edge_pair;
-    e->at_keep = at;
-    at += e->keep_bytes;
-    e->at_grads = at;
-    e->grad_bytes += 2 * e->grad_pair;
-    at += e->grad_bytes;
-    e->at_scratch = at;
-    at += e->scratch_bytes;
-    e->at_saved = (at + MRI_ARENA_ALIGN - 1) / MRI_ARENA_ALIGN * MRI_ARENA_ALIGN;
-    e->bytes = e->at_saved + (e->opt.one_micro_batch && !e->opt.plan.split_w && !e->opt.plan.stress
-                                  ? lay_gradients(e, reach)
-                                  : e->edge_bytes + e->saved_bytes);
+    c->edge_bytes += 2 * c->edge_pair;
+    c->grad_bytes += 2 * c->grad_pair;
+    c->keep = at;
+    c->grads = at + c->keep_bytes;
+    c->saved = align_arena(c->grads + c->grad_bytes);
+    c->bytes = align_arena(c->saved + c->edge_bytes + c->saved_bytes);
+    e->saved_bytes += c->slots * c->saved_bytes;
+    e->edge_bytes += c->slots * c->edge_bytes;
+    e->keep_bytes += c->slots * c->keep_bytes;
+    e->grad_bytes += c->slots * c->grad_bytes;
+}
+
+void mri_exec_lay_out(mri_exec *e)
+{
+    uint64_t *reach = mri_alloc((mri_exec_instances(e) + 1) * sizeof *reach);
+    uint64_t fed = mri_exec_fields_bytes(&e->opt), table = align((uint64_t)table_entries(e) * 4);
+    bool one = e->chunks.n == 1 && e->chunks.v[0].slots == 1;
+    e->fed_bytes = fed + table + align((uint64_t)e->opt.logit_rows * 4);
+    for (size_t k = 0; k < e->chunks.n; k++)
+        lay_chunk(e, &e->chunks.v[k], reach);
+    e->bytes = align_arena(e->scratch_bytes);
+    for (size_t k = 0; k < e->chunks.n; k++) {
+        e->chunks.v[k].at = e->bytes;
+        e->bytes += e->chunks.v[k].slots * e->chunks.v[k].bytes;
+    }
+    e->at_fields = e->chunks.v[0].at;
+    e->at_table = e->at_fields + fed;
+    e->at_rows = e->at_table + table;
+    e->at_losses = e->at_fields + e->fed_bytes;
+    e->at_saved = e->at_fields + e->chunks.v[0].saved;
+    if (e->opt.one_micro_batch && one && !e->opt.plan.split_w && !e->opt.plan.stress)
+        e->bytes = e->at_saved + lay_gradients(e, reach);
     free(reach);
     if (e->opt.plan.train)
         mri_gradients_plan(e);
@@ -199,7 +215,7 @@ static const mri_tensor_slot *slot_named(const mri_exec *e, uint32_t instance, c
 
 const mri_tensor_slot *mri_exec_slot(const mri_exec *e, uint32_t instance, size_t param, uint32_t k)
 {
-    const char *names = e->frames.v[instance].plan->params.v[param].name;
+    const char *names = mri_exec_plan(e, instance)->params.v[param].name;
     while (k-- && names)
         names = (names = strchr(names, '|')) ? names + 1 : NULL;
     if (!names)
@@ -228,7 +244,7 @@ bool mri_exec_beside(const void *exec, const char *kind, const char *a, const ch
 /* Gradients of a frozen parameter have no memory and no step that writes them. */
 static void bind_params(mri_exec *e, uint32_t instance)
 {
-    const mri_frame *f = &e->frames.v[instance];
+    const mri_frame *f = mri_exec_frame(e, 0, instance);
     for (size_t j = 0; j < f->plan->params.n; j++) {
         const mri_tensor_slot *s = mri_exec_slot(e, instance, j, 0);
         f->param[j] = mri_params_weight(e->params, s);
@@ -247,8 +263,8 @@ static void *state_data(const mri_exec *e, const char *name)
 static mr_status bind_states(mri_exec *e, mr_err *err)
 {
     size_t at = 0;
-    for (uint32_t i = 0; i < e->frames.n; i++)
-        for (size_t j = 0; j < e->frames.v[i].plan->states.n; j++) {
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++)
+        for (size_t j = 0; j < mri_exec_plan(e, i)->states.n; j++) {
             mri_state *s = &e->states.v[at++];
             mr_status st = 0;
             if (s->borrowed)
@@ -259,19 +275,19 @@ static mr_status bind_states(mri_exec *e, mr_err *err)
             if (st)
                 return st;
             MRI_ASSERT(s->data);
-            e->frames.v[i].state[j] = s->data;
+            mri_exec_frame(e, 0, i)->state[j] = s->data;
         }
     return 0;
 }
 
-static void *output_address(const mri_exec *e, uint32_t instance, const char *name)
+static void *output_address(const mri_exec *e, uint32_t slot, uint32_t instance, const char *name)
 {
     int32_t o = mri_output_index(mri_exec_plan(e, instance), name);
-    return o < 0 ? NULL : e->frames.v[instance].output[o];
+    return o < 0 ? NULL : mri_exec_frame(e, slot, instance)->output[o];
 }
 
 /* The gradient of output `name` of instance i: the "d:input" of whoever consumes it. */
-static void *gradient_address(const mri_exec *e, uint32_t i, const char *name)
+static void *gradient_address(const mri_exec *e, uint32_t slot, uint32_t i, const char *name)
 {
     void *found = NULL;
     for (uint32_t to = i + 1; to < e->assembly->instances.n; to++)
@@ -284,47 +300,43 @@ static void *gradient_address(const mri_exec *e, uint32_t i, const char *name)
                 strcmp(edge.out, name))
                 continue;
             snprintf(d, sizeof d, "d:%s", in);
-            void *at = output_address(e, to, d);
+            void *at = output_address(e, slot, to, d);
             found = at ? at : found;
         }
     return found;
 }
 
-static void *input_address(const mri_exec *e, uint32_t i, const char *name)
+static void *input_address(const mri_exec *e, uint32_t slot, uint32_t i, const char *name)
 {
     mri_edge edge;
     uint64_t fed = mri_exec_fed_at(e, name);
     if (fed != UINT64_MAX)
-        return e->base + e->at_fields + fed;
+        return e->base + mri_exec_slot_at(e, mri_exec_chunk_of(e, i), slot) + fed;
     if (!strcmp(name, "features"))
         return e->features;
     if (mri_is_grad_edge(name))
-        return gradient_address(e, i, name + 2);
+        return gradient_address(e, slot, i, name + 2);
     MRI_ASSERT(mri_assembly_source(e->assembly, i, name, &edge));
-    return output_address(e, (uint32_t)edge.from, edge.out);
+    return output_address(e, slot, (uint32_t)edge.from, edge.out);
 }
 
-mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
+/* Where a slot's frames have their saved values and outputs. */
+static void bind_slot(mri_exec *e, const mri_chunk *c, uint32_t slot)
 {
-    uint32_t n = (uint32_t)e->assembly->instances.n;
-    uint64_t saved = e->at_saved, keep = e->at_keep, grads = e->at_grads, loss = e->at_losses;
-    const uint64_t edges[2] = { saved, saved + e->edge_pair };
-    const uint64_t pairs[2] = { grads, grads + e->grad_pair };
-    mr_status st = bind_states(e, err);
-    if (st)
-        return st;
-    e->base = base;
-    saved += 2 * e->edge_pair; /* those that alternate come first */
-    grads += 2 * e->grad_pair;
-    for (uint32_t i = 0; i < n; i++) { /* outputs first: inputs point at them */
-        mri_frame *f = &e->frames.v[i];
+    char *base = e->base + c->at + slot * c->bytes;
+    uint64_t saved = c->saved, keep = c->keep, grads = c->grads, loss = e->fed_bytes;
+    const uint64_t edges[2] = { saved, saved + c->edge_pair };
+    const uint64_t pairs[2] = { grads, grads + c->grad_pair };
+    saved += 2 * c->edge_pair; /* those that alternate come first */
+    grads += 2 * c->grad_pair;
+    for (uint32_t i = c->first; i < c->first + c->n; i++) {
+        mri_frame *f = mri_exec_frame(e, slot, i);
         const mri_plan *pl = f->plan;
-        bind_params(e, i);
         f->saved = base + saved;
         saved += align(pl->saved_bytes);
         f->keep = base + keep;
         keep += align(pl->keep_bytes);
-        f->scratch = base + e->at_scratch;
+        f->scratch = e->base + e->at_scratch;
         bool two = edges_alternate(e, i), two_grads = grads_alternate(e, i);
         uint64_t edge = two ? edges[i % 2] : saved, grad = two_grads ? pairs[i % 2] : grads;
         for (size_t o = 0; o < pl->outputs.n; o++) {
@@ -340,8 +352,26 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
         if (!two_grads)
             grads = grad;
     }
-    for (uint32_t i = 0; i < n; i++)
-        for (size_t j = 0; j < e->frames.v[i].plan->inputs.n; j++)
-            e->frames.v[i].input[j] = input_address(e, i, e->frames.v[i].plan->inputs.v[j].name);
+}
+
+mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
+{
+    mr_status st = bind_states(e, err);
+    if (st)
+        return st;
+    e->base = base;
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++)
+        bind_params(e, i);
+    for (size_t k = 0; k < e->chunks.n; k++) {
+        const mri_chunk *c = &e->chunks.v[k];
+        for (uint32_t slot = 0; slot < c->slots; slot++) {
+            bind_slot(e, c, slot); /* outputs first: inputs point at them */
+            for (uint32_t i = c->first; i < c->first + c->n; i++) {
+                mri_frame *f = mri_exec_frame(e, slot, i);
+                for (size_t j = 0; j < f->plan->inputs.n; j++)
+                    f->input[j] = input_address(e, slot, i, f->plan->inputs.v[j].name);
+            }
+        }
+    }
     return 0;
 }

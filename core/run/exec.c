@@ -46,6 +46,16 @@ static void **table(size_t n)
     return mri_alloc((n ? n : 1) * sizeof(void *));
 }
 
+static void add_losses(mri_exec *e, uint32_t i)
+{
+    const mri_plan *pl = mri_exec_plan(e, i);
+    for (size_t j = 0; j < pl->outputs.n; j++)
+        if (mri_is_loss(pl->prog, pl->outputs.v[j].name)) {
+            mri_loss l = { pl->outputs.v[j].name, i };
+            MRI_PUSH(&e->losses, l);
+        }
+}
+
 static void make_frame(mri_exec *e, uint32_t i, mri_scalars *scalars)
 {
     const mri_plan *pl = mri_exec_plan(e, i);
@@ -67,12 +77,56 @@ static void make_frame(mri_exec *e, uint32_t i, mri_scalars *scalars)
     }
     for (size_t j = 0; j < pl->scalars.n; j++)
         f.scalar[j] = mri_scalar(scalars, pl->scalars.v[j].name);
-    for (size_t j = 0; j < pl->outputs.n; j++)
-        if (mri_is_loss(pl->prog, pl->outputs.v[j].name)) {
-            mri_loss l = { pl->outputs.v[j].name, i };
-            MRI_PUSH(&e->losses, l);
-        }
     MRI_PUSH(&e->frames, f);
+}
+
+/* Frames of further slots share all tables but those of what lies in the slot. */
+static void make_chunk(mri_exec *e, mri_chunk c, mri_scalars *scalars)
+{
+    c.frame = (uint32_t)e->frames.n;
+    c.loss = (uint32_t)e->losses.n;
+    for (uint32_t i = 0; i < c.n; i++) {
+        make_frame(e, c.first + i, scalars);
+        add_losses(e, c.first + i);
+    }
+    c.n_losses = (uint32_t)e->losses.n - c.loss;
+    for (uint32_t i = 0; i < c.n * (c.slots - 1); i++) {
+        mri_frame f = e->frames.v[c.frame + i % c.n];
+        f.input = table(f.plan->inputs.n);
+        f.output = table(f.plan->outputs.n);
+        MRI_PUSH(&e->frames, f);
+    }
+    MRI_PUSH(&e->chunks, c);
+}
+
+static void make_chunks(mri_exec *e, mri_scalars *scalars)
+{
+    uint32_t all = mri_exec_instances(e), first = 0;
+    if (!e->opt.chunks)
+        make_chunk(e, (mri_chunk){ .n = all, .slots = 1 }, scalars);
+    for (uint32_t k = 0; k < e->opt.n_chunks; k++) {
+        mri_chunk c = { .first = first, .n = e->opt.chunks[k].n, .slots = e->opt.chunks[k].slots };
+        MRI_ASSERT(c.slots && c.n <= all - first);
+        make_chunk(e, c, scalars);
+        first += c.n;
+    }
+    MRI_ASSERT(!e->opt.chunks || first == all);
+    e->opt.chunks = NULL; /* the caller's */
+}
+
+uint32_t mri_exec_chunk_of(const mri_exec *e, uint32_t instance)
+{
+    uint32_t c = 0;
+    while (instance >= e->chunks.v[c].first + e->chunks.v[c].n)
+        c++;
+    return c;
+}
+
+mri_frame *mri_exec_frame(const mri_exec *e, uint32_t slot, uint32_t instance)
+{
+    const mri_chunk *c = &e->chunks.v[mri_exec_chunk_of(e, instance)];
+    MRI_ASSERT(slot < c->slots);
+    return &e->frames.v[c->frame + slot * c->n + (instance - c->first)];
 }
 
 /* Which outputs are read is a question about all kinds, so it is asked before any compiles. */
@@ -95,7 +149,10 @@ static mr_status compile_kinds(mri_exec *e, mr_err *err)
         opt.beside = mri_exec_beside;
         opt.beside_ctx = e;
         a->kinds.v[k].prog = NULL;
-        st = mri_plan_compile(prog, &opt, e->device->ops, e->device->dev, &pl, err);
+        if (prog->border)
+            pl = mri_plan_border(prog, &opt);
+        else
+            st = mri_plan_compile(prog, &opt, e->device->ops, e->device->dev, &pl, err);
         if (!st) {
             a->kinds.v[k].prog = pl->prog; /* shared view; the plan owns it */
             MRI_PUSH(&e->plans, pl);
@@ -122,8 +179,7 @@ mr_status mri_exec_create(mri_device *d, mri_assembly *a, const mri_params *para
     e->opt = *opt;
     e->opt.plan.host_fallback |= d->host_memory;
     MR_TRY(compile_kinds(e, err));
-    for (uint32_t i = 0; i < a->instances.n; i++)
-        make_frame(e, i, scalars);
+    make_chunks(e, scalars);
     MR_TRY(check_gradients(e, err));
     mri_exec_lay_out(e);
 out:
@@ -135,20 +191,26 @@ out:
     return st;
 }
 
+static void free_frame(mri_frame *f, bool whole)
+{
+    free(f->input);
+    free(f->output);
+    if (!whole)
+        return;
+    free(f->param);
+    free((void *)(uintptr_t)f->sole);
+    free(f->grad);
+    free(f->state);
+    free(f->scalar);
+}
+
 void mri_exec_free(mri_exec *e)
 {
     if (!e)
         return;
-    for (size_t i = 0; i < e->frames.n; i++) {
-        mri_frame *f = &e->frames.v[i];
-        free(f->param);
-        free((void *)(uintptr_t)f->sole);
-        free(f->grad);
-        free(f->state);
-        free(f->scalar);
-        free(f->input);
-        free(f->output);
-    }
+    for (size_t c = 0; c < e->chunks.n; c++)
+        for (uint32_t i = 0; i < e->chunks.v[c].n * e->chunks.v[c].slots; i++)
+            free_frame(&e->frames.v[e->chunks.v[c].frame + i], i < e->chunks.v[c].n);
     for (size_t i = 0; i < e->states.n; i++) {
         if (e->states.v[i].data && !e->states.v[i].borrowed)
             e->device->ops->free(e->device->dev, e->states.v[i].data,
@@ -161,6 +223,7 @@ void mri_exec_free(mri_exec *e)
     }
     mri_assembly_free(e->assembly);
     free(e->frames.v);
+    free(e->chunks.v);
     free(e->states.v);
     free(e->plans.v);
     free(e->losses.v);
@@ -191,12 +254,19 @@ mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
 
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err)
 {
-    return mri_launch(e->device, &e->frames.v[instance], phase, e->trace, err);
+    return mri_exec_run_in(e, 0, instance, phase, err);
 }
 
-mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err)
+mr_status mri_exec_run_in(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
+                          mr_err *err)
 {
-    mri_frame f = e->frames.v[instance];
+    return mri_launch(e->device, mri_exec_frame(e, slot, instance), phase, e->trace, err);
+}
+
+mr_status mri_exec_run_first(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
+                             mr_err *err)
+{
+    mri_frame f = *mri_exec_frame(e, slot, instance);
     f.first = true;
     mr_status st = phase == MRI_B ? mri_exec_zero(e, instance, err) : 0;
     return st ? st : mri_launch(e->device, &f, phase, e->trace, err);
@@ -205,7 +275,7 @@ mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_e
 mr_status mri_exec_forward(mri_exec *e, mr_err *err)
 {
     mr_status st = 0;
-    for (uint32_t i = 0; i < e->frames.n && !st; i++)
+    for (uint32_t i = 0; i < mri_exec_instances(e) && !st; i++)
         st = mri_exec_run(e, i, MRI_F, err);
     return st;
 }
@@ -213,9 +283,9 @@ mr_status mri_exec_forward(mri_exec *e, mr_err *err)
 mr_status mri_exec_backward(mri_exec *e, mr_err *err)
 {
     mr_status st = 0;
-    for (uint32_t i = (uint32_t)e->frames.n; i-- > 0 && !st;)
+    for (uint32_t i = mri_exec_instances(e); i-- > 0 && !st;)
         st = mri_exec_run(e, i, MRI_B, err);
-    for (uint32_t i = (uint32_t)e->frames.n; e->opt.plan.split_w && i-- > 0 && !st;)
+    for (uint32_t i = mri_exec_instances(e); e->opt.plan.split_w && i-- > 0 && !st;)
         st = mri_exec_run(e, i, MRI_W, err);
     return st;
 }
@@ -223,10 +293,10 @@ mr_status mri_exec_backward(mri_exec *e, mr_err *err)
 mr_status mri_exec_backward_first(mri_exec *e, mr_err *err)
 {
     mr_status st = mri_exec_zero(e, MRI_AT_START, err);
-    for (uint32_t i = (uint32_t)e->frames.n; i-- > 0 && !st;)
-        st = mri_exec_run_first(e, i, MRI_B, err);
-    for (uint32_t i = (uint32_t)e->frames.n; e->opt.plan.split_w && i-- > 0 && !st;)
-        st = mri_exec_run_first(e, i, MRI_W, err);
+    for (uint32_t i = mri_exec_instances(e); i-- > 0 && !st;)
+        st = mri_exec_run_first(e, 0, i, MRI_B, err);
+    for (uint32_t i = mri_exec_instances(e); e->opt.plan.split_w && i-- > 0 && !st;)
+        st = mri_exec_run_first(e, 0, i, MRI_W, err);
     return st;
 }
 
@@ -244,10 +314,15 @@ float mri_exec_loss_value(const mri_exec *e, size_t loss, const float *line)
 
 mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err)
 {
-    size_t n = e->losses.n * MRI_SCALAR_STRIDE;
-    float *all = mri_alloc(n * sizeof *all + 1);
-    mr_status st = n ? mri_device_read(e->device, all, e->base + e->at_losses, n * sizeof *all, err)
-                     : 0;
+    float *all = mri_alloc(e->losses.n * MRI_SCALAR_STRIDE * sizeof *all + 1);
+    mr_status st = 0;
+    for (uint32_t k = 0; k < e->chunks.n && !st; k++) {
+        const mri_chunk *c = &e->chunks.v[k];
+        if (c->n_losses)
+            st = mri_device_read(e->device, all + c->loss * MRI_SCALAR_STRIDE,
+                                 mri_exec_losses_at(e, k, 0),
+                                 c->n_losses * MRI_SCALAR_STRIDE * sizeof *all, err);
+    }
     for (size_t i = 0; i < e->losses.n; i++)
         out[i] = mri_exec_loss_value(e, i, all + i * MRI_SCALAR_STRIDE);
     free(all);
@@ -256,11 +331,11 @@ mr_status mri_exec_losses(mri_exec *e, float *out, mr_err *err)
 
 const void *mri_exec_output(const mri_exec *e, const char *name, const mr_type **type)
 {
-    for (uint32_t i = (uint32_t)e->frames.n; i-- > 0;) {
+    for (uint32_t i = mri_exec_instances(e); i-- > 0;) {
         int32_t o = mri_output_index(mri_exec_plan(e, i), name);
         if (o >= 0) {
             *type = &mri_exec_plan(e, i)->outputs.v[o].type;
-            return e->frames.v[i].output[o];
+            return mri_exec_frame(e, 0, i)->output[o];
         }
     }
     return NULL;
@@ -269,7 +344,7 @@ const void *mri_exec_output(const mri_exec *e, const char *name, const mr_type *
 double mri_exec_flops(const mri_exec *e, uint8_t phase)
 {
     double f = 0;
-    for (uint32_t i = 0; i < e->frames.n; i++)
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++)
         f += mri_exec_plan(e, i)->flops[phase];
     return f;
 }
@@ -277,7 +352,7 @@ double mri_exec_flops(const mri_exec *e, uint8_t phase)
 double mri_exec_model_flops(const mri_exec *e)
 {
     double f = 0;
-    for (uint32_t i = 0; i < e->frames.n; i++) {
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++) {
         const mri_plan *pl = mri_exec_plan(e, i);
         f += pl->flops[MRI_F] + pl->flops[MRI_B] + pl->flops[MRI_W] - pl->recompute_flops;
     }

@@ -3,10 +3,13 @@
  * exec.h - a model compiled for one mode and shape, ready to run: its assembly, one plan a
  * block kind, one frame an instance.
  *
- * Memory of an exec is one block, laid out once:
+ * Memory of an exec is one block, laid out once: scratch (shared), then the slots. A slot is what
+ * one micro-batch needs from its first forward to its last backward:
  *   what the host feeds: batch fields (, page table, logit rows) | losses | keep | gradient edges
- *   (two that alternate, or one an instance when W is split) | scratch (shared) | edges and saved
- *   values of every instance, and over them, where a step is one micro-batch, the main gradients
+ *   (two that alternate, or one an instance when W is split) | edges and saved values of every
+ *   instance, and over them, where a step is one micro-batch, the main gradients
+ * There is one slot, unless a pipeline has several micro-batches in flight. Its stage may be several
+ * chunks of instances with other stages between them: each chunk has slots of its own.
  * Execs of one session that are never live together (training, validation) are bound to
  * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
  *
@@ -44,6 +47,17 @@ typedef struct mri_range { /* elements of the flat parameter space */
     uint32_t before; /* zeroed: before the first backward of this instance, or MRI_AT_START */
 } mri_range;
 
+/* Instances that follow each other, and slots for the micro-batches that they have in flight. */
+typedef struct mri_chunk {
+    uint32_t first, n, slots; /* instances first .. first + n - 1                              */
+    uint32_t frame;           /* index of the frame of (slot 0, first)                         */
+    uint32_t loss, n_losses;  /* which of e->losses                                            */
+    uint64_t at, bytes;       /* slot 0 in the exec's block; a slot                            */
+    uint64_t keep, grads, saved;   /* parts that differ from chunk to chunk, from a slot's start */
+    uint64_t edge_pair, grad_pair; /* of one of the two buffers that alternate                 */
+    uint64_t keep_bytes, grad_bytes, edge_bytes, saved_bytes; /* of one slot                   */
+} mri_chunk;
+
 typedef struct mri_exec_options {
     const char *mode; /* train | infer | decode | images */
     int64_t tokens, slots, max_seq;
@@ -53,6 +67,8 @@ typedef struct mri_exec_options {
     /* No step has two: main gradients may lie in the exec's own block, and plan.sum_squares holds. */
     bool one_micro_batch;
     int64_t pages, page, logit_rows; /* decode: as in mr_block_env */
+    const mri_chunk *chunks; /* n and slots of each; NULL: one chunk of all instances, one slot */
+    uint32_t n_chunks;
 } mri_exec_options;
 
 typedef struct mri_exec {
@@ -61,14 +77,14 @@ typedef struct mri_exec {
     const mri_params *params;
     mri_exec_options opt;
     MRI_VEC(mri_plan *) plans;   /* by kind */
-    MRI_VEC(mri_frame) frames;   /* by instance */
+    MRI_VEC(mri_frame) frames;   /* by chunk, slot and instance: mri_exec_frame() */
+    MRI_VEC(mri_chunk) chunks;
     MRI_VEC(mri_loss) losses;
     MRI_VEC(mri_state) states;
     uint64_t bytes;              /* of its block */
     uint64_t at_fields, at_table, at_rows, fed_bytes; /* what is fed: all from at_fields on */
-    uint64_t at_losses, at_saved, at_keep, at_grads, at_scratch;
+    uint64_t at_losses, at_saved, at_scratch; /* of the first slot, as those above */
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
-    uint64_t edge_pair, grad_pair; /* of one of the two buffers that alternate */
     /* Main gradients in the block: bytes, 0 if they lie elsewhere; bytes of them that saved values
      * share (gradients.c). */
     uint64_t at_main, main_bytes, main_clear;
@@ -93,11 +109,30 @@ bool mri_exec_beside(const void *exec, const char *kind, const char *a, const ch
 mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err);
 /* Where a fed input lies in the fed block, in bytes from at_fields; UINT64_MAX: it is not fed */
 uint64_t mri_exec_fed_at(const mri_exec *e, const char *name);
+/* Where a slot begins, in bytes of the block. */
+static inline uint64_t mri_exec_slot_at(const mri_exec *e, uint32_t chunk, uint32_t slot)
+{
+    return e->chunks.v[chunk].at + slot * e->chunks.v[chunk].bytes;
+}
+static inline uint32_t mri_exec_instances(const mri_exec *e)
+{
+    return (uint32_t)e->assembly->instances.n;
+}
+/* and where the losses of its instances lie, bound */
+static inline char *mri_exec_losses_at(const mri_exec *e, uint32_t chunk, uint32_t slot)
+{
+    return e->base + mri_exec_slot_at(e, chunk, slot) + e->fed_bytes;
+}
+uint32_t mri_exec_chunk_of(const mri_exec *e, uint32_t instance);
+mri_frame *mri_exec_frame(const mri_exec *e, uint32_t slot, uint32_t instance);
 mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
-mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
+mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err); /* slot 0 */
+mr_status mri_exec_run_in(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
+                          mr_err *err);
 /* The same as the first that touches the main gradients: those of `sole` parameters are written,
  * the others are zeroed, here or before (mri_exec_zero(e, MRI_AT_START)). */
-mr_status mri_exec_run_first(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err);
+mr_status mri_exec_run_first(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
+                             mr_err *err);
 mr_status mri_exec_zero(mri_exec *e, uint32_t before, mr_err *err);
 mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in order   */
 mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in reverse  */

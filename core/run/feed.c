@@ -127,19 +127,24 @@ float mri_feed_result(const mri_feed *f, uint32_t slot, const char *scalar)
 
 /* ---- the device's side ---------------------------------------------------------------------- */
 
-mr_status mri_feed_load(mri_feed *f, uint32_t micro, mr_err *err)
+mr_status mri_feed_load(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot, mr_err *err)
 {
     const char *from = f->in + micro * block_bytes(f);
-    mr_status st = copy(f, mri_exec_field(f->exec, 0), from, f->micro_bytes, err);
+    mr_status st = copy(f, f->exec->base + mri_exec_slot_at(f->exec, chunk, slot), from,
+                        f->micro_bytes, err);
     return st ? st
               : copy(f, mri_scalar(f->scalars, MRI_LOSS_SEED), from + f->micro_bytes,
                      sizeof(float), err);
 }
 
-mr_status mri_feed_store_losses(mri_feed *f, uint32_t micro, mr_err *err)
+mr_status mri_feed_store_losses(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot,
+                                mr_err *err)
 {
-    return copy(f, f->out + micro * f->loss_bytes, f->exec->base + f->exec->at_losses,
-                f->loss_bytes, err);
+    const mri_chunk *c = &f->exec->chunks.v[chunk];
+    uint64_t line = MRI_SCALAR_STRIDE * sizeof(float);
+    return c->n_losses ? copy(f, f->out + micro * f->loss_bytes + c->loss * line,
+                              mri_exec_losses_at(f->exec, chunk, slot), c->n_losses * line, err)
+                       : 0;
 }
 
 mr_status mri_feed_store_scalars(mri_feed *f, mr_err *err)

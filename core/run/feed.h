@@ -44,8 +44,9 @@ float mri_feed_loss(const mri_feed *f, uint32_t slot, uint32_t micro, size_t los
 float mri_feed_result(const mri_feed *f, uint32_t slot, const char *scalar);
 
 /* ---- the device's side, inside the step: copies within device memory ---- */
-mr_status mri_feed_load(mri_feed *f, uint32_t micro, mr_err *err);
-mr_status mri_feed_store_losses(mri_feed *f, uint32_t micro, mr_err *err);
+mr_status mri_feed_load(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot, mr_err *err);
+mr_status mri_feed_store_losses(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot,
+                                mr_err *err);
 mr_status mri_feed_store_scalars(mri_feed *f, mr_err *err);
 
 #endif

@@ -30,8 +30,8 @@ static users *find_users(const mri_exec *e)
 {
     users *u = mri_alloc((e->params->slots.n + 1) * sizeof *u);
     const mri_tensor_slot *s;
-    for (uint32_t i = 0; i < e->frames.n; i++)
-        for (size_t j = 0; j < e->frames.v[i].plan->params.n; j++)
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++)
+        for (size_t j = 0; j < mri_exec_plan(e, i)->params.n; j++)
             for (uint32_t k = 0; (s = mri_exec_slot(e, i, j, k)); k++) {
                 users *x = &u[s - e->params->slots.v];
                 x->n += x->n < 2;
@@ -115,8 +115,8 @@ void mri_gradients_plan(mri_exec *e)
     const mri_params *p = e->params;
     users *u = find_users(e);
     uint8_t *how = mri_alloc(p->slots.n + 1);
-    for (uint32_t i = 0; i < e->frames.n; i++) {
-        mri_frame *f = &e->frames.v[i];
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++) {
+        mri_frame *f = mri_exec_frame(e, 0, i);
         uint8_t *mine = mri_alloc(f->plan->params.n + 1);
         for (size_t j = 0; j < f->plan->params.n; j++) {
             const mri_tensor_slot *slot;
@@ -128,7 +128,8 @@ void mri_gradients_plan(mri_exec *e)
                 how[slot - p->slots.v] = s->first_sums ? SUMMED : WRITTEN;
             mine[j] = s != NULL;
         }
-        f->sole = mine;
+        for (uint32_t k = 0; k < e->chunks.v[mri_exec_chunk_of(e, i)].slots; k++)
+            mri_exec_frame(e, k, i)->sole = mine;
     }
     list_ranges(e, u, how);
     free(u);

@@ -63,7 +63,9 @@ static const struct {
     [MRI_ITEM_LOAD] = { "load", 0 },        [MRI_ITEM_F] = { "forward", MRI_F },
     [MRI_ITEM_B] = { "backward", MRI_B },   [MRI_ITEM_W] = { "weight gradients", MRI_W },
     [MRI_ITEM_LOSS] = { "losses", 0 },      [MRI_ITEM_ZERO] = { "zero gradients", 0 },
-    [MRI_ITEM_UPDATE] = { "update", 0 },
+    [MRI_ITEM_UPDATE] = { "update", 0 },    [MRI_ITEM_SEND] = { "send", 0 },
+    [MRI_ITEM_RECEIVE] = { "receive", 0 },  [MRI_ITEM_WAIT] = { "wait", 0 },
+    [MRI_ITEM_TIES] = { "ties", 0 },
 };
 
 static bool of_block(const mri_item *it)
@@ -71,22 +73,26 @@ static bool of_block(const mri_item *it)
     return it->kind == MRI_ITEM_F || it->kind == MRI_ITEM_B || it->kind == MRI_ITEM_W;
 }
 
-/* Micro-batches share one set of saved values: a block does the same for each of them, but that
- * the first writes weight gradients and the others add to them. Each is loaded from, and its
+/* Micro-batches of one slot share a set of saved values: a block does the same for each of them, but
+ * that the first writes weight gradients and the others add to them. Each is loaded from, and its
  * losses stored to, a place of its own. */
 static uint32_t sameness(const mri_work *w, const mri_item *it)
 {
     uint32_t room = w->n + (uint32_t)w->exec->frames.n, kinds_n = sizeof kinds / sizeof *kinds;
     uint32_t kind = it->kind + (of_block(it) && it->micro_batch ? kinds_n : 0);
-    return 1 + kind * room + (of_block(it) ? it->instance : it->micro_batch);
+    uint32_t at = it->micro_batch;
+    if (of_block(it))
+        at = (uint32_t)(mri_exec_frame(w->exec, it->slot, it->instance) - w->exec->frames.v);
+    return 1 + kind * room + at;
 }
 
 static void describe(const mri_work *w, const mri_item *it, mr_work_item *out)
 {
-    const char *prefix = of_block(it) ? w->exec->frames.v[it->instance].label : "";
+    const mri_frame *f = of_block(it) ? mri_exec_frame(w->exec, it->slot, it->instance) : NULL;
+    const char *prefix = f ? f->label : "";
     char *label = mri_format("%s%s", prefix ? prefix : "", kinds[it->kind].name), *why = NULL;
-    if (of_block(it))
-        why = mri_plan_obstacle(w->exec->frames.v[it->instance].plan, kinds[it->kind].phase);
+    if (f)
+        why = mri_plan_obstacle(f->plan, kinds[it->kind].phase);
     else if (it->kind == MRI_ITEM_UPDATE && w->update_obstacle)
         why = mri_strdup(w->update_obstacle);
     *out = (mr_work_item){ it->kind, it->instance, it->micro_batch, sameness(w, it), label, why };
@@ -237,10 +243,10 @@ static mr_status run_forward(void *ctx, const mri_item *item, mr_err *err)
 
 mr_status mri_graphs_forward(mri_graphs *g, mri_exec *e, mr_err *err)
 {
-    uint32_t n = (uint32_t)e->frames.n;
+    uint32_t n = mri_exec_instances(e);
     mri_item *item = mri_alloc((n + 1) * sizeof *item);
     for (uint32_t i = 0; i < n; i++)
-        item[i] = (mri_item){ i, 0, MRI_ITEM_F };
+        item[i] = (mri_item){ .instance = i, .kind = MRI_ITEM_F };
     mri_work w = { e->opt.mode, mri_exec_key(e), item, n, e, NULL, run_forward, e };
     mr_status st = mri_graphs_run(g, &w, err);
     free(item);

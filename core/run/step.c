@@ -19,13 +19,14 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     mr_status st;
     switch (it->kind) {
     case MRI_ITEM_ZERO: return mri_exec_zero(s->train, MRI_AT_START, err);
-    case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, err);
-    case MRI_ITEM_F: return mri_exec_run(s->train, it->instance, MRI_F, err);
+    case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, it->chunk, it->slot, err);
+    case MRI_ITEM_F: return mri_exec_run_in(s->train, it->slot, it->instance, MRI_F, err);
     case MRI_ITEM_B:
     case MRI_ITEM_W:
-        return (it->micro_batch ? mri_exec_run : mri_exec_run_first)(
-            s->train, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
-    case MRI_ITEM_LOSS: return mri_feed_store_losses(&s->feed, it->micro_batch, err);
+        return (it->micro_batch ? mri_exec_run_in : mri_exec_run_first)(
+            s->train, it->slot, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
+    case MRI_ITEM_LOSS: return 
+        mri_feed_store_losses(&s->feed, it->micro_batch, it->chunk, it->slot, err);
     case MRI_ITEM_UPDATE:
         st = mri_update_launch(s->update, true, err);
         return st ? st : mri_feed_store_scalars(&s->feed, err);
@@ -39,7 +40,7 @@ static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *er
     mri_schedule *plan = &s->schedule;
     if (plan->micro_batches != micros) {
         mri_schedule_free(plan);
-        mri_schedule_single(plan, (uint32_t)s->train->frames.n, micros,
+        mri_schedule_single(plan, mri_exec_instances(s->train), micros,
                             s->train->opt.plan.split_w);
     }
     uint32_t n = (uint32_t)plan->items.n - !update;

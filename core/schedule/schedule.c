@@ -6,7 +6,7 @@
 
 static void add(mri_schedule *s, uint8_t kind, uint32_t instance, uint32_t mb)
 {
-    mri_item it = { instance, mb, kind };
+    mri_item it = { .instance = instance, .micro_batch = mb, .kind = kind };
     MRI_PUSH(&s->items, it);
 }
 
@@ -30,65 +30,206 @@ void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_bat
     add(s, MRI_ITEM_UPDATE, 0, 0);
 }
 
+/* ---- a stage ------------------------------------------------------------------------------- */
+
+typedef struct stage_of {
+    mri_schedule *s;
+    const mri_task *t;
+} stage_of;
+
+static void put(const stage_of *x, uint8_t kind, uint32_t instance)
+{
+    mri_item it = { .instance = instance, .micro_batch = x->t->micro, .slot = x->t->slot,
+                    .chunk = x->t->chunk, .kind = kind };
+    MRI_PUSH(&x->s->items, it);
+}
+
+/* F waits for what it reads, and for what the slot's last micro-batch still sends. */
+static void put_task(const stage_of *x)
+{
+    static const uint8_t kind[] = { MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W };
+    uint8_t task = x->t->kind;
+    uint32_t n = x->s->instances;
+    for (uint32_t i = 0; i < n; i++) {
+        const mri_block *b = &x->s->blocks.v[i];
+        bool waits = task == MRI_TASK_F || (task == MRI_TASK_B && b->border == MRI_BORDER_OUT);
+        if (b->chunk == x->t->chunk && b->border && waits)
+            put(x, MRI_ITEM_WAIT, i);
+    }
+    if (task == MRI_TASK_F)
+        put(x, MRI_ITEM_LOAD, 0);
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = task == MRI_TASK_F ? k : n - 1 - k;
+        if (x->s->blocks.v[i].chunk == x->t->chunk && !x->s->blocks.v[i].border)
+            put(x, kind[task], i);
+    }
+    if (task == MRI_TASK_F)
+        put(x, MRI_ITEM_LOSS, 0);
+}
+
+/* The border of the message, in its micro-batch's slot. */
+static void put_message(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
+                        const mri_message *g)
+{
+    bool sends = g->from == stage;
+    uint8_t border = sends == !g->back ? MRI_BORDER_OUT : MRI_BORDER_IN;
+    stage_of x = { s, &p->stage[stage].v[sends ? g->after : g->before] };
+    for (uint32_t i = 0; i < s->instances; i++)
+        if (s->blocks.v[i].border == border && s->blocks.v[i].link == g->link)
+            put(&x, sends ? MRI_ITEM_SEND : MRI_ITEM_RECEIVE, i);
+}
+
+void mri_schedule_stage(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
+                        const mri_block *blocks, uint32_t instances, bool ties)
+{
+    size_t m = 0;
+    memset(s, 0, sizeof *s);
+    s->instances = instances;
+    s->micro_batches = p->o.micros;
+    s->split_w = p->o.split_w;
+    for (uint32_t i = 0; i < instances; i++)
+        MRI_PUSH(&s->blocks, blocks[i]);
+    add(s, MRI_ITEM_ZERO, 0, 0);
+    for (uint32_t i = 0; i <= p->stage[stage].n; i++) {
+        for (; m < p->messages.n; m++) {
+            const mri_message *g = &p->messages.v[m];
+            uint32_t place = g->from == stage ? g->sent : g->posted;
+            if (g->from != stage && g->to != stage)
+                continue;
+            if (place > i)
+                break;
+            put_message(s, p, stage, g);
+        }
+        if (i < p->stage[stage].n)
+            put_task(&(stage_of){ s, &p->stage[stage].v[i] });
+    }
+    if (ties)
+        add(s, MRI_ITEM_TIES, 0, 0);
+    add(s, MRI_ITEM_UPDATE, 0, 0);
+}
+
 void mri_schedule_free(mri_schedule *s)
 {
     free(s->items.v);
+    free(s->blocks.v);
     memset(s, 0, sizeof *s);
 }
 
+/* ---- verifying ----------------------------------------------------------------------------- */
+
 /* progress of one (micro-batch, instance): bits of kinds already seen */
+enum { SEEN_F = 2, SEEN_B = 4, SEEN_W = 8 };
+
+typedef struct checker {
+    const mri_schedule *s;
+    uint8_t *seen, *loaded; /* [micro-batch][instance]; [micro-batch][chunk], slots beside it */
+    uint32_t *slot;
+    uint32_t chunks;
+    size_t n[3]; /* F, B, W */
+} checker;
+
+static mri_block block_at(const mri_schedule *s, uint32_t i)
+{
+    return s->blocks.n ? s->blocks.v[i] : (mri_block){ 0 };
+}
+
+/* The next instance of i's chunk that has work, towards `step`; -1: none. */
+static int64_t neighbour(const mri_schedule *s, uint32_t i, int step)
+{
+    for (int64_t k = (int64_t)i + step; k >= 0 && k < s->instances; k += step)
+        if (!block_at(s, (uint32_t)k).border)
+            return block_at(s, (uint32_t)k).chunk == block_at(s, i).chunk ? k : -1;
+    return -1;
+}
+
+static bool block_good(checker *c, const mri_item *it)
+{
+    const mri_schedule *s = c->s;
+    uint8_t *at = c->seen + (size_t)it->micro_batch * s->instances;
+    uint32_t i = it->instance;
+    size_t cell = (size_t)it->micro_batch * c->chunks + it->chunk;
+    int64_t before = neighbour(s, i, -1), after = neighbour(s, i, 1);
+    uint8_t old = at[i];
+    if (block_at(s, i).border || block_at(s, i).chunk != it->chunk || !c->loaded[cell] ||
+        c->slot[cell] != it->slot)
+        return false;
+    switch (it->kind) {
+    case MRI_ITEM_F:
+        at[i] |= SEEN_F;
+        c->n[0]++;
+        return !old && (before < 0 || at[before] & SEEN_F);
+    case MRI_ITEM_B:
+        at[i] |= SEEN_B;
+        c->n[1]++;
+        return old == SEEN_F && (after < 0 || at[after] & SEEN_B);
+    }
+    at[i] |= SEEN_W;
+    c->n[2]++;
+    return old == (SEEN_F | SEEN_B) && s->split_w;
+}
+
+static bool item_good(checker *c, size_t k)
+{
+    const mri_schedule *s = c->s;
+    const mri_item *it = &s->items.v[k];
+    if (it->micro_batch >= s->micro_batches || it->instance >= s->instances ||
+        it->chunk >= c->chunks)
+        return false;
+    size_t cell = (size_t)it->micro_batch * c->chunks + it->chunk;
+    switch (it->kind) {
+    case MRI_ITEM_LOAD:
+        c->loaded[cell]++;
+        c->slot[cell] = it->slot;
+        return c->loaded[cell] == 1;
+    case MRI_ITEM_F:
+    case MRI_ITEM_B:
+    case MRI_ITEM_W: return block_good(c, it);
+    case MRI_ITEM_LOSS: return c->loaded[cell] == 1;
+    case MRI_ITEM_SEND:
+    case MRI_ITEM_RECEIVE:
+    case MRI_ITEM_WAIT: return block_at(s, it->instance).border != MRI_BORDER_NONE;
+    case MRI_ITEM_ZERO: return k == 0;
+    case MRI_ITEM_TIES: return k + 2 == s->items.n;
+    case MRI_ITEM_UPDATE: return k + 1 == s->items.n;
+    }
+    return false;
+}
+
 mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err)
 {
-    size_t cells = (size_t)s->instances * s->micro_batches;
-    uint8_t *seen = mri_alloc(cells + 1), *loaded = mri_alloc(s->micro_batches + 1u);
+    checker c = { .s = s, .chunks = 1 };
+    uint32_t working = 0;
     mr_status st = 0;
-    size_t n_f = 0, n_b = 0, n_w = 0;
+    for (uint32_t i = 0; i < s->instances; i++) {
+        uint32_t chunk = block_at(s, i).chunk;
+        c.chunks = chunk >= c.chunks ? chunk + 1 : c.chunks;
+        working += !block_at(s, i).border;
+    }
+    size_t cells = (size_t)working * s->micro_batches, pairs = (size_t)c.chunks * s->micro_batches;
+    c.seen = mri_alloc((size_t)s->instances * s->micro_batches + 1);
+    c.loaded = mri_alloc(pairs + 1);
+    c.slot = mri_alloc((pairs + 1) * sizeof *c.slot);
     for (size_t k = 0; k < s->items.n && !st; k++) {
         const mri_item *it = &s->items.v[k];
-        bool good = it->micro_batch < s->micro_batches && it->instance < s->instances;
-        if (good) {
-            uint8_t *at = seen + (size_t)it->micro_batch * s->instances;
-            uint32_t i = it->instance;
-            switch (it->kind) {
-            case MRI_ITEM_LOAD: loaded[it->micro_batch] = 1; break;
-            case MRI_ITEM_F:
-                good = loaded[it->micro_batch] && !at[i] && (i == 0 || at[i - 1] & 2);
-                at[i] |= 2;
-                n_f++;
-                break;
-            case MRI_ITEM_B:
-                good = at[i] == 2 && (i + 1 == s->instances || at[i + 1] & 4);
-                at[i] |= 4;
-                n_b++;
-                break;
-            case MRI_ITEM_W:
-                good = at[i] == 6 && s->split_w;
-                at[i] |= 8;
-                n_w++;
-                break;
-            case MRI_ITEM_LOSS: good = (at[s->instances - 1] & 2) != 0; break;
-            case MRI_ITEM_ZERO: good = k == 0; break;
-            case MRI_ITEM_UPDATE: good = k + 1 == s->items.n; break;
-            default: good = false;
-            }
-        }
-        if (!good)
+        if (!item_good(&c, k))
             st = mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST,
                          "schedule: item %zu (kind %u, instance %u, micro-batch %u) is out of order",
                          k, it->kind, it->instance, it->micro_batch);
     }
-    if (!st && (n_f != cells || n_b != cells || n_w != (s->split_w ? cells : 0)))
+    if (!st && (c.n[0] != cells || c.n[1] != cells || c.n[2] != (s->split_w ? cells : 0)))
         st = mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST,
-                     "schedule: %zu F, %zu B and %zu W items for %zu blocks", n_f, n_b, n_w, cells);
-    free(seen);
-    free(loaded);
+                     "schedule: %zu F, %zu B and %zu W items for %zu blocks", c.n[0], c.n[1],
+                     c.n[2], cells);
+    free(c.seen);
+    free(c.loaded);
+    free(c.slot);
     return st;
 }
 
 void mri_schedule_print(const mri_schedule *s, const char *const *labels, mri_str *out)
 {
     enum { COLUMNS = 96 };
-    static const char letter[] = { 0, 'F', 'B', 'W', 0, 0, 0 };
+    static const char letter[] = { 0, 'F', 'B', 'W', 0, 0, 0, 0, 0, 0, 0 };
     size_t n = 0, k = 0;
     for (size_t i = 0; i < s->items.n; i++)
         n += letter[s->items.v[i].kind] != 0;

@@ -4,14 +4,19 @@
  * runtime walks and `mrun plan` prints. Generators make it; nobody decides order elsewhere.
  *
  * Invariant (checked by mri_schedule_verify): ZERO (of the gradients) first, UPDATE last; per
- * micro-batch LOAD, then F of the instances in order, then B in reverse, each W after its B,
- * LOSS after the last F; a micro-batch's saved values are live from its first F to its last B
- * (or W).
+ * micro-batch and chunk LOAD, then F of the instances in order, then B in reverse, each W after its
+ * B, LOSS after the last F; a micro-batch's saved values are live from its first F to its last B
+ * (or W), in one slot.
+ *
+ * In a stage of a pipeline some instances stand for other stages: a border receives what a chunk
+ * reads and sends its gradient back, or the other way round. Borders have no F, B, W. WAIT waits for
+ * the last message that its border sent or received in that slot.
  */
 #ifndef MRI_SCHEDULE_H
 #define MRI_SCHEDULE_H
 #include "core/base/base.h"
 #include "mrun/graph.h"
+#include "pipeline.h"
 
 enum mri_item_kind { /* as graph plugins see them */
     MRI_ITEM_LOAD = MR_WORK_LOAD,
@@ -20,16 +25,22 @@ enum mri_item_kind { /* as graph plugins see them */
     MRI_ITEM_W = MR_WORK_WGRAD,
     MRI_ITEM_LOSS = MR_WORK_LOSS,
     MRI_ITEM_ZERO = MR_WORK_ZERO_GRADS,
-    MRI_ITEM_UPDATE = MR_WORK_UPDATE
+    MRI_ITEM_UPDATE = MR_WORK_UPDATE,
+    MRI_ITEM_SEND = MR_WORK_SEND,
+    MRI_ITEM_RECEIVE = MR_WORK_RECEIVE,
+    MRI_ITEM_WAIT = MR_WORK_WAIT,
+    MRI_ITEM_TIES = MR_WORK_TIES
 };
 
 typedef struct mri_item {
     uint32_t instance, micro_batch;
+    uint32_t slot, chunk; /* where its values lie; the chunk of instances that it belongs to */
     uint8_t kind;
 } mri_item;
 
 typedef struct mri_schedule {
     MRI_VEC(mri_item) items;
+    MRI_VEC(mri_block) blocks; /* one each instance; none: one chunk without borders */
     uint32_t instances, micro_batches;
     bool split_w;
 } mri_schedule;
@@ -37,6 +48,9 @@ typedef struct mri_schedule {
 /* One stage: micro-batches one after the other, so that one set of saved values suffices.
  * With split_w every W comes after the micro-batch's last B. */
 void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_batches, bool split_w);
+/* A stage of a pipeline; `ties`: some of its parameters are another stage's too. */
+void mri_schedule_stage(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
+                        const mri_block *blocks, uint32_t instances, bool ties);
 mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err);
 void mri_schedule_free(mri_schedule *s);
 

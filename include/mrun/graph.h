@@ -20,7 +20,11 @@ enum { /* mr_work_item.kind; values are appended */
     MR_WORK_WGRAD,      /* weight gradients, where they are split from the backward     */
     MR_WORK_LOSS,       /* a micro-batch's losses to where the host will read them      */
     MR_WORK_ZERO_GRADS, /* before the first micro-batch                                 */
-    MR_WORK_UPDATE      /* gradient norm, clipping, optimizer, weights                  */
+    MR_WORK_UPDATE,     /* gradient norm, clipping, optimizer, weights                  */
+    MR_WORK_SEND,       /* a value, or a gradient, to another stage of the pipeline     */
+    MR_WORK_RECEIVE,    /* makes room for one from there                                */
+    MR_WORK_WAIT,       /* until it is there                                            */
+    MR_WORK_TIES        /* sums gradients of a parameter that two stages have           */
 };
 
 /* Frozen. */
