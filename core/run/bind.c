@@ -362,16 +362,14 @@ mr_status mri_exec_bind(mri_exec *e, char *base, mr_err *err)
     e->base = base;
     for (uint32_t i = 0; i < mri_exec_instances(e); i++)
         bind_params(e, i);
-    for (size_t k = 0; k < e->chunks.n; k++) {
-        const mri_chunk *c = &e->chunks.v[k];
-        for (uint32_t slot = 0; slot < c->slots; slot++) {
-            bind_slot(e, c, slot); /* outputs first: inputs point at them */
-            for (uint32_t i = c->first; i < c->first + c->n; i++) {
-                mri_frame *f = mri_exec_frame(e, slot, i);
-                for (size_t j = 0; j < f->plan->inputs.n; j++)
-                    f->input[j] = input_address(e, slot, i, f->plan->inputs.v[j].name);
-            }
+    for (size_t k = 0; k < e->chunks.n; k++) /* outputs first: inputs point at them */
+        for (uint32_t slot = 0; slot < e->chunks.v[k].slots; slot++)
+            bind_slot(e, &e->chunks.v[k], slot);
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++)
+        for (uint32_t slot = 0; slot < e->chunks.v[mri_exec_chunk_of(e, i)].slots; slot++) {
+            mri_frame *f = mri_exec_frame(e, slot, i);
+            for (size_t j = 0; j < f->plan->inputs.n; j++)
+                f->input[j] = input_address(e, slot, i, f->plan->inputs.v[j].name);
         }
-    }
     return 0;
 }
