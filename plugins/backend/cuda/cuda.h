@@ -36,7 +36,9 @@ struct cuda_dev {
 };
 
 /* The bits of an operand's elements. */
-enum cuda_kind { CUDA_F32 = 0, CUDA_BF16 = 1, CUDA_I32 = 2, CUDA_I16 = 3 };
+enum cuda_kind {
+    CUDA_F32 = 0, CUDA_BF16 = 1, CUDA_I32 = 2, CUDA_I16 = 3, CUDA_E4M3 = 4, CUDA_E5M2 = 5
+};
 
 /* One op with its types and attributes, ready to run. Op files extend it: their own struct
  * begins with this one. */
@@ -55,7 +57,7 @@ struct kernel {
 };
 
 /* `sig`: operands as "xxF>xf": x f32 or bf16, f f32, b bf16, i i32, n any of these, m f32 or i16
- * (masters); a capital one may be absent. */
+ * (masters), q f8e4m3 or f8e5m2; a capital one may be absent. */
 struct op_row {
     const char *id, *sig;
     uint64_t size;
@@ -72,7 +74,7 @@ struct op_row {
     X(decode_mma) X(decode) X(cached) X(norm_held) X(sum_rows) X(norm) X(rope_heads) X(rope) \
     X(pointwise) X(gelu) X(weighted) X(embedding) X(loss) X(route) X(router) X(plan) X(permute) \
     X(permute_add) X(router_loss) X(z_loss) X(update) X(draw) X(argmax) X(mla) X(mla_cached) \
-    X(patches) X(merge)
+    X(patches) X(merge) X(fp8) X(linear_fp8)
 #define CUDA_DECLARE(name) extern const struct op_row cuda_##name##_rows[];
 CUDA_TABLES(CUDA_DECLARE)
 #undef CUDA_DECLARE

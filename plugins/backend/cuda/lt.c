@@ -80,7 +80,8 @@ void cuda_lt_close(struct cuda_lt *lt)
 
 static cudaDataType_t type_of(int kind)
 {
-    return kind == CUDA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    return kind == CUDA_BF16 ? CUDA_R_16BF : kind == CUDA_E4M3 ? CUDA_R_8F_E4M3
+         : kind == CUDA_E5M2 ? CUDA_R_8F_E5M2 : CUDA_R_32F;
 }
 
 /* ---- a product in the library's terms ------------------------------------------------------ */
@@ -94,7 +95,8 @@ static int describe(const struct cuda_lt *lt, const struct cuda_lt_shape *s,
     cublasComputeType_t compute = s->tf32 && s->kind == CUDA_F32 ? CUBLAS_COMPUTE_32F_FAST_TF32
                                                                  : CUBLAS_COMPUTE_32F;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    int bad = 0;
+    int bad = 0, eight = s->kind >= CUDA_E4M3, kind_b = eight ? s->kind_b : s->kind;
+    int8_t fast = (int8_t)s->fast;
     /* theirs: [cols, rows] = op(B') [cols, inner] op(A') [inner, rows] */
     bad |= lt->cublasLtMatmulDescInit_internal_(&p->desc, sizeof p->desc, compute, CUDA_R_32F);
 #define SET(key, value) \
@@ -104,9 +106,11 @@ static int describe(const struct cuda_lt *lt, const struct cuda_lt_shape *s,
     SET(TRANSB, second);
     if (s->bias)
         SET(EPILOGUE, epilogue);
+    if (eight)
+        SET(FAST_ACCUM, fast);
 #undef SET
     bad |= lt->cublasLtMatrixLayoutInit_internal_(
-        &p->a, sizeof p->a, type_of(s->kind), (uint64_t)(s->tb ? s->inner : s->cols),
+        &p->a, sizeof p->a, type_of(kind_b), (uint64_t)(s->tb ? s->inner : s->cols),
         (uint64_t)(s->tb ? s->cols : s->inner), s->tb ? s->inner : s->cols);
     bad |= lt->cublasLtMatrixLayoutInit_internal_(
         &p->b, sizeof p->b, type_of(s->kind), (uint64_t)(s->ta ? s->rows : s->inner),
@@ -151,11 +155,11 @@ static int propose(const struct cuda_lt *lt, struct cuda_lt_product *p,
 
 static void key_of(const struct cuda_lt_shape *s, char *key)
 {
-    const char *const kinds[] = { "f32", "bf16" };
-    snprintf(key, CUDA_CHOICE_KEY, "%lldx%lldx%lld %c%c %s>%s%s%s beta %g", (long long)s->rows,
+    static const char *const kinds[] = { "f32", "bf16", "", "", "e4m3", "e5m2" };
+    snprintf(key, CUDA_CHOICE_KEY, "%lldx%lldx%lld %c%c %s%s>%s%s%s%s beta %g", (long long)s->rows,
              (long long)s->cols, (long long)s->inner, s->ta ? 't' : 'n', s->tb ? 't' : 'n',
-             kinds[s->kind == CUDA_BF16], kinds[s->kind_c == CUDA_BF16],
-             s->tf32 && s->kind == CUDA_F32 ? " tf32" : "", s->bias ? " bias" : "",
+             kinds[s->kind], s->kind < CUDA_E4M3 ? "" : kinds[s->kind_b], kinds[s->kind_c],
+             s->fast ? " fast" : "", s->tf32 && s->kind == CUDA_F32 ? " tf32" : "", s->bias ? " bias" : "",
              (double)s->beta);
 }
 
@@ -248,6 +252,28 @@ void cuda_lt_tune(struct cuda_lt *lt, const struct cuda_dev *d, const char *sett
 
 #define LAYOUT(m) ((cublasLtMatrixLayout_t)(uintptr_t)&p->m) /* it reads them only */
 
+static mr_status multiply(const struct cuda_lt *lt, const struct cuda_lt_product *p,
+                          cublasLtMatmulDescOpaque_t *desc, const void *a, const void *b,
+                          const void *from, void *c, const void *bias, void *ws,
+                          cudaStream_t stream, mr_err *err)
+{
+    const float one = 1;
+    uintptr_t room = ((uintptr_t)ws + WORKSPACE_ALIGN - 1) / WORKSPACE_ALIGN * WORKSPACE_ALIGN;
+    uint64_t bytes = p->workspace ? p->workspace - WORKSPACE_ALIGN : 0;
+    cublasStatus_t st = CUBLAS_STATUS_SUCCESS;
+    if (p->has_bias)
+        st = lt->cublasLtMatmulDescSetAttribute_(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                                 sizeof bias);
+    if (!st)
+        st = lt->cublasLtMatmul_(lt->handle, desc, &one, b, LAYOUT(a), a, LAYOUT(b), &p->beta,
+                                 from, LAYOUT(c), c, LAYOUT(c), &p->algo, (void *)room, bytes,
+                                 stream);
+    if (!st)
+        return MR_OK;
+    return mr_fail(err, MR_E_DEVICE, MR_BLAME_ENV, "cublasLtMatmul: %s",
+                   lt->cublasLtGetStatusString_(st));
+}
+
 mr_status cuda_lt_run(const struct cuda_lt *lt, const struct cuda_lt_product *p, const void *a,
                       const void *b, void *c, const void *bias, void *ws, cudaStream_t stream,
                       mr_err *err)
@@ -259,20 +285,23 @@ mr_status cuda_lt_run_from(const struct cuda_lt *lt, const struct cuda_lt_produc
                            const void *b, const void *from, void *c, const void *bias, void *ws,
                            cudaStream_t stream, mr_err *err)
 {
-    cublasLtMatmulDescOpaque_t desc = p->desc; /* two streams may run one kernel: each its bias */
-    const float one = 1;
-    uintptr_t room = ((uintptr_t)ws + WORKSPACE_ALIGN - 1) / WORKSPACE_ALIGN * WORKSPACE_ALIGN;
-    uint64_t bytes = p->workspace ? p->workspace - WORKSPACE_ALIGN : 0;
-    cublasStatus_t st = CUBLAS_STATUS_SUCCESS;
-    if (p->has_bias)
-        st = lt->cublasLtMatmulDescSetAttribute_(&desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                                 sizeof bias);
+    cublasLtMatmulDescOpaque_t desc = p->desc; /* two streams may run one kernel: each its own */
+    return multiply(lt, p, &desc, a, b, from, c, bias, ws, stream, err);
+}
+
+mr_status cuda_lt_run_scaled(const struct cuda_lt *lt, const struct cuda_lt_product *p,
+                             const void *a, const float *a_scale, const void *b,
+                             const float *b_scale, void *c, const void *bias, void *ws,
+                             cudaStream_t stream, mr_err *err)
+{
+    cublasLtMatmulDescOpaque_t desc = p->desc;
+    cublasStatus_t st = lt->cublasLtMatmulDescSetAttribute_(
+        &desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &b_scale, sizeof b_scale); /* theirs: b first */
     if (!st)
-        st = lt->cublasLtMatmul_(lt->handle, &desc, &one, b, LAYOUT(a), a, LAYOUT(b), &p->beta,
-                                 from, LAYOUT(c), c, LAYOUT(c), &p->algo, (void *)room, bytes,
-                                 stream);
-    if (!st)
-        return MR_OK;
-    return mr_fail(err, MR_E_DEVICE, MR_BLAME_ENV, "cublasLtMatmul: %s",
-                   lt->cublasLtGetStatusString_(st));
+        st = lt->cublasLtMatmulDescSetAttribute_(&desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+                                                 &a_scale, sizeof a_scale);
+    if (st)
+        return mr_fail(err, MR_E_DEVICE, MR_BLAME_ENV, "cublasLt refuses a product's scales: %s",
+                       lt->cublasLtGetStatusString_(st));
+    return multiply(lt, p, &desc, a, b, c, c, bias, ws, stream, err);
 }

@@ -52,6 +52,8 @@ struct cuda_lt_shape {
     int ta, tb, kind, kind_c, bias, tf32;
     float beta;
     int deterministic;
+    int kind_b; /* of B where the operands are 8-bit floats: A's and B's may differ */
+    int fast;   /* of those: sums may stay in the tensor core's own accumulators    */
 };
 mr_status cuda_lt_plan(const struct cuda_lt *, const struct cuda_lt_shape *,
                        struct cuda_lt_product *, mr_err *);
@@ -63,6 +65,11 @@ mr_status cuda_lt_run(const struct cuda_lt *, const struct cuda_lt_product *, co
 mr_status cuda_lt_run_from(const struct cuda_lt *, const struct cuda_lt_product *, const void *a,
                            const void *b, const void *from, void *c, const void *bias, void *ws,
                            cudaStream_t, mr_err *);
+
+/* The same of 8-bit floats, with the operands' scales (on the device). */
+mr_status cuda_lt_run_scaled(const struct cuda_lt *, const struct cuda_lt_product *, const void *a,
+                             const float *a_scale, const void *b, const float *b_scale, void *c,
+                             const void *bias, void *ws, cudaStream_t, mr_err *);
 
 /* for lt_time.c: a product by this algorithm */
 void cuda_lt_take(struct cuda_lt_product *, const cublasLtMatmulAlgo_t *, uint64_t workspace,

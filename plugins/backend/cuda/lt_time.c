@@ -23,7 +23,7 @@ struct rig {
 
 static uint64_t bytes_of(int kind, int64_t x, int64_t y)
 {
-    uint64_t n = (uint64_t)x * (uint64_t)y * (kind == CUDA_BF16 ? 2 : 4);
+    uint64_t n = (uint64_t)x * (uint64_t)y * (kind >= CUDA_E4M3 ? 1 : kind == CUDA_BF16 ? 2 : 4);
     return (n + 255) / 256 * 256;
 }
 

@@ -41,6 +41,7 @@ static int suits(const mr_type *t, char c)
     case 'b': return mr_is(t, "bf16");
     case 'm': return mr_is(t, "f32") || mr_is(t, "i16");
     case 'i': return mr_is(t, "i32");
+    case 'q': return mr_is(t, "f8e4m3") || mr_is(t, "f8e5m2");
     case 'n': return mr_is(t, "f32") || mr_is(t, "bf16") || mr_is(t, "i32");
     }
     return 0;
@@ -56,7 +57,8 @@ static mr_status check_side(const char *op, const char **sig, const char *what,
         if (!suits(type, **sig))
             return unsupported(err, op, what, i, type);
         kind[i] = mr_is(type, "bf16") ? CUDA_BF16 : mr_is(type, "i32") ? CUDA_I32
-                : mr_is(type, "i16") ? CUDA_I16 : CUDA_F32;
+                : mr_is(type, "i16") ? CUDA_I16 : mr_is(type, "f8e4m3") ? CUDA_E4M3
+                : mr_is(type, "f8e5m2") ? CUDA_E5M2 : CUDA_F32;
     }
     if (i < n)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
