@@ -23,7 +23,7 @@ struct quantize {
     int e5m2, transposed;
 };
 
-// ---- amax -----------------------------------------------------------------------------------------
+// ---- amax ---------------------------------------------------------------------------------------
 
 template <typename F>
 __global__ void __launch_bounds__(THREADS) amax_kernel(const F *x, unsigned *amax, int64_t n)
@@ -68,7 +68,7 @@ static mr_status amax_prepare(struct kernel *base, const mr_call *c, mr_err *err
     return MR_OK;
 }
 
-// ---- quantize -------------------------------------------------------------------------------------
+// ---- quantize -----------------------------------------------------------------------------------
 
 DEV float scale_of(const float *amax, float largest)
 {
@@ -169,7 +169,7 @@ static mr_status quantize_prepare(struct kernel *base, const mr_call *c, mr_err 
     return MR_OK;
 }
 
-// ---- any product: without cuBLASLt, or of shapes that it does not take ------------------------------
+// ---- any product: without cuBLASLt, or of shapes that it does not take --------------------------
 
 template <bool E5M2> DEV float value(uint8_t code)
 {

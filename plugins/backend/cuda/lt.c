@@ -159,7 +159,8 @@ static void key_of(const struct cuda_lt_shape *s, char *key)
     snprintf(key, CUDA_CHOICE_KEY, "%lldx%lldx%lld %c%c %s%s>%s%s%s%s beta %g", (long long)s->rows,
              (long long)s->cols, (long long)s->inner, s->ta ? 't' : 'n', s->tb ? 't' : 'n',
              kinds[s->kind], s->kind < CUDA_E4M3 ? "" : kinds[s->kind_b], kinds[s->kind_c],
-             s->fast ? " fast" : "", s->tf32 && s->kind == CUDA_F32 ? " tf32" : "", s->bias ? " bias" : "",
+             s->fast ? " fast" : "", s->tf32 && s->kind == CUDA_F32 ? " tf32" : "",
+             s->bias ? " bias" : "",
              (double)s->beta);
 }
 
@@ -296,7 +297,7 @@ mr_status cuda_lt_run_scaled(const struct cuda_lt *lt, const struct cuda_lt_prod
 {
     cublasLtMatmulDescOpaque_t desc = p->desc;
     cublasStatus_t st = lt->cublasLtMatmulDescSetAttribute_(
-        &desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &b_scale, sizeof b_scale); /* theirs: b first */
+        &desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &b_scale, sizeof b_scale); /* b is first */
     if (!st)
         st = lt->cublasLtMatmulDescSetAttribute_(&desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
                                                  &a_scale, sizeof a_scale);
