@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * collectives.c - what a group does; every call only enqueues. See mrun/comm.h. */
-#include "nccl.h"
+#include "nccl_world.h"
 #include <string.h>
 
 static const struct {

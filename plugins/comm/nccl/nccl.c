@@ -7,7 +7,7 @@
  *
  * Invariant: groups are freed before their world closes.
  */
-#include "nccl.h"
+#include "nccl_world.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

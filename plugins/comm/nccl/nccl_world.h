@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nccl.h - a world and its groups, as the files of this plugin share them.
+ * nccl_world.h - a world and its groups, as the files of this plugin share them.
  *
  * Invariant: every call of NCCL runs with the CUDA context that was current when the world was
  * opened (nccl_enter), so it may come from another thread than that.
