@@ -233,8 +233,8 @@ uint64_t mri_fragment_copy(const mri_fragment *to, void *out, const mri_fragment
     uint64_t n = 0;
     mri_runs_begin(&r, to, from);
     while (mri_runs_next(&r, &x)) {
-        memcpy((char *)out + (x.a - to->from) * width, (const char *)in + (x.b - from->from) * width,
-               x.n * width);
+        memcpy((char *)out + (x.a - to->from) * width,
+               (const char *)in + (x.b - from->from) * width, x.n * width);
         n += x.n;
     }
     return n;
@@ -265,7 +265,8 @@ static mr_status twice(const mri_fragment *a, const mri_fragment *b, mr_err *err
     print(a, &s);
     mri_str_add(&s, "; and ");
     print(b, &s);
-    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST, "elements of tensor %s are there twice", a->name);
+    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST, "elements of tensor %s are there twice",
+            a->name);
     mr_detail(err, "%s", s.s);
     mri_str_free(&s);
     return MR_E_STORE_FORMAT;

@@ -24,7 +24,8 @@ static mri_fragment fragment(uint32_t rank, const int64_t *full, const int64_t *
 }
 
 /* every box that is not empty, with every range */
-static void list(all *out, uint32_t rank, const int64_t *full, uint32_t d, int64_t *at, int64_t *dim)
+static void list(all *out, uint32_t rank, const int64_t *full, uint32_t d, int64_t *at,
+                 int64_t *dim)
 {
     if (d == rank) {
         mri_fragment f = fragment(rank, full, at, dim, 0, 0);
