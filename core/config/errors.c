@@ -262,6 +262,12 @@ PAGE(STORE_FULL, "The disk is full",
 "A checkpoint did not fit. It was removed again; the ones before are untouched.\n"
 "What to do: free space or lower [checkpoint] keep, then run the same command again: it resumes\n"
 "from the newest checkpoint.\n")
+PAGE(STORE_LAYOUT, "A checkpoint can only be read by the mesh that wrote it",
+"It was written with [checkpoint] format = dp_reshardable, or is a local one: the optimizer's\n"
+"buffers as they lay, which mean nothing under other sizes of tp, pp, ep or another grouping of\n"
+"parameters.\n"
+"What to do: run it once with the [mesh] that the message names and format = fully_reshardable;\n"
+"that checkpoint loads under any mesh.\n")
 
 /* ---- 7xx..9xx: devices, ranks, faults -------------------------------------------- */
 

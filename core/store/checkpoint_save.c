@@ -19,22 +19,10 @@
 /* What folders, the manifest and block rounding may take beside the tensors. */
 enum { SLACK = 256 << 10 };
 
-static mr_status check_args(const mri_checkpoint_meta *meta, const mri_checkpoint_file *files,
-                            size_t n, mr_err *err)
+mr_status mri_checkpoint_check_meta(const mri_checkpoint_meta *meta, mr_err *err)
 {
     if (meta->step < 0)
         return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "a checkpoint of step %" PRId64, meta->step);
-    for (size_t i = 0; i < n; i++) {
-        const char *name = files[i].name;
-        for (const char *c = name; *c; c++)
-            if (!isalnum((unsigned char)*c) && *c != '_' && *c != '-')
-                return mr_fail(err, MR_E_ARG, MR_BLAME_HOST,
-                               "checkpoint group \"%s\": letters, digits, _ and - only", name);
-        for (size_t k = 0; k < i; k++)
-            if (!strcmp(name, files[k].name))
-                return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "two checkpoint groups named %s",
-                               name);
-    }
     for (size_t i = 0; i < meta->counters.n; i++) {
         const mr_attr *a = &meta->counters.v[i];
         if (a->type != MR_A_I64 && a->type != MR_A_F64)
@@ -46,6 +34,23 @@ static mr_status check_args(const mri_checkpoint_meta *meta, const mri_checkpoin
                                a->key);
     }
     return 0;
+}
+
+static mr_status check_args(const mri_checkpoint_meta *meta, const mri_checkpoint_file *files,
+                            size_t n, mr_err *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char *name = files[i].name;
+        for (const char *c = name; *c; c++)
+            if (!isalnum((unsigned char)*c) && *c != '_' && *c != '-')
+                return mr_fail(err, MR_E_ARG, MR_BLAME_HOST,
+                               "checkpoint group \"%s\": letters, digits, _ and - only", name);
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(name, files[k].name))
+                return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "two checkpoint groups named %s",
+                               name);
+    }
+    return mri_checkpoint_check_meta(meta, err);
 }
 
 static uint64_t bytes_needed(const mri_checkpoint_meta *meta, const mri_checkpoint_file *files,
@@ -69,7 +74,7 @@ static void detail_room(const char *dir, uint64_t need, mr_err *err)
     free(b);
 }
 
-static mr_status check_room(const char *dir, uint64_t need, mr_err *err)
+mr_status mri_checkpoint_check_room(const char *dir, uint64_t need, mr_err *err)
 {
     if (need <= mri_fs_free(dir))
         return 0;
@@ -107,38 +112,56 @@ static mr_status save_group(const char *tmp, const mri_checkpoint_file *g, mri_m
     return st;
 }
 
-/* Fills the temporary folder and makes it durable under its temporary name. */
-static mr_status fill(const char *tmp, const mri_checkpoint_meta *meta,
-                      const mri_checkpoint_file *files, size_t n, mr_err *err)
+mr_status mri_checkpoint_seal(const char *tmp, mri_manifest *m, mr_err *err)
 {
-    /* the counters are only lent to the manifest: it frees what it owns, its files */
-    mri_manifest m = { .meta = *meta };
     char *profile = mri_format("%s/" MRI_PROFILE_FILE, tmp);
     char *manifest = mri_format("%s/" MRI_MANIFEST, tmp), *text = NULL;
     uint64_t bytes;
     mr_status st = 0;
-    for (size_t i = 0; i < n; i++)
-        MR_TRY(save_group(tmp, &files[i], &m, err));
-    if (meta->profile_text) {
+    if (m->meta.profile_text) {
         mri_manifest_file f = { .file = mri_strdup(MRI_PROFILE_FILE) };
-        st = save_text(profile, meta->profile_text, &f.bytes, &f.sum, err);
-        MRI_PUSH(&m.files, f);
+        st = save_text(profile, m->meta.profile_text, &f.bytes, &f.sum, err);
+        MRI_PUSH(&m->files, f);
         MR_TRY(st);
     }
-    text = mri_manifest_text(&m);
+    text = mri_manifest_text(m);
     MR_TRY(save_text(manifest, text, &bytes, NULL, err));
     MR_TRY(mri_fs_sync_dir(tmp, err));
 out:
-    memset(&m.meta, 0, sizeof m.meta);
-    mri_manifest_free(&m);
     free(text);
     free(manifest);
     free(profile);
     return st;
 }
 
-/* All but the newest `keep`; the one just saved always stays, whatever its number. */
-static mr_status prune(const char *dir, int64_t saved, int64_t keep, mr_err *err)
+mr_status mri_checkpoint_publish(const char *dir, const char *tmp, const char *final, bool *made,
+                                 mr_err *err)
+{
+    bool replaces = !access(final, F_OK);
+    mr_status st = replaces ? mri_fs_exchange(tmp, final, err) : mri_fs_rename(tmp, final, err);
+    if (st)
+        return st;
+    *made = replaces; /* then the temporary name now holds the replaced one */
+    return mri_fs_sync_dir(dir, err);
+}
+
+/* Fills the temporary folder and makes it durable under its temporary name. */
+static mr_status fill(const char *tmp, const mri_checkpoint_meta *meta,
+                      const mri_checkpoint_file *files, size_t n, mr_err *err)
+{
+    /* the counters are only lent to the manifest: it frees what it owns, its files */
+    mri_manifest m = { .meta = *meta };
+    mr_status st = 0;
+    for (size_t i = 0; i < n; i++)
+        MR_TRY(save_group(tmp, &files[i], &m, err));
+    MR_TRY(mri_checkpoint_seal(tmp, &m, err));
+out:
+    memset(&m.meta, 0, sizeof m.meta);
+    mri_manifest_free(&m);
+    return st;
+}
+
+mr_status mri_checkpoint_prune(const char *dir, int64_t saved, int64_t keep, mr_err *err)
 {
     int64_t *steps = NULL, kept = 1;
     size_t n = 0;
@@ -169,24 +192,21 @@ mr_status mri_checkpoint_save(const char *dir, const mri_checkpoint_meta *meta,
     char *name = mri_checkpoint_name(meta->step), *final = mri_format("%s/%s", dir, name);
     char *tmp = mri_format("%s/" MRI_TMP_PREFIX "%s-%ld", dir, name, (long)getpid());
     uint64_t need = bytes_needed(meta, files, n_files);
-    bool replaces, made = false;
+    bool made = false;
     int lock = -1;
     mr_status st = 0;
 
     MR_TRY(check_args(meta, files, n_files, err));
     MR_TRY(mri_fs_mkdirs(dir, err));
     mri_checkpoint_sweep(dir);
-    MR_TRY(check_room(dir, need, err));
+    MR_TRY(mri_checkpoint_check_room(dir, need, err));
     MR_TRY(mri_fs_mkdir(tmp, err));
     made = true;
     lock = mri_checkpoint_lock(tmp);
     MR_TRY(fill(tmp, meta, files, n_files, err));
-    replaces = !access(final, F_OK);
-    MR_TRY(replaces ? mri_fs_exchange(tmp, final, err) : mri_fs_rename(tmp, final, err));
-    made = replaces; /* then the temporary name now holds the replaced one */
-    MR_TRY(mri_fs_sync_dir(dir, err));
+    MR_TRY(mri_checkpoint_publish(dir, tmp, final, &made, err));
     if (keep > 0)
-        MR_TRY(prune(dir, meta->step, keep, err));
+        MR_TRY(mri_checkpoint_prune(dir, meta->step, keep, err));
 out:
     if (st == MR_E_STORE_FULL)
         detail_room(dir, need, err);

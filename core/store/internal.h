@@ -5,6 +5,7 @@
 #ifndef MRI_STORE_INTERNAL_H
 #define MRI_STORE_INTERNAL_H
 #include "core/base/json.h"
+#include "shards.h"
 #include "store.h"
 
 /* ---- map.c: a file, read-only, in memory ------------------------------------------------ */
@@ -52,6 +53,11 @@ mr_status mri_safetensors_add(mri_safetensors *f, const char *path, mri_map m, m
 /* all of `from` behind what `to` has; `from` is gone */
 void mri_safetensors_absorb(mri_safetensors *to, mri_safetensors *from);
 mr_status mri_safetensors_seal(mri_safetensors *f, const char *path, mr_err *err);
+/* a tensor of a set that is being made, its data borrowed or NULL; later memory for it, which is
+ * the set's from then on */
+void mri_safetensors_put(mri_safetensors *f, const char *name, const mr_type *type,
+                         const void *data);
+void mri_safetensors_fill(mri_safetensors *f, size_t i, void *owned);
 
 /* ---- safetensors_write.c ---------------------------------------------------------------- */
 /* source NULL: the tensors' own data. bytes and sum of the file; sum may be NULL */
@@ -71,6 +77,8 @@ typedef struct mri_manifest_file {
 typedef struct mri_manifest {
     mri_checkpoint_meta meta; /* profile_text stays NULL; counters' keys are owned when read */
     MRI_VEC(mri_manifest_file) files;
+    mri_shards shards;     /* of one that several ranks wrote; else empty, and version is 1 */
+    char *format, *layout; /* of the same; layout NULL: any may read it */
 } mri_manifest;
 
 #define MRI_MANIFEST "manifest.json"
@@ -86,5 +94,33 @@ char *mri_checkpoint_name(int64_t step); /* "step-00000400"; the caller frees */
 void mri_checkpoint_sweep(const char *dir);
 /* opens and locks a folder for as long as the descriptor lives; -1: another holds it */
 int mri_checkpoint_lock(const char *tmp);
+
+/* ---- checkpoint_save.c: the steps of a save that shard_save.c takes too ------------------ */
+mr_status mri_checkpoint_check_meta(const mri_checkpoint_meta *meta, mr_err *err);
+mr_status mri_checkpoint_check_room(const char *dir, uint64_t need, mr_err *err);
+/* profile and manifest, when all else that m lists is durable; fsync of the folder */
+mr_status mri_checkpoint_seal(const char *tmp, mri_manifest *m, mr_err *err);
+/* the final name; *made: something is left under the temporary one */
+mr_status mri_checkpoint_publish(const char *dir, const char *tmp, const char *final, bool *made,
+                                 mr_err *err);
+/* All but the newest `keep` go; the one just saved always stays, whatever its number. */
+mr_status mri_checkpoint_prune(const char *dir, int64_t saved, int64_t keep, mr_err *err);
+
+/* ---- checkpoint_open.c ------------------------------------------------------------------ */
+typedef struct mri_checkpoint_set { /* a group as one set of whole tensors */
+    char *name;
+    mri_safetensors *tensors;
+} mri_checkpoint_set;
+
+struct mri_checkpoint {
+    mri_manifest manifest;
+    char *profile;
+    MRI_VEC(mri_checkpoint_set) groups;
+    MRI_VEC(mri_safetensors *) sets; /* by file of the manifest, where a group has several */
+};
+
+/* ---- shard_read.c ------------------------------------------------------------------------ */
+mr_status mri_checkpoint_link(mri_checkpoint *c, const char *dir, mr_err *err);
+mr_status mri_checkpoint_list_groups(mri_checkpoint *c, const char *dir, mr_err *err);
 
 #endif

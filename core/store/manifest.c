@@ -15,7 +15,8 @@
 #include <unistd.h>
 
 #define FORMAT "mrun-checkpoint"
-enum { VERSION = 1, MANIFEST_MAX = 16 << 20 };
+/* version 2 has "sharding" and "tensors", and is written where there are any */
+enum { VERSION = 1, VERSION_SHARDED = 2, MANIFEST_MAX = 1 << 30 };
 
 /* the last line; its length never varies */
 #define SEAL "  \"manifest_xxh64\": \"%016" PRIx64 "\"\n}\n"
@@ -32,10 +33,24 @@ static void put_counter(mri_str *b, const mr_attr *a)
         mri_str_fmt(b, ": %.17e", a->u.f);
 }
 
+static void put_shards(mri_str *b, const mri_manifest *m)
+{
+    mri_str_add(b, "  \"sharding\": ");
+    mri_str_json(b, m->format);
+    if (m->layout) {
+        mri_str_add(b, ",\n  \"layout\": ");
+        mri_str_json(b, m->layout);
+    }
+    mri_str_add(b, ",\n  \"tensors\": [");
+    mri_shards_print(&m->shards, b);
+    mri_str_add(b, "\n  ],\n");
+}
+
 char *mri_manifest_text(const mri_manifest *m)
 {
     mri_str b = { 0 };
-    mri_str_fmt(&b, "{\n  \"format\": \"" FORMAT "\",\n  \"version\": %d,\n", VERSION);
+    mri_str_fmt(&b, "{\n  \"format\": \"" FORMAT "\",\n  \"version\": %d,\n",
+                m->shards.tensors.n ? VERSION_SHARDED : VERSION);
     mri_str_fmt(&b, "  \"step\": %" PRId64 ",\n  \"samples\": %" PRId64 ",\n  \"tokens\": %" PRId64,
                 m->meta.step, m->meta.samples, m->meta.tokens);
     mri_str_add(&b, ",\n  \"counters\": {");
@@ -58,6 +73,8 @@ char *mri_manifest_text(const mri_manifest *m)
                     f->sum);
     }
     mri_str_add(&b, "\n  ],\n");
+    if (m->shards.tensors.n)
+        put_shards(&b, m);
     mri_str_fmt(&b, SEAL, mri_digest_of(b.s, b.n));
     return mri_str_take(&b);
 }
@@ -109,6 +126,17 @@ static bool read_file_entry(const json_t *v, mri_manifest_file *f)
     return true;
 }
 
+static mr_status read_shards(const char *path, json_t *doc, mri_manifest *m, mr_err *err)
+{
+    const char *format = json_string_value(json_object_get(doc, "sharding"));
+    const char *layout = json_string_value(json_object_get(doc, "layout"));
+    if (!format)
+        return DAMAGED("%s does not say how its tensors are sharded", path);
+    m->format = mri_strdup(format);
+    m->layout = layout ? mri_strdup(layout) : NULL;
+    return mri_shards_parse(path, json_object_get(doc, "tensors"), m->files.n, &m->shards, err);
+}
+
 static mr_status read_document(const char *path, json_t *doc, mri_manifest *m, mr_err *err)
 {
     const char *format = json_string_value(json_object_get(doc, "format")), *key;
@@ -124,10 +152,10 @@ static mr_status read_document(const char *path, json_t *doc, mri_manifest *m, m
     size_t i;
     if (!format || strcmp(format, FORMAT) || !json_is_integer(version))
         return mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "%s is not an mrun checkpoint", path);
-    if (json_integer_value(version) != VERSION) {
+    if (json_integer_value(version) != VERSION && json_integer_value(version) != VERSION_SHARDED) {
         mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
-                "%s has format version %lld; this mrun reads version %d", path,
-                (long long)json_integer_value(version), VERSION);
+                "%s has format version %lld; this mrun reads versions %d and %d", path,
+                (long long)json_integer_value(version), VERSION, VERSION_SHARDED);
         mr_hint(err, "read it with the mrun that wrote it, or a newer one");
         return MR_E_STORE_FORMAT;
     }
@@ -149,7 +177,7 @@ static mr_status read_document(const char *path, json_t *doc, mri_manifest *m, m
             return DAMAGED("%s: entry %zu of \"files\" is malformed", path, i);
         MRI_PUSH(&m->files, f);
     }
-    return 0;
+    return json_integer_value(version) == VERSION ? 0 : read_shards(path, doc, m, err);
 }
 
 mr_status mri_manifest_read(const char *path, mri_manifest *m, mr_err *err)
@@ -182,6 +210,9 @@ void mri_manifest_free(mri_manifest *m)
         free(m->files.v[i].group);
         free(m->files.v[i].file);
     }
+    mri_shards_free(&m->shards);
+    free(m->format);
+    free(m->layout);
     free(m->meta.counters.v);
     free(m->files.v);
     memset(m, 0, sizeof *m);

@@ -293,6 +293,19 @@ void mri_safetensors_absorb(mri_safetensors *to, mri_safetensors *from)
     mri_safetensors_close(from);
 }
 
+void mri_safetensors_put(mri_safetensors *f, const char *name, const mr_type *type,
+                         const void *data)
+{
+    mri_tensor t = { mri_strdup(name), *type, data };
+    MRI_PUSH(&f->tensors, t);
+}
+
+void mri_safetensors_fill(mri_safetensors *f, size_t i, void *owned)
+{
+    MRI_PUSH(&f->copies, owned);
+    f->tensors.v[i].data = owned;
+}
+
 mri_safetensors *mri_safetensors_empty(void)
 {
     return mri_alloc(sizeof(mri_safetensors));

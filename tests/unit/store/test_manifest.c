@@ -26,7 +26,8 @@ static const struct {
 } zoo[] = {
     { "", "not an mrun checkpoint", MR_E_STORE_FORMAT },
     { "\"format\": \"other\", \"version\": 1,", "not an mrun checkpoint", MR_E_STORE_FORMAT },
-    { "\"format\": \"mrun-checkpoint\", \"version\": 2,", "version 2; this mrun reads version 1",
+    { "\"format\": \"mrun-checkpoint\", \"version\": 3,",
+      "version 3; this mrun reads versions 1 and 2",
       MR_E_STORE_FORMAT },
     { "\"format\": \"mrun-checkpoint\", \"version\": \"1\",", "not an mrun", MR_E_STORE_FORMAT },
     { HEAD "\"step\": 1.5,", "\"step\"", MR_E_STORE_CHECKSUM },

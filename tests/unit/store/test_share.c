@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Fragments of a tensor: what two have in common, tried for every box and every range of small
+ * Shares of a tensor: what two have in common, tried for every box and every range of small
  * tensors against counting element by element; and whether many hold each element once. */
-#include "core/store/fragment.h"
+#include "core/store/share.h"
 #include "scratch.h"
 
 enum { MOST = 24 }; /* elements of a tensor here */
 
 typedef struct all {
-    MRI_VEC(mri_fragment) v;
+    MRI_VEC(mri_share) v;
 } all;
 
-static mri_fragment fragment(uint32_t rank, const int64_t *full, const int64_t *at,
+static mri_share share(uint32_t rank, const int64_t *full, const int64_t *at,
                              const int64_t *dim, uint64_t from, uint64_t to)
 {
-    mri_fragment f = { .name = "t", .dtype = "i32", .from = from, .to = to };
+    mri_share f = { .name = "t", .dtype = "i32", .from = from, .to = to };
     f.box.rank = rank;
     for (uint32_t d = 0; d < rank; d++) {
         f.box.full[d] = full[d];
@@ -28,7 +28,7 @@ static void list(all *out, uint32_t rank, const int64_t *full, uint32_t d, int64
                  int64_t *dim)
 {
     if (d == rank) {
-        mri_fragment f = fragment(rank, full, at, dim, 0, 0);
+        mri_share f = share(rank, full, at, dim, 0, 0);
         uint64_t n = mri_box_count(&f.box);
         for (f.from = 0; f.from < n; f.from++)
             for (f.to = f.from + 1; f.to <= n; f.to++)
@@ -41,7 +41,7 @@ static void list(all *out, uint32_t rank, const int64_t *full, uint32_t d, int64
 }
 
 /* number[i]: which element of f's box element i of the tensor is; -1: f has it not */
-static void number_elements(const mri_fragment *f, int number[MOST])
+static void number_elements(const mri_share *f, int number[MOST])
 {
     uint64_t n = mri_box_full(&f->box);
     for (uint64_t i = 0; i < n; i++) {
@@ -66,7 +66,7 @@ static void try_all(uint32_t rank, const int64_t *full)
     list(&a, rank, full, 0, at, dim);
     int (*number)[MOST] = mri_alloc(a.v.n * sizeof *number);
     for (size_t i = 0; i < a.v.n; i++) {
-        cr_assert_eq(mri_fragment_check(&a.v.v[i], NULL), 0);
+        cr_assert_eq(mri_share_check(&a.v.v[i], NULL), 0);
         number_elements(&a.v.v[i], number[i]);
     }
     int n = (int)mri_box_full(&a.v.v[0].box);
@@ -96,37 +96,37 @@ static void try_all(uint32_t rank, const int64_t *full)
     free(a.v.v);
 }
 
-Test(fragment, common_elements_of_every_pair_in_one_dim)
+Test(share, common_elements_of_every_pair_in_one_dim)
 {
     try_all(1, (int64_t[]){ 5 });
 }
 
-Test(fragment, common_elements_of_every_pair_in_two_dims)
+Test(share, common_elements_of_every_pair_in_two_dims)
 {
     try_all(2, (int64_t[]){ 3, 4 });
     try_all(2, (int64_t[]){ 4, 1 });
 }
 
-Test(fragment, common_elements_of_every_pair_in_three_dims)
+Test(share, common_elements_of_every_pair_in_three_dims)
 {
     try_all(3, (int64_t[]){ 2, 2, 3 });
 }
 
-Test(fragment, a_scalar_is_one_element)
+Test(share, a_scalar_is_one_element)
 {
-    mri_fragment f = { .name = "s", .dtype = "f32", .to = 1 };
+    mri_share f = { .name = "s", .dtype = "f32", .to = 1 };
     float in = 3, out = 0;
     mr_err err = MR_ERR_INIT;
-    cr_assert_eq(mri_fragment_cover(&f, 1, &err), 0, "%s", err.what);
-    cr_assert_eq(mri_fragment_copy(&f, &out, &f, &in, sizeof in), 1);
+    cr_assert_eq(mri_share_cover(&f, 1, &err), 0, "%s", err.what);
+    cr_assert_eq(mri_share_copy(&f, &out, &f, &in, sizeof in), 1);
     cr_assert_eq(out, 3);
 }
 
-Test(fragment, tensors_of_other_shapes_have_nothing_in_common)
+Test(share, tensors_of_other_shapes_have_nothing_in_common)
 {
-    mri_fragment a = fragment(1, (int64_t[]){ 4 }, (int64_t[]){ 0 }, (int64_t[]){ 4 }, 0, 4);
-    mri_fragment b = fragment(1, (int64_t[]){ 5 }, (int64_t[]){ 0 }, (int64_t[]){ 5 }, 0, 5);
-    cr_assert_eq(mri_fragment_common(&a, &b), 0);
+    mri_share a = share(1, (int64_t[]){ 4 }, (int64_t[]){ 0 }, (int64_t[]){ 4 }, 0, 4);
+    mri_share b = share(1, (int64_t[]){ 5 }, (int64_t[]){ 0 }, (int64_t[]){ 5 }, 0, 5);
+    cr_assert_eq(mri_share_common(&a, &b), 0);
 }
 
 /* ---- partitions ------------------------------------------------------------------------- */
@@ -163,7 +163,7 @@ static void partition(all *out, uint64_t *rng)
         }
         size_t parts = cut_at_random((uint64_t)(dim[0] * dim[1] * dim[2]), 4, rng, range);
         for (size_t p = 0; p < parts; p++)
-            MRI_PUSH(&out->v, fragment(3, full, at, dim, range[p], range[p + 1]));
+            MRI_PUSH(&out->v, share(3, full, at, dim, range[p], range[p + 1]));
     }
 }
 
@@ -171,13 +171,13 @@ static void shuffle(all *a, uint64_t *rng)
 {
     for (size_t i = a->v.n; i > 1; i--) {
         size_t k = scratch_random(rng) % i;
-        mri_fragment f = a->v.v[i - 1];
+        mri_share f = a->v.v[i - 1];
         a->v.v[i - 1] = a->v.v[k];
         a->v.v[k] = f;
     }
 }
 
-Test(fragment, a_partition_covers_and_any_change_of_it_does_not)
+Test(share, a_partition_covers_and_any_change_of_it_does_not)
 {
     for (uint64_t seed = 1; seed <= 300; seed++) {
         uint64_t rng = seed;
@@ -185,11 +185,11 @@ Test(fragment, a_partition_covers_and_any_change_of_it_does_not)
         all a = { 0 };
         partition(&a, &rng);
         shuffle(&a, &rng);
-        cr_assert_eq(mri_fragment_cover(a.v.v, a.v.n, &err), 0, "seed %d: %s | %s", (int)seed,
+        cr_assert_eq(mri_share_cover(a.v.v, a.v.n, &err), 0, "seed %d: %s | %s", (int)seed,
                      err.what, err.detail);
-        mri_fragment *f = &a.v.v[scratch_random(&rng) % a.v.n], was = *f;
+        mri_share *f = &a.v.v[scratch_random(&rng) % a.v.n], was = *f;
         f->to--; /* a gap */
-        cr_assert_eq(mri_fragment_cover(a.v.v, a.v.n, &err), MR_E_STORE_FORMAT, "seed %d",
+        cr_assert_eq(mri_share_cover(a.v.v, a.v.n, &err), MR_E_STORE_FORMAT, "seed %d",
                      (int)seed);
         cr_assert_not_null(strstr(err.what, "1 of "), "%s", err.what);
         a.v.n = 0;
@@ -199,14 +199,14 @@ Test(fragment, a_partition_covers_and_any_change_of_it_does_not)
         was.from = was.to - 1; /* one element twice */
         MRI_PUSH(&a.v, was);
         shuffle(&a, &rng);
-        cr_assert_eq(mri_fragment_cover(a.v.v, a.v.n, &err), MR_E_STORE_FORMAT, "seed %d",
+        cr_assert_eq(mri_share_cover(a.v.v, a.v.n, &err), MR_E_STORE_FORMAT, "seed %d",
                      (int)seed);
         cr_assert_not_null(strstr(err.what, "twice"), "%s", err.what);
         free(a.v.v);
     }
 }
 
-Test(fragment, one_partition_copies_into_another)
+Test(share, one_partition_copies_into_another)
 {
     for (uint64_t seed = 1; seed <= 200; seed++) {
         uint64_t rng = seed, again = seed;
@@ -217,7 +217,7 @@ Test(fragment, one_partition_copies_into_another)
             partition(&b, &again);
         } while (!mri_box_same_full(&a.v.v[0].box, &b.v.v[0].box));
         uint64_t n = mri_box_full(&a.v.v[0].box);
-        mri_fragment whole = a.v.v[0];
+        mri_share whole = a.v.v[0];
         for (uint32_t d = 0; d < 3; d++) {
             whole.box.at[d] = 0;
             whole.box.dim[d] = whole.box.full[d];
@@ -230,12 +230,12 @@ Test(fragment, one_partition_copies_into_another)
             value[i] = (int32_t)(i * 7 + seed);
         for (size_t k = 0; k < b.v.n; k++) {
             uint64_t got = 0;
-            for (size_t i = 0; i < a.v.n; i++) { /* the writer's fragment, then the reader's */
-                mri_fragment_copy(&a.v.v[i], part, &whole, value, sizeof *part);
-                got += mri_fragment_copy(&b.v.v[k], mid, &a.v.v[i], part, sizeof *mid);
+            for (size_t i = 0; i < a.v.n; i++) { /* the writer's share, then the reader's */
+                mri_share_copy(&a.v.v[i], part, &whole, value, sizeof *part);
+                got += mri_share_copy(&b.v.v[k], mid, &a.v.v[i], part, sizeof *mid);
             }
             cr_assert_eq(got, b.v.v[k].to - b.v.v[k].from);
-            mri_fragment_copy(&whole, back, &b.v.v[k], mid, sizeof *back);
+            mri_share_copy(&whole, back, &b.v.v[k], mid, sizeof *back);
         }
         cr_assert_eq(memcmp(value, back, n * sizeof *value), 0, "seed %d", (int)seed);
         free(value);
@@ -247,22 +247,22 @@ Test(fragment, one_partition_copies_into_another)
     }
 }
 
-Test(fragment, impossible_ones_are_refused)
+Test(share, impossible_ones_are_refused)
 {
     mr_err err = MR_ERR_INIT;
     int64_t four[] = { 4 }, zero[] = { 0 }, three[] = { 3 }, huge[] = { INT64_MAX, 4 };
-    mri_fragment f = fragment(1, four, three, three, 0, 1);
-    cr_assert_eq(mri_fragment_check(&f, &err), MR_E_STORE_FORMAT);
-    f = fragment(1, four, zero, three, 0, 4);
-    cr_assert_eq(mri_fragment_check(&f, &err), MR_E_STORE_FORMAT);
+    mri_share f = share(1, four, three, three, 0, 1);
+    cr_assert_eq(mri_share_check(&f, &err), MR_E_STORE_FORMAT);
+    f = share(1, four, zero, three, 0, 4);
+    cr_assert_eq(mri_share_check(&f, &err), MR_E_STORE_FORMAT);
     cr_assert_not_null(strstr(err.what, "range"), "%s", err.what);
-    f = fragment(1, four, zero, three, 2, 1);
-    cr_assert_eq(mri_fragment_check(&f, &err), MR_E_STORE_FORMAT);
-    f = fragment(1, four, (int64_t[]){ -1 }, three, 0, 1);
-    cr_assert_eq(mri_fragment_check(&f, &err), MR_E_STORE_FORMAT);
-    f = fragment(2, huge, (int64_t[]){ 0, 0 }, (int64_t[]){ 1, 1 }, 0, 1);
-    cr_assert_eq(mri_fragment_check(&f, &err), MR_E_STORE_FORMAT);
-    f = fragment(1, four, zero, four, 0, 4);
+    f = share(1, four, zero, three, 2, 1);
+    cr_assert_eq(mri_share_check(&f, &err), MR_E_STORE_FORMAT);
+    f = share(1, four, (int64_t[]){ -1 }, three, 0, 1);
+    cr_assert_eq(mri_share_check(&f, &err), MR_E_STORE_FORMAT);
+    f = share(2, huge, (int64_t[]){ 0, 0 }, (int64_t[]){ 1, 1 }, 0, 1);
+    cr_assert_eq(mri_share_check(&f, &err), MR_E_STORE_FORMAT);
+    f = share(1, four, zero, four, 0, 4);
     f.dtype = "f33";
-    cr_assert_eq(mri_fragment_check(&f, &err), MR_E_STORE_FORMAT);
+    cr_assert_eq(mri_share_check(&f, &err), MR_E_STORE_FORMAT);
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fragment.c - see fragment.h.
+ * share.c - see share.h.
  *
  * The common box of two boxes is walked in row-major order. Along that walk the element numbers
  * grow in both boxes, so the runs that both ranges reach are neighbours: the first is found by
  * halving, and the walk ends behind the last. Trailing dims that the common box shares whole with
  * both boxes are part of a run, not of the walk.
  */
-#include "fragment.h"
+#include "share.h"
 #include "dtype.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -94,7 +94,7 @@ void mri_box_print(const mri_box *b, mri_str *out)
     print_dims(b->full, b->rank, out);
 }
 
-mr_status mri_fragment_check(const mri_fragment *f, mr_err *err)
+mr_status mri_share_check(const mri_share *f, mr_err *err)
 {
     const mri_box *b = &f->box;
     const char *wrong = NULL;
@@ -116,7 +116,7 @@ mr_status mri_fragment_check(const mri_fragment *f, mr_err *err)
         return 0;
     mri_str s = { 0 };
     mri_box_print(b, &s);
-    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST, "the fragment of %s is impossible: %s", f->name,
+    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST, "the share of %s is impossible: %s", f->name,
             wrong);
     mr_detail(err, "%s %s, elements %" PRIu64 " to %" PRIu64, f->dtype, s.s, f->from, f->to);
     mri_str_free(&s);
@@ -156,7 +156,7 @@ static void run_at(const mri_runs *r, uint64_t i, uint64_t *a, uint64_t *b)
     }
 }
 
-void mri_runs_begin(mri_runs *r, const mri_fragment *a, const mri_fragment *b)
+void mri_runs_begin(mri_runs *r, const mri_share *a, const mri_share *b)
 {
     uint32_t rank = a->box.rank;
     *r = (mri_runs){ .a = a, .b = b };
@@ -214,7 +214,7 @@ bool mri_runs_next(mri_runs *r, mri_run *out)
     return false;
 }
 
-uint64_t mri_fragment_common(const mri_fragment *a, const mri_fragment *b)
+uint64_t mri_share_common(const mri_share *a, const mri_share *b)
 {
     mri_runs r;
     mri_run x;
@@ -225,7 +225,7 @@ uint64_t mri_fragment_common(const mri_fragment *a, const mri_fragment *b)
     return n;
 }
 
-uint64_t mri_fragment_copy(const mri_fragment *to, void *out, const mri_fragment *from,
+uint64_t mri_share_copy(const mri_share *to, void *out, const mri_share *from,
                            const void *in, size_t width)
 {
     mri_runs r;
@@ -244,7 +244,7 @@ uint64_t mri_fragment_copy(const mri_fragment *to, void *out, const mri_fragment
 
 static int by_box_then_range(const void *a, const void *b)
 {
-    const mri_fragment *x = a, *y = b;
+    const mri_share *x = a, *y = b;
     int order = mri_box_order(&x->box, &y->box);
     if (order)
         return order;
@@ -253,13 +253,13 @@ static int by_box_then_range(const void *a, const void *b)
     return (x->to > y->to) - (x->to < y->to);
 }
 
-static void print(const mri_fragment *f, mri_str *out)
+static void print(const mri_share *f, mri_str *out)
 {
     mri_box_print(&f->box, out);
     mri_str_fmt(out, ", elements %" PRIu64 " to %" PRIu64, f->from, f->to);
 }
 
-static mr_status twice(const mri_fragment *a, const mri_fragment *b, mr_err *err)
+static mr_status twice(const mri_share *a, const mri_share *b, mr_err *err)
 {
     mri_str s = { 0 };
     print(a, &s);
@@ -280,9 +280,9 @@ static bool boxes_meet(const mri_box *a, const mri_box *b)
     return true;
 }
 
-/* Fragments of one box are sorted by range, so neighbours tell; those of different boxes are
+/* Shares of one box are sorted by range, so neighbours tell; those of different boxes are
  * compared only where the boxes meet. */
-static mr_status disjoint(const mri_fragment *f, size_t n, mr_err *err)
+static mr_status disjoint(const mri_share *f, size_t n, mr_err *err)
 {
     mri_runs r;
     mri_run x;
@@ -303,14 +303,14 @@ static mr_status disjoint(const mri_fragment *f, size_t n, mr_err *err)
     return 0;
 }
 
-mr_status mri_fragment_cover(mri_fragment *f, size_t n, mr_err *err)
+mr_status mri_share_cover(mri_share *f, size_t n, mr_err *err)
 {
     uint64_t have = 0, all;
     mr_status st = 0;
     if (!n)
-        return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "no fragment of a tensor to be checked");
+        return mr_fail(err, MR_E_ARG, MR_BLAME_HOST, "no share of a tensor to be checked");
     for (size_t i = 0; i < n; i++) {
-        MR_TRY(mri_fragment_check(&f[i], err));
+        MR_TRY(mri_share_check(&f[i], err));
         if (!mri_box_same_full(&f[i].box, &f[0].box) || strcmp(f[i].dtype, f[0].dtype)) {
             mri_str s = { 0 };
             mri_str_fmt(&s, "%s ", f[0].dtype);
@@ -318,7 +318,7 @@ mr_status mri_fragment_cover(mri_fragment *f, size_t n, mr_err *err)
             mri_str_fmt(&s, ", and %s ", f[i].dtype);
             print_dims(f[i].box.full, f[i].box.rank, &s);
             st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST,
-                         "two fragments of tensor %s disagree on what it is", f[i].name);
+                         "two shares of tensor %s disagree on what it is", f[i].name);
             mr_detail(err, "%s", s.s);
             mri_str_free(&s);
             goto out;
@@ -333,9 +333,9 @@ mr_status mri_fragment_cover(mri_fragment *f, size_t n, mr_err *err)
         mri_str s = { 0 };
         print_dims(f[0].box.full, f[0].box.rank, &s);
         st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_HOST,
-                     "%" PRIu64 " of %" PRIu64 " elements of tensor %s are in no fragment",
+                     "%" PRIu64 " of %" PRIu64 " elements of tensor %s are in no share",
                      all - have, all, f[0].name);
-        mr_detail(err, "%s %s in %zu fragments", f[0].dtype, s.s, n);
+        mr_detail(err, "%s %s in %zu shares", f[0].dtype, s.s, n);
         mri_str_free(&s);
     }
 out:

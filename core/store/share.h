@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fragment.h - which part of a logical tensor somebody holds, and what two such parts have in
+ * share.h - which part of a logical tensor somebody holds, and what two such parts have in
  * common: geometry alone, no files.
  *
- * A tensor is known by its name and its global shape. A fragment of it is a box (where it begins,
+ * A tensor is known by its name and its global shape. A share of it is a box (where it begins,
  * its own dims) and a range [from, to) of the box's elements in row-major order: tensor and expert
- * parallelism cut boxes, sharded optimizers and parameters cut ranges. A rank holds one fragment
+ * parallelism cut boxes, sharded optimizers and parameters cut ranges. A rank holds one share
  * a name at most.
  *
- * Invariant: a fragment that passed mri_fragment_check() has no product of dims, nor of dims and
+ * Invariant: a share that passed mri_share_check() has no product of dims, nor of dims and
  * element size, that overflows 63 bits, so nothing else here looks for it.
  */
-#ifndef MRI_FRAGMENT_H
-#define MRI_FRAGMENT_H
+#ifndef MRI_SHARE_H
+#define MRI_SHARE_H
 #include "core/base/base.h"
 #include "core/mesh/mesh.h"
 #include "mrun/program.h"
@@ -22,25 +22,23 @@ typedef struct mri_box {
     int64_t full[MR_MAX_RANK], at[MR_MAX_RANK], dim[MR_MAX_RANK];
 } mri_box;
 
-typedef struct mri_fragment mri_fragment;
+typedef struct mri_share mri_share;
 
-/* How a holder hands out its elements, and takes them. `first`: element of the box, so from ..
- * to - n. The bytes are of the fragment's dtype, in host memory. */
-typedef struct mri_fragment_holder {
-    mr_status (*get)(void *ctx, const mri_fragment *f, uint64_t first, uint64_t n, void *out,
+/* How a holder hands out its elements: n from element `first` of the box on, in the share's dtype,
+ * to host memory. */
+typedef struct mri_share_holder {
+    mr_status (*get)(void *ctx, const mri_share *f, uint64_t first, uint64_t n, void *out,
                      mr_err *err);
-    mr_status (*set)(void *ctx, const mri_fragment *f, uint64_t first, uint64_t n, const void *in,
-                     mr_err *err); /* NULL: it only gives */
     void *ctx;
-} mri_fragment_holder;
+} mri_share_holder;
 
-struct mri_fragment {
+struct mri_share {
     const char *name;  /* borrowed */
     const char *dtype; /* of its elements, as mr_type.dtype; static */
     mri_box box;
     uint64_t from, to; /* elements of the box; to > from, or both 0 where it has none */
     const void *data;  /* host memory of element `from` on, or NULL: ask the holder */
-    mri_fragment_holder *holder;
+    const mri_share_holder *holder;
     uint64_t key;      /* the holder's own */
 };
 
@@ -55,7 +53,7 @@ int mri_box_order(const mri_box *a, const mri_box *b); /* as qsort wants it: by 
 void mri_box_print(const mri_box *b, mri_str *out);    /* "[64,32]" or "[32,32] at [32,0] of ..." */
 
 /* Known dtype, dims of 0 or more, the box within the tensor, the range within the box. */
-mr_status mri_fragment_check(const mri_fragment *f, mr_err *err);
+mr_status mri_share_check(const mri_share *f, mr_err *err);
 
 /* ---- what two have in common ----------------------------------------------------------- */
 typedef struct mri_run {
@@ -64,22 +62,22 @@ typedef struct mri_run {
 
 /* The elements that both have, as runs that lie in one piece on either side, ascending in both. */
 typedef struct mri_runs {
-    const mri_fragment *a, *b;
+    const mri_share *a, *b;
     uint32_t outer;                /* dims that are walked; those behind are one run */
     int64_t lo[MR_MAX_RANK], n[MR_MAX_RANK]; /* the common box */
     uint64_t step_a[MR_MAX_RANK], step_b[MR_MAX_RANK];
     uint64_t run, i, count;        /* elements of a run; the next; how many there are */
 } mri_runs;
-void mri_runs_begin(mri_runs *r, const mri_fragment *a, const mri_fragment *b);
+void mri_runs_begin(mri_runs *r, const mri_share *a, const mri_share *b);
 bool mri_runs_next(mri_runs *r, mri_run *out);
 /* how many elements both have */
-uint64_t mri_fragment_common(const mri_fragment *a, const mri_fragment *b);
+uint64_t mri_share_common(const mri_share *a, const mri_share *b);
 /* Copies what both have. `in` and `out`: element `from` of each. Returns the elements copied. */
-uint64_t mri_fragment_copy(const mri_fragment *to, void *out, const mri_fragment *from,
+uint64_t mri_share_copy(const mri_share *to, void *out, const mri_share *from,
                            const void *in, size_t width);
 
-/* Do the n fragments, all of one tensor, hold each of its elements exactly once? The error says
+/* Do the n shares, all of one tensor, hold each of its elements exactly once? The error says
  * which two overlap, or how much is missing and where that begins. Reorders f. */
-mr_status mri_fragment_cover(mri_fragment *f, size_t n, mr_err *err);
+mr_status mri_share_cover(mri_share *f, size_t n, mr_err *err);
 
 #endif
