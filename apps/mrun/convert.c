@@ -5,6 +5,7 @@
  * there when it is whole. An untouched folder's tensors come back byte for byte.
  */
 #include "convert.h"
+#include "core/store/shards.h"
 #include "core/run/source.h"
 #include "model_args.h"
 #include <errno.h>
@@ -25,6 +26,8 @@ mr_status convert_open(app *a, const mri_config *c, convert_source *s, mr_err *e
     MR_TRY(mri_source_checkpoint(c, &s->checkpoint, err));
     s->dir = c->model.hf;
     if (s->checkpoint) {
+        if (mri_checkpoint_format(s->checkpoint)) /* of several ranks */
+            MR_TRY(mri_checkpoint_join(s->checkpoint, "model", err));
         s->weights = mri_checkpoint_group(s->checkpoint, "model");
         if (!s->weights)
             MR_TRY(mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
@@ -129,6 +132,40 @@ static mr_status write_profile(const convert_source *s, const mri_new_folder *f,
     return st;
 }
 
+/* A checkpoint of several ranks as one of one process: weights, states and progress. */
+static mr_status join_ranks(const convert_source *s, const mri_cfg_convert *d, mri_new_folder *f,
+                            mr_err *err)
+{
+    mri_profile *p = s->model->config->profile;
+    mri_checkpoint_file file[8] = { 0 };
+    mri_str profile = { 0 };
+    char *set = mri_format("run.dir=%s", d->out), *checkpoints = NULL;
+    const char *name;
+    uint64_t need = 0;
+    size_t n = 0;
+    mr_status st = 0;
+    for (; n < 8 && (name = mri_checkpoint_group_name(s->checkpoint, n)); n++) {
+        MR_TRY(mri_checkpoint_join(s->checkpoint, name, err));
+        const mri_safetensors *t = mri_checkpoint_group(s->checkpoint, name);
+        file[n] = (mri_checkpoint_file){ name, mri_safetensors_at(t, 0), mri_safetensors_count(t),
+                                         NULL };
+        for (size_t i = 0; i < file[n].n; i++)
+            need += mr_bytes(&file[n].tensors[i].type);
+    }
+    MR_TRY(mri_new_folder_begin(f, d->out, need, d->force, err));
+    MR_TRY(mri_profile_set(p, set, err));
+    mri_profile_print(p, false, &profile);
+    MR_TRY(mri_new_folder_text(f, "profile.resolved.ini", profile.s, err));
+    checkpoints = mri_format("%s/checkpoints", f->tmp);
+    MR_TRY(mri_checkpoint_save(checkpoints, mri_checkpoint_info(s->checkpoint), file, n, 0, err));
+    MR_TRY(mri_new_folder_commit(f, err));
+out:
+    free(checkpoints);
+    free(set);
+    mri_str_free(&profile);
+    return st;
+}
+
 static mr_status to_mrun(const convert_source *s, const mri_cfg_convert *d, convert_list *l,
                          mri_new_folder *f, mr_err *err)
 {
@@ -136,6 +173,10 @@ static mr_status to_mrun(const convert_source *s, const mri_cfg_convert *d, conv
     mri_str profile = { 0 };
     char *checkpoints = NULL;
     mr_status st = 0;
+    if (s->checkpoint && mri_checkpoint_format(s->checkpoint)) {
+        st = join_ranks(s, d, f, err);
+        goto out;
+    }
     if (s->checkpoint) {
         st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "the source is a run of mrun's already");
         mr_hint(err, "--to hf makes a Hugging Face folder of it");

@@ -4,7 +4,8 @@
  * are written, and the files beside them.
  *
  * Invariant: nothing of the size of the model is in memory; what a tensor is made of is a mapped
- * file, and one tensor at a time is converted.
+ * file, and one tensor at a time is converted. But tensors of a checkpoint of several ranks that
+ * lie in several parts are put together in memory first.
  */
 #ifndef MRUN_CONVERT_H
 #define MRUN_CONVERT_H

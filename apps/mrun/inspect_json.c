@@ -2,6 +2,7 @@
  *
  * inspect_json.c - a view for programs: one JSON object, with every tensor.
  */
+#include "core/store/shards.h"
 #include "inspect.h"
 #include <inttypes.h>
 #include <math.h>
@@ -48,7 +49,15 @@ static void json_checkpoint(mri_str *out, const inspect_view *v)
         else
             mri_str_add(out, ": null"); /* JSON has no NaN */
     }
-    mri_str_add(out, "}, \"steps\": [");
+    mri_str_add(out, "}");
+    if (mri_checkpoint_format(v->checkpoint)) {
+        size_t parts = 0;
+        uint32_t files = mri_shards_count(mri_checkpoint_shards(v->checkpoint), &parts);
+        mri_str_add(out, ", \"sharding\": ");
+        mri_str_json(out, mri_checkpoint_format(v->checkpoint));
+        mri_str_fmt(out, ", \"parts\": %zu, \"files\": %u", parts, files);
+    }
+    mri_str_add(out, ", \"steps\": [");
     for (size_t i = 0; i < v->n_steps; i++)
         mri_str_fmt(out, "%s%" PRId64, i ? ", " : "", v->steps[i]);
     mri_str_add(out, "]");

@@ -4,6 +4,7 @@
  * pattern, those of a checkpoint and of a file each.
  */
 #include "core/store/dtype.h"
+#include "core/store/shards.h"
 #include "inspect.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -96,6 +97,14 @@ static void print_checkpoint(mri_str *out, const inspect_view *v)
             mri_str_fmt(out, "%s = %.9g\n", a->key, a->u.f);
     }
     mri_str_add(out, "checksums   all match\n");
+    if (mri_checkpoint_format(v->checkpoint)) {
+        const char *layout = mri_checkpoint_layout(v->checkpoint);
+        size_t parts = 0;
+        uint32_t files = mri_shards_count(mri_checkpoint_shards(v->checkpoint), &parts);
+        mri_str_fmt(out, "sharding    %s: %zu parts in %u files of ranks%s%s\n",
+                    mri_checkpoint_format(v->checkpoint), parts, files,
+                    layout ? "; for " : "", layout ? layout : "");
+    }
     for (size_t i = 0; i < v->n_steps; i++)
         mri_str_fmt(out, "%s%" PRId64 "%s", i ? ", " : "all steps   ", v->steps[i],
                     i + 1 == v->n_steps ? "\n" : "");

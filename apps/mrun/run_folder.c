@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * run_folder.c - see run_folder.h. */
 #include "run_folder.h"
+#include "core/run/shares.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +36,9 @@ static const char *const free_keys[] = {
     "train.steps", "run.dir", "run.fork", "run.threads", "checkpoint.every", "checkpoint.keep",
     "checkpoint.save_at_end", "sink", "sink.console", "sink.tensorboard", "sink.jsonl", "debug",
     "generate", "score", "train.log_every", "train.sample_prompt", "train.sample_tokens",
-    "train.recompute", NULL };
+    "train.recompute", "mesh", "comm", "comm.sim", "comm.mpi", "comm.fake", "shard",
+    "shard.distopt", "shard.fsdp", "checkpoint.format", "checkpoint.async",
+    "checkpoint.local_dir", "checkpoint.local_every", NULL };
 
 static const char *const *keys_to_ignore(const mri_config *c)
 {
@@ -101,25 +104,11 @@ static mr_status keep_log(const mri_config *c, const char *suffix, mr_err *err)
     return st;
 }
 
-/* A fork has checkpoints of its own from its first moment, or the next start would take the old
- * run's newest for its own: the weights that it starts from become its step 0 in a folder beside
- * the old one, and the two change places. Killed between the two renames it finds that folder. */
-mr_status run_folder_fork(mri_session *s, const char *checkpoints, int64_t *saved_at, mr_err *err)
+static mr_status change_places(mri_session *s, const char *checkpoints, const char *next, bool old,
+                               mr_err *err)
 {
-    char *next = mri_format("%s.fork", checkpoints), *aside = NULL;
-    mri_checkpoint *old = NULL, *begun = NULL;
+    char *aside = NULL;
     mr_status st = 0;
-    MR_TRY(mri_checkpoint_open_newest(checkpoints, &old, err));
-    MR_TRY(mri_checkpoint_open_newest(next, &begun, err));
-    if (!old && !begun) {
-        st = mri_session_init_weights(s, err); /* the old run never saved */
-        goto out;
-    }
-    MR_TRY(mri_session_load(s, old ? old : begun, true, err));
-    if (old || !begun) {
-        MR_TRY(run_folder_make(next, err));
-        MR_TRY(mri_session_save(s, next, 0, err));
-    }
     for (int i = 1; !aside; i++) { /* the first free name */
         aside = mri_format("%s.before-fork-%d", checkpoints, i);
         if (access(aside, F_OK) == 0) {
@@ -131,11 +120,38 @@ mr_status run_folder_fork(mri_session *s, const char *checkpoints, int64_t *save
         MR_TRY(move(checkpoints, aside, err));
     MR_TRY(keep_log(s->config, strrchr(aside, '.'), err));
     MR_TRY(move(next, checkpoints, err)); /* over the empty folder, where there was no old one */
+out:
+    free(aside);
+    return st;
+}
+
+/* A fork has checkpoints of its own from its first moment, or the next start would take the old
+ * run's newest for its own: the weights that it starts from become its step 0 in a folder beside
+ * the old one, and the two change places. Killed between the two renames it finds that folder. */
+mr_status run_folder_fork(mri_session *s, const char *checkpoints, int64_t *saved_at, mr_err *err)
+{
+    char *next = mri_format("%s.fork", checkpoints);
+    mri_checkpoint *old = NULL, *begun = NULL;
+    const mri_peers p = mri_session_peers(s);
+    mr_status st = 0;
+    MR_TRY(mri_checkpoint_open_newest_with(&p, checkpoints, &old, err));
+    MR_TRY(mri_checkpoint_open_newest_with(&p, next, &begun, err));
+    if (!old && !begun) {
+        st = mri_session_init_weights(s, err); /* the old run never saved */
+        goto out;
+    }
+    MR_TRY(mri_session_load(s, old ? old : begun, true, err));
+    if (old || !begun) {
+        MR_TRY(mri_peers_agree(&p, p.rank ? 0 : run_folder_make(next, err), err));
+        MR_TRY(mri_session_save(s, next, 0, err));
+    }
     *saved_at = 0;
+    if (p.rank == 0)
+        st = change_places(s, checkpoints, next, old != NULL, err);
+    st = mri_peers_agree(&p, st, err);
 out:
     mri_checkpoint_close(old);
     mri_checkpoint_close(begun);
     free(next);
-    free(aside);
     return st;
 }

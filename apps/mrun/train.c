@@ -89,14 +89,24 @@ static mr_status save(train_run *r, mr_err *err)
 {
     if (r->saved_at == r->s->done.step)
         return 0;
-    mr_status st = 0;
-    if (first_rank(r))
-        st = mri_session_save(r->s, r->checkpoints, r->c->checkpoint.keep, err);
-    st = mri_world_agree(r->a->world, st, err);
-    if (!st) {
+    bool behind = r->c->checkpoint.async != 0;
+    int64_t keep = r->c->checkpoint.keep;
+    mr_status st = behind ? mri_session_save_behind(r->s, r->checkpoints, keep, err)
+                          : mri_session_save(r->s, r->checkpoints, keep, err);
+    if (!st)
         r->saved_at = r->s->done.step;
+    if (!st && !behind)
         app_sinks_event(&r->sinks, "checkpoint", r->s->done.step, NULL, 0, NULL);
-    }
+    return st;
+}
+
+/* Tells of a checkpoint that was written behind the steps; `wait`: of the one under way too. */
+static mr_status hear_of_saved(train_run *r, bool wait, mr_err *err)
+{
+    int64_t step;
+    mr_status st = mri_session_saved(r->s, wait, &step, err);
+    if (!st && step >= 0)
+        app_sinks_event(&r->sinks, "checkpoint", step, NULL, 0, NULL);
     return st;
 }
 
@@ -183,25 +193,32 @@ static mr_status loop(train_run *r, mr_err *err)
         MR_TRY(hear(r, err));
         if (r->stop)
             break;
+        MR_TRY(hear_of_saved(r, false, err));
         MR_TRY(mri_step_begin(r->s, err));
         int64_t step = r->s->done.step;
         bool last = step == t->steps, eval = t->eval_every && (last || due(step, t->eval_every));
         bool keep = due(step, r->c->checkpoint.every);
-        while (mri_steps_pending(r->s) > (eval || keep || r->save_now || last ? 0 : ahead))
+        bool local = due(step, r->c->checkpoint.local_every) && r->c->checkpoint.local_dir;
+        while (mri_steps_pending(r->s) > (eval || keep || local || r->save_now || last ? 0 : ahead))
             MR_TRY(end_step(r, err));
         if (eval)
             MR_TRY(validate(r, err));
         if (keep || (r->save_now && !mri_steps_pending(r->s))) {
             save_signal = 0;
+            MR_TRY(hear_of_saved(r, true, err));
             MR_TRY(save(r, err));
+        } else if (local) {
+            MR_TRY(mri_session_save_local(r->s, err));
         }
-        if (eval || keep)
+        if (eval || keep || local)
             r->clock = app_now();
     }
     while (mri_steps_pending(r->s))
         MR_TRY(end_step(r, err));
+    MR_TRY(hear_of_saved(r, true, err));
     if (r->stop || r->c->checkpoint.save_at_end)
         MR_TRY(save(r, err));
+    MR_TRY(hear_of_saved(r, true, err));
 out:
     return st;
 }
@@ -222,16 +239,11 @@ static double peak_flops(const mri_session *s)
 
 static mr_status resume(train_run *r, mr_err *err)
 {
-    mri_checkpoint *ck = NULL;
-    mr_status st = 0;
-    MR_TRY(mri_checkpoint_open_newest(r->checkpoints, &ck, err));
-    if (ck)
-        MR_TRY(mri_session_load(r->s, ck, false, err));
-    else
-        MR_TRY(mri_session_init_weights(r->s, err));
-    r->saved_at = ck ? r->s->done.step : -1;
-out:
-    mri_checkpoint_close(ck);
+    bool found;
+    mr_status st = mri_session_resume(r->s, r->checkpoints, &found, err);
+    if (!st && !found)
+        st = mri_session_init_weights(r->s, err);
+    r->saved_at = found ? r->s->done.step : -1;
     return st;
 }
 
@@ -293,6 +305,18 @@ mri_session_options app_train_options(const mri_config *c)
     return o;
 }
 
+/* what the first rank has found out, on all */
+static mr_status as_first(mri_world *w, bool *x, mr_err *err)
+{
+    if (mri_world_alone(w))
+        return 0;
+    bool *all = mri_alloc(w->mesh.world * sizeof *all);
+    mr_status st = mri_world_gather(w, x, sizeof *x, all, err);
+    *x = all[0];
+    free(all);
+    return st;
+}
+
 int job_train(app *a, mri_config *c)
 {
     mr_err err = MR_ERR_INIT;
@@ -313,11 +337,8 @@ int job_train(app *a, mri_config *c)
         st = run_folder_make(r.checkpoints, &err);
     MR_TRY(mri_world_agree(a->world, st, &err));
     MR_TRY(mri_world_agree(a->world, mri_session_open(a->registry, c, &o, &r.s, &err), &err));
-    if (fork)
-        st = run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err);
-    MR_TRY(mri_world_agree(a->world, st, &err)); /* the others load what it left */
-    if (!fork)
-        st = resume(&r, &err);
+    MR_TRY(as_first(a->world, &fork, &err));
+    st = fork ? run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err) : resume(&r, &err);
     MR_TRY(mri_world_agree(a->world, st, &err));
     finished = r.s->done.step >= c->train.steps;
     if (finished && !first)

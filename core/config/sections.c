@@ -177,6 +177,14 @@ static const mr_opt checkpoint_opts[] = {
     MR_OPT_RANGE(C, MR_T_INT, every, "every", "0", 0, 1e12, "steps between checkpoints; 0: none"),
     MR_OPT_RANGE(C, MR_T_INT, keep, "keep", "3", 0, 1e6, "newest checkpoints to keep; 0: all"),
     MR_OPT(C, MR_T_BOOL, save_at_end, "save_at_end", "true", "save after the last step"),
+    MR_OPT_CHOICE(C, format, "format", "fully_reshardable", "fully_reshardable|dp_reshardable",
+                  "of several ranks: any mesh reads it; or states as they lie, for other dp only"),
+    MR_OPT(C, MR_T_BOOL, async, "async", "false",
+           "copy once to host memory and write while training goes on"),
+    MR_OPT(C, MR_T_PATH, local_dir, "local_dir", NULL,
+           "a disk of each rank's own for fast checkpoints that only the same mesh reads"),
+    MR_OPT_RANGE(C, MR_T_INT, local_every, "local_every", "0", 0, 1e12,
+                 "steps between local checkpoints; 0: none"),
 };
 #undef C
 

@@ -77,6 +77,10 @@ typedef struct mri_cfg_checkpoint {
     const char *dir; /* default: RUN/checkpoints */
     int64_t every, keep;
     int32_t save_at_end;
+    const char *format; /* fully_reshardable | dp_reshardable */
+    int32_t async;      /* write behind training */
+    const char *local_dir; /* each rank's own; NULL: no local checkpoints */
+    int64_t local_every;
 } mri_cfg_checkpoint;
 
 typedef struct mri_cfg_debug {

@@ -5,7 +5,8 @@
  * flat layout, so that another grouping, precision or (later) mesh can read it.
  */
 #include "load.h"
-#include "session.h"
+#include "local.h"
+#include "saver.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -54,8 +55,84 @@ static char *state_part(const mri_session *s, const mri_opt_state *x, const mri_
     return mri_update_state(s->update, x, slot->at);
 }
 
+/* ---- of several ranks, or behind training ---------------------------------------------------- */
+
+static mr_status gather(void *ctx, const void *mine, uint64_t bytes, void *all, mr_err *err)
+{
+    return mri_world_gather(ctx, mine, bytes, all, err);
+}
+
+static mr_status agree(void *ctx, mr_status st, mr_err *err)
+{
+    return mri_world_agree(ctx, st, err);
+}
+
+mri_peers mri_session_peers(const mri_session *s)
+{
+    if (mri_world_alone(s->world))
+        return (mri_peers){ .n = 1 };
+    return (mri_peers){ s->world->mesh.rank, s->world->mesh.world, gather, agree, s->world };
+}
+
+static const mri_mesh *mesh_of(const mri_session *s)
+{
+    return s->world ? &s->world->mesh : NULL;
+}
+
+static mr_status save_shares(mri_session *s, const char *dir, int64_t keep, bool behind,
+                             mr_err *err)
+{
+    const mri_peers p = mri_session_peers(s);
+    bool flat = !strcmp(s->config->checkpoint.format, "dp_reshardable");
+    if (!s->saver)
+        s->saver = mri_saver_create(s);
+    return mri_saver_begin(s->saver, &p, mesh_of(s),
+                           flat ? MRI_SHARES_FLAT : MRI_SHARES_LOGICAL, dir, keep, behind, err);
+}
+
+mr_status mri_session_save_behind(mri_session *s, const char *dir, int64_t keep, mr_err *err)
+{
+    return save_shares(s, dir, keep, true, err);
+}
+
+mr_status mri_session_saved(mri_session *s, bool wait, int64_t *step, mr_err *err)
+{
+    *step = -1;
+    return s->saver ? mri_saver_poll(s->saver, wait, step, err) : 0;
+}
+
+mr_status mri_session_save_local(mri_session *s, mr_err *err)
+{
+    const mri_peers p = mri_session_peers(s);
+    return mri_local_save(s, &p, mesh_of(s), s->config->checkpoint.local_dir, err);
+}
+
+mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, mr_err *err)
+{
+    const char *local_dir = s->config->checkpoint.local_dir;
+    const mri_peers p = mri_session_peers(s);
+    mri_checkpoint *ck = NULL, *local = NULL;
+    mr_status st = 0;
+    *found = false;
+    MR_TRY(mri_checkpoint_open_newest_with(&p, dir, &ck, err));
+    if (local_dir)
+        MR_TRY(mri_local_open(&p, local_dir, ck ? mri_checkpoint_info(ck)->step : -1,
+                              &local, err));
+    *found = ck || local;
+    if (*found)
+        st = mri_session_load(s, local ? local : ck, false, err);
+out:
+    mri_checkpoint_close(local);
+    mri_checkpoint_close(ck);
+    return st;
+}
+
+/* ---- of this process alone ------------------------------------------------------------------- */
+
 mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err *err)
 {
+    if (mri_session_peers(s).n > 1 || strcmp(s->config->checkpoint.format, "fully_reshardable"))
+        return save_shares(s, dir, keep, false, err);
     outgoing model = { 0 }, optimizer = { 0 };
     const mri_params *p = &s->params;
     mr_status st = 0;
@@ -180,8 +257,23 @@ static mr_status load_states(mri_session *s, const mri_safetensors *f, mr_err *e
     return st;
 }
 
+/* A checkpoint of several ranks, or into a session that has a part of the model only. */
+static mr_status load_shares(mri_session *s, const mri_checkpoint *c, bool weights_only,
+                             mr_err *err)
+{
+    const mri_checkpoint_meta *meta = mri_checkpoint_info(c);
+    const mri_peers p = mri_session_peers(s);
+    bool states = !weights_only && s->update;
+    mr_status st = mri_shares_load(s, mesh_of(s), c, !states, err);
+    if (!st && !weights_only)
+        s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
+    return mri_peers_agree(&p, st, err);
+}
+
 mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err)
 {
+    if (mri_session_peers(s).n > 1 || mri_checkpoint_format(c))
+        return load_shares(s, c, weights_only, err);
     const mri_safetensors *model = mri_checkpoint_group(c, "model");
     const mri_safetensors *optimizer = mri_checkpoint_group(c, "optimizer");
     mr_status st = 0;

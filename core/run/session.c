@@ -3,6 +3,7 @@
 #include "pictures.h"
 #include "core/base/json.h"
 #include "held.h"
+#include "saver.h"
 #include "submodel.h"
 #include <stdlib.h>
 #include <string.h>
@@ -396,6 +397,7 @@ void mri_session_close(mri_session *s)
         mri_world_leave_device(s->world);
     if (s->device.stream)
         mri_device_sync(&s->device, &ignored); /* graphs and pinned memory may be in use */
+    mri_saver_free(s->saver);
     mri_graphs_close(&s->graphs);
     mri_rows_close(&s->rows[0]);
     mri_rows_close(&s->rows[1]);

@@ -95,6 +95,7 @@ typedef struct mri_session {
     bool dry;   /* planned alone */
     bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
     mri_progress done;
+    struct mri_saver *saver; /* of saves behind training, and those of several ranks; or NULL */
 } mri_session;
 
 /* eval_tokens, train_tokens: T of that exec, 0: the training micro-batch's. Memory is predicted
@@ -163,8 +164,18 @@ mr_status mri_session_decode(mri_session *s, const int32_t *ids, int64_t n, int6
                              float *logits, mr_err *err);
 
 /* Checkpoints: the model in HF names (file group "model": weights as masters hold them), the
- * optimizer states per parameter ("optimizer": "exp_avg.NAME"). */
+ * optimizer states per parameter ("optimizer": "exp_avg.NAME"). All ranks make these calls
+ * alike. */
 mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err *err);
+/* The same behind the steps that follow. saved() asks whether it is done: *step of it then, else
+ * -1; `wait`: until it is. What is not done when the session closes is given up. */
+mr_status mri_session_save_behind(mri_session *s, const char *dir, int64_t keep, mr_err *err);
+mr_status mri_session_saved(mri_session *s, bool wait, int64_t *step, mr_err *err);
+/* each rank's own to [checkpoint] local_dir */
+mr_status mri_session_save_local(mri_session *s, mr_err *err);
+/* The newest checkpoint in `dir`, or the newest local one if that is of a later step; *found false:
+ * there is none, and nothing was changed. */
+mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, mr_err *err);
 /* Loads weights, and states and progress unless weights_only. */
 mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err);
 

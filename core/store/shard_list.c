@@ -42,6 +42,24 @@ const mri_shard_tensor *mri_shards_find(const mri_shards *s, const char *group, 
     return NULL;
 }
 
+uint32_t mri_shards_count(const mri_shards *s, size_t *parts)
+{
+    MRI_VEC(uint8_t) seen = { 0 };
+    uint32_t files = 0;
+    *parts = 0;
+    for (size_t i = 0; i < s->tensors.n; i++)
+        for (size_t k = 0; k < s->tensors.v[i].parts.n; k++) {
+            uint32_t f = s->tensors.v[i].parts.v[k].file;
+            while (seen.n <= f)
+                MRI_PUSH(&seen, 0);
+            files += !seen.v[f];
+            seen.v[f] = 1;
+            ++*parts;
+        }
+    free(seen.v);
+    return files;
+}
+
 mr_status mri_shards_check(const mri_shards *s, mr_err *err)
 {
     MRI_VEC(mri_share) all = { 0 };

@@ -65,10 +65,14 @@ mr_status mri_checkpoint_join(mri_checkpoint *c, const char *group, mr_err *err)
 {
     mri_safetensors *set = (mri_safetensors *)(uintptr_t)mri_checkpoint_group(c, group);
     mr_status st = 0;
-    if (c->manifest.layout)
-        return mr_fail(err, MR_E_STORE_LAYOUT, MR_BLAME_USER,
-                       "the checkpoint has ranks' buffers as they lay (%s), not tensors",
-                       c->manifest.layout);
+    /* of one with a layout only the model may be tensors, and that only if all ranks wrote it */
+    if (c->manifest.layout && (strcmp(group, "model") || !strcmp(c->manifest.format, "local"))) {
+        mr_fail(err, MR_E_STORE_LAYOUT, MR_BLAME_USER,
+                "group %s of the checkpoint has ranks' buffers as they lay, not tensors", group);
+        mr_detail(err, "its layout: %s", c->manifest.layout);
+        mr_hint(err, "resume under that mesh with [checkpoint] format = fully_reshardable");
+        return MR_E_STORE_LAYOUT;
+    }
     for (size_t i = 0; set && i < mri_safetensors_count(set) && !st; i++) {
         const mri_tensor *t = mri_safetensors_at(set, i);
         uint64_t n = (uint64_t)mr_numel(&t->type);

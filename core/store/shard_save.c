@@ -34,6 +34,7 @@ struct mri_shards_save {
     char *dir, *tmp;
     int lock;
     bool made;
+    _Atomic bool cancelled;
     written file[MOST_GROUPS];
 };
 
@@ -149,8 +150,9 @@ out:
 typedef struct outgoing { /* this rank's file of one group, while it is written */
     MRI_VEC(mri_tensor) tensors;
     MRI_VEC(const mri_part *) parts;     /* of the same numbers          */
-    MRI_VEC(const mri_share *) from;  /* what this rank holds of each */
+    MRI_VEC(const mri_share *) from;     /* what this rank holds of each */
     MRI_VEC(char *) metadata;            /* NAME, where it lies, ... NULL */
+    const mri_shards_save *save;
     void *room;                          /* of the largest that must be fetched */
     uint64_t room_bytes;
 } outgoing;
@@ -162,6 +164,10 @@ static mr_status part_data(void *ctx, const mri_tensor *t, const void **data, mr
     const mri_part *p = o->parts.v[i];
     const mri_share *f = o->from.v[i];
     uint64_t bytes = part_bytes(p);
+    if (o->save->cancelled)
+        return mr_fail(err, MR_E_CANCELLED, MR_BLAME_HOST, "saving was given up");
+    if ((*data = p->f.data))
+        return 0;
     if (f->data) {
         *data = (const char *)f->data + (p->f.from - f->from) * mr_dtype_bytes(f->dtype);
         return 0;
@@ -234,11 +240,51 @@ static void collect(const mri_shards_save *s, const mri_shard_group *g, outgoing
     free(names);
 }
 
+static void outgoing_free(outgoing *o)
+{
+    for (size_t i = 1; i < o->metadata.n; i += 2)
+        free(o->metadata.v[i]);
+    free(o->metadata.v);
+    free(o->tensors.v);
+    free(o->parts.v);
+    free(o->from.v);
+    free(o->room);
+}
+
+mr_status mri_shards_stage(mri_shards_save *s, void *room, mr_err *err)
+{
+    char *at = room;
+    mr_status st = 0;
+    for (size_t g = 0; g < s->n && !st; g++) {
+        outgoing o = { .save = s };
+        collect(s, &s->group[g], &o);
+        for (size_t i = 0; i < o.tensors.n && !st; i++) {
+            mri_part *p = (mri_part *)(uintptr_t)o.parts.v[i]; /* of our own plan */
+            const mri_share *f = o.from.v[i];
+            uint64_t n = p->f.to - p->f.from, bytes = part_bytes(p);
+            if (f->data)
+                memcpy(at, (const char *)f->data + (p->f.from - f->from) * (bytes / (n + !n)),
+                       bytes);
+            else
+                st = f->holder->get(f->holder->ctx, f, p->f.from, n, at, err);
+            p->f.data = at;
+            at += bytes;
+        }
+        outgoing_free(&o);
+    }
+    return st;
+}
+
+void mri_shards_cancel(mri_shards_save *s)
+{
+    s->cancelled = true;
+}
+
 mr_status mri_shards_write(mri_shards_save *s, mr_err *err)
 {
     mr_status st = 0;
     for (size_t g = 0; g < s->n && !st; g++) {
-        outgoing o = { 0 };
+        outgoing o = { .save = s };
         written *w = &s->file[g];
         collect(s, &s->group[g], &o);
         if (o.tensors.n) {
@@ -252,13 +298,7 @@ mr_status mri_shards_write(mri_shards_save *s, mr_err *err)
             free(path);
             free(name);
         }
-        for (size_t i = 1; i < o.metadata.n; i += 2)
-            free(o.metadata.v[i]);
-        free(o.metadata.v);
-        free(o.tensors.v);
-        free(o.parts.v);
-        free(o.from.v);
-        free(o.room);
+        outgoing_free(&o);
     }
     return st;
 }

@@ -35,6 +35,7 @@ typedef struct mri_shards {
 mr_status mri_shards_check(const mri_shards *s, mr_err *err);
 const mri_shard_tensor *mri_shards_find(const mri_shards *s, const char *group, const char *name);
 void mri_shards_free(mri_shards *s);
+uint32_t mri_shards_count(const mri_shards *s, size_t *parts); /* how many files they lie in */
 /* The manifest's "tensors". A part's box and range are left out where they are all there is. */
 void mri_shards_print(const mri_shards *s, mri_str *out);
 mr_status mri_shards_parse(const char *path, const struct json_t *v, size_t n_files,
@@ -61,12 +62,17 @@ typedef struct mri_shards_save mri_shards_save;
 mr_status mri_shards_begin(const mri_peers *p, const char *dir, const mri_checkpoint_meta *meta,
                            const mri_shard_group *group, size_t n, const char *format,
                            const char *layout, mri_shards_save **out, mr_err *err);
+/* Copies what this rank writes to `room`, mri_shards_bytes() of it: then what is held may
+ * change. */
+mr_status mri_shards_stage(mri_shards_save *s, void *room, mr_err *err);
 /* Writes this rank's files. Tells no other rank anything, so it may run beside whatever else they
  * do. [any-thread] */
 mr_status mri_shards_write(mri_shards_save *s, mr_err *err);
 /* With the result of write(): if all ranks' was good, the checkpoint is there when this returns,
  * and older ones but the newest `keep` are gone. Else nothing is left of it. Frees s. */
 mr_status mri_shards_end(mri_shards_save *s, mr_status wrote, int64_t keep, mr_err *err);
+/* A write() that runs ends soon, with MR_E_CANCELLED. [any-thread] */
+void mri_shards_cancel(mri_shards_save *s);
 /* Forgets a save without a word to other ranks, which may be dead; what it wrote goes with the
  * next save or open. Not while write() runs. */
 void mri_shards_abandon(mri_shards_save *s);
