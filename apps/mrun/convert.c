@@ -132,14 +132,31 @@ static mr_status write_profile(const convert_source *s, const mri_new_folder *f,
     return st;
 }
 
+/* A resolved profile, as printed, of a run that is now in `dir`. */
+static void move_profile(const char *text, const char *dir, mri_str *out)
+{
+    char section[64] = "";
+    for (size_t n; *text; text += n) {
+        n = strcspn(text, "\n");
+        n += text[n] == '\n';
+        if (*text == '[')
+            snprintf(section, sizeof section, "%.*s", (int)strcspn(text + 1, "]"), text + 1);
+        bool run = !strcmp(section, "run"), checkpoint = !strcmp(section, "checkpoint");
+        if ((run || checkpoint) && !strncmp(text, "dir = ", 6))
+            mri_str_fmt(out, "dir = %s%s\n", dir, run ? "" : "/checkpoints");
+        else
+            mri_str_addn(out, text, n);
+    }
+}
+
 /* A checkpoint of several ranks as one of one process: weights, states and progress. */
 static mr_status join_ranks(const convert_source *s, const mri_cfg_convert *d, mri_new_folder *f,
                             mr_err *err)
 {
-    mri_profile *p = s->model->config->profile;
+    mri_checkpoint_meta meta = *mri_checkpoint_info(s->checkpoint);
     mri_checkpoint_file file[8] = { 0 };
     mri_str profile = { 0 };
-    char *set = mri_format("run.dir=%s", d->out), *checkpoints = NULL;
+    char *checkpoints = NULL;
     const char *name;
     uint64_t need = 0;
     size_t n = 0;
@@ -153,15 +170,14 @@ static mr_status join_ranks(const convert_source *s, const mri_cfg_convert *d, m
             need += mr_bytes(&file[n].tensors[i].type);
     }
     MR_TRY(mri_new_folder_begin(f, d->out, need, d->force, err));
-    MR_TRY(mri_profile_set(p, set, err));
-    mri_profile_print(p, false, &profile);
-    MR_TRY(mri_new_folder_text(f, "profile.resolved.ini", profile.s, err));
+    move_profile(meta.profile_text ? meta.profile_text : "", f->path, &profile);
+    meta.profile_text = profile.s ? profile.s : "";
+    MR_TRY(mri_new_folder_text(f, "profile.resolved.ini", meta.profile_text, err));
     checkpoints = mri_format("%s/checkpoints", f->tmp);
-    MR_TRY(mri_checkpoint_save(checkpoints, mri_checkpoint_info(s->checkpoint), file, n, 0, err));
+    MR_TRY(mri_checkpoint_save(checkpoints, &meta, file, n, 0, err));
     MR_TRY(mri_new_folder_commit(f, err));
 out:
     free(checkpoints);
-    free(set);
     mri_str_free(&profile);
     return st;
 }
