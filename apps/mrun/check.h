@@ -47,7 +47,8 @@ void *check_config(check *c);
  * verdict: skipped where the settings are to blame, failed otherwise. */
 bool check_make(check *c, void **instance);
 void check_drop(check *c, void *instance);
-void check_graph_cuts(check *c); /* a row of check_kind_rows; check_graph.c */
+void check_graph_cuts(check *c);  /* rows of check_kind_rows: check_graph.c, */
+void check_shard_plans(check *c); /* check_shard.c                           */
 
 /* ---- a builder that only notes what it was asked (check_build.c) ------------------------ */
 typedef struct check_program check_program;

@@ -433,6 +433,8 @@ const check_row check_kind_rows[] = {
       sink_events },
     { "cuts-are-sound", "every item has its piece, equal numbers do equal work, obstacles stay out",
       CHECK_UNIT, "graph", 20, check_graph_cuts },
+    { "plans-are-sound", "every part is in one bucket, in order, with a strategy that it allows",
+      CHECK_UNIT, "shard", 20, check_shard_plans },
     { "reference-loops-run", "the sample cases give numbers", CHECK_UNIT, "op", 60, op_reference },
     { NULL, NULL, 0, NULL, 0, NULL },
 };

@@ -9,6 +9,7 @@
 #include "mrun/model.h"
 #include "mrun/optimizer.h"
 #include "mrun/graph.h"
+#include "mrun/shard.h"
 #include "mrun/sink.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -211,6 +212,17 @@ static void drop_graph(const mr_unit *u, void *instance)
     ((const mr_graph_ops *)u->table)->destroy(instance);
 }
 
+static mr_status make_shard(check *c, const void *config, void **instance, mr_err *err)
+{
+    return ((const mr_shard_ops *)c->unit->table)
+        ->create(mri_registry_host(c->a->registry), config, instance, err);
+}
+
+static void drop_shard(const mr_unit *u, void *instance)
+{
+    ((const mr_shard_ops *)u->table)->destroy(instance);
+}
+
 static const maker makers[] = {
     { "backend", make_backend, drop_backend },
     { "model", make_model, drop_model },
@@ -219,6 +231,7 @@ static const maker makers[] = {
     { "data", make_data, drop_data },
     { "sink", make_sink, drop_sink },
     { "graph", make_graph, drop_graph },
+    { "shard", make_shard, drop_shard },
 };
 
 static const maker *maker_of(const check *c)

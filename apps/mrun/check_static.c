@@ -8,6 +8,7 @@
 #include "mrun/model.h"
 #include "mrun/optimizer.h"
 #include "mrun/graph.h"
+#include "mrun/shard.h"
 #include "mrun/sink.h"
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,7 @@ static void sizes(check *c)
         { "optimizer", sizeof(mr_optimizer_ops) }, { "tokenizer", sizeof(mr_tokenizer_ops) },
         { "data", sizeof(mr_data_ops) },           { "sink", sizeof(mr_sink_ops) },
         { "op", sizeof(mr_op_def) },               { "graph", sizeof(mr_graph_ops) },
+        { "shard", sizeof(mr_shard_ops) },
     };
     const mr_plugin *p = c->plugin;
     if (p->abi_major != MR_ABI_MAJOR || p->abi_minor_built != MR_ABI_MINOR) {

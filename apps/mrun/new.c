@@ -23,6 +23,7 @@ static const struct {
     { "model", "\nIn a profile:\n\n    [model]\n    plugin = @\n    hidden = 64\n\n" },
     { "op", "\nA model or optimizer of the same plugin uses it by its id, `@.scaled_add`.\n\n" },
     { "optimizer", "\nIn a profile:\n\n    [optimizer]\n    plugin = @\n    lr = 1e-2\n\n" },
+    { "shard", "\nIn a profile, beside [comm]:\n\n    [shard]\n    plugin = @\n\n" },
     { "sink", "\nIn a profile:\n\n    [sink]\n    plugin = console, jsonl, @\n\n" },
     { "tokenizer", "\nIn a profile:\n\n    [tokenizer]\n    plugin = @\n\n" },
 };

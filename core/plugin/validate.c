@@ -15,6 +15,7 @@
 #include "mrun/optimizer.h"
 #include "mrun/sink.h"
 #include "mrun/graph.h"
+#include "mrun/shard.h"
 #include "core/config/profile.h"
 #include <string.h>
 
@@ -36,6 +37,7 @@ typedef struct field_row {
 #define SINK(f) ROW("sink", mr_sink_ops, f)
 #define GRAPH(f) ROW("graph", mr_graph_ops, f)
 #define COMM(f) ROW("comm", mr_comm_ops, f)
+#define SHARD(f) ROW("shard", mr_shard_ops, f)
 #define OP(f) ROW("op", mr_op_def, f)
 static const field_row required[] = {
     BACKEND(count) BACKEND(open) BACKEND(close) BACKEND(info) BACKEND(alloc) BACKEND(free)
@@ -50,6 +52,7 @@ static const field_row required[] = {
     COMM(open) COMM(close) COMM(info) COMM(split) COMM(group_free) COMM(all_reduce)
     COMM(all_gather) COMM(reduce_scatter) COMM(broadcast) COMM(all_to_all) COMM(send)
     COMM(receive)
+    SHARD(create) SHARD(destroy) SHARD(plan)
     OP(id) OP(sig) OP(shape) OP(ref)
 };
 

@@ -66,9 +66,25 @@ mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_
         out->weight += b->loss_weight[i];
     MR_TRY(mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED,
                           1 / (out->weight > 0 ? out->weight : 1), err));
+    if (s->dp)
+        mri_dp_begin(s->dp, true);
     MR_TRY(run_batch(s, b, true, out, err));
+    if (s->dp)
+        MR_TRY(mri_dp_finish(s->dp, err));
     mri_step_mean_losses(out);
 out:
+    return st;
+}
+
+/* Ranks of one replica have evaluated the same. */
+static mr_status sum_over_ranks(mri_session *s, double *sum, double *weight, mr_err *err)
+{
+    double x[2] = { *sum, *weight };
+    if (mri_world_alone(s->world))
+        return 0;
+    mr_status st = mri_world_sum(s->world, MRI_GROUP_DP, x, 2, err);
+    *sum = x[0];
+    *weight = x[1];
     return st;
 }
 
@@ -86,8 +102,10 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
     int64_t n = (info.samples + rows - 1) / rows;
     if (steps > 0 && steps < n)
         n = steps;
-    for (int64_t i = 0; i < n; i++) {
-        MR_TRY(mri_micro_read(s, &m, set, i * rows, info.samples, &weight, err));
+    int64_t dp = s->world ? s->world->mesh.dp : 1, mine = s->world ? s->world->mesh.i_dp : 0;
+    int64_t end = n * rows < info.samples ? n * rows : info.samples;
+    for (int64_t i = 0; i < n; i += dp) { /* every rank runs as many: past the end blank ones */
+        MR_TRY(mri_micro_read(s, &m, set, (i + mine) * rows, end, &weight, err));
         mri_batch b = mri_micro_batch(&m, false);
         MR_TRY(mri_exec_upload(s->eval, &b, err));
         MR_TRY(mri_graphs_forward(&s->graphs, s->eval, err));
@@ -103,6 +121,7 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
             if (m.weight[t] > 0)
                 sum += (double)m.weight[t] * x[t];
     }
+    MR_TRY(sum_over_ranks(s, &sum, &weight, err));
     *nll = weight > 0 ? sum / weight : 0;
     *bits_per_byte = info.bytes_per_token > 0 ? *nll / log(2) / info.bytes_per_token : 0;
 out:

@@ -34,13 +34,16 @@ mr_status mri_device_wait(mri_device *d, void *event, mr_err *err);
 mr_status mri_device_read(mri_device *d, void *host, const void *device, uint64_t n, mr_err *err);
 mr_status mri_device_write(mri_device *d, void *device, const void *host, uint64_t n, mr_err *err);
 
+enum { MRI_SOLE = 1, MRI_SOLE_ALWAYS /* and every micro-batch is the first */ };
+
 /* What a launch binds: pointer tables in the order of the plan's ports. */
 typedef struct mri_frame {
     const mri_plan *plan;
     const char *label; /* "model.layers.3." */
     uint32_t instance;
     void **param, **grad, **state, **scalar, **input, **output;
-    const uint8_t *sole; /* by param: 1 where no other instance adds to its gradient; or NULL */
+    const uint8_t *sole; /* by param: MRI_SOLE where no other instance adds to its gradient; or
+                            NULL */
     bool first; /* sole gradients are written, not added to */
     void *sumsq; /* where their squares are added up by kernels that do (mri_step.first_sums) */
     char *saved, *scratch, *keep;

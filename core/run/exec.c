@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * exec.c - see exec.h. */
 #include "bind.h"
+#include "dp.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -221,9 +222,10 @@ void mri_exec_free(mri_exec *e)
         mri_plan_free(e->plans.v[k]);
         e->assembly->kinds.v[k].prog = NULL;
     }
-    mri_assembly_free(e->assembly);
     free(e->frames.v);
     free(e->chunks.v);
+    mri_dp_detach(e);
+    mri_assembly_free(e->assembly);
     free(e->states.v);
     free(e->plans.v);
     free(e->losses.v);
@@ -252,24 +254,39 @@ mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
     return st ? st : mri_device_sync(e->device, err);
 }
 
+/* Gradients that are kept as pieces begin anew in each micro-batch, in a buffer that others had. */
+static mr_status run(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase, bool first,
+                     mr_err *err)
+{
+    mri_frame f = *mri_exec_frame(e, slot, instance);
+    mr_status st = 0;
+    f.first = first;
+    if (e->dp)
+        MR_TRY(mri_dp_enter(e->dp, e, instance, phase, err));
+    if (phase == MRI_B && (first || mri_dp_pieces(e->dp)))
+        MR_TRY(mri_exec_zero(e, instance, err));
+    MR_TRY(mri_launch(e->device, &f, phase, e->trace, err));
+    if (e->dp)
+        MR_TRY(mri_dp_leave(e->dp, e, instance, phase, err));
+out:
+    return st;
+}
+
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err)
 {
-    return mri_exec_run_in(e, 0, instance, phase, err);
+    return run(e, 0, instance, phase, false, err);
 }
 
 mr_status mri_exec_run_in(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
                           mr_err *err)
 {
-    return mri_launch(e->device, mri_exec_frame(e, slot, instance), phase, e->trace, err);
+    return run(e, slot, instance, phase, false, err);
 }
 
 mr_status mri_exec_run_first(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
                              mr_err *err)
 {
-    mri_frame f = *mri_exec_frame(e, slot, instance);
-    f.first = true;
-    mr_status st = phase == MRI_B ? mri_exec_zero(e, instance, err) : 0;
-    return st ? st : mri_launch(e->device, &f, phase, e->trace, err);
+    return run(e, slot, instance, phase, true, err);
 }
 
 mr_status mri_exec_forward(mri_exec *e, mr_err *err)

@@ -93,6 +93,8 @@ typedef struct mri_exec {
     char *base;                  /* where it is bound, or NULL */
     void *features;              /* decode: where the pictures' features lie; set before binding */
     const mri_trace *trace;      /* NULL outside debugging */
+    struct mri_dp *dp;           /* told before and after each block; NULL: this rank is alone */
+    struct mri_bucket_list *uses; /* with it: of every instance, buckets of its parameters */
 } mri_exec;
 
 /* Compiles. The assembly is consumed (owned), also on error; `params` need be planned only,

@@ -12,13 +12,9 @@
  * backward if saved values lie there, else with the others at the start of the step.
  */
 #include "bind.h"
+#include "mrun/shard.h"
 #include <stdlib.h>
 #include <string.h>
-
-static uint64_t padded(const mri_tensor_slot *s)
-{
-    return (s->n + MRI_PARAM_ALIGN - 1) / MRI_PARAM_ALIGN * MRI_PARAM_ALIGN;
-}
 
 /* Of each parameter: how many instances bind it (2: more than one), and the last that does, whose
  * backward comes first. */
@@ -86,7 +82,15 @@ static int by_place(const void *x, const void *y)
 /* What becomes of a parameter's gradient in the first micro-batch. */
 enum { ADDED = 0, WRITTEN, SUMMED };
 
-/* Alignment gaps stay zero by themselves in memory of their own, but not over saved values. */
+/* Is its gradient written into a buffer that blocks take in turn? */
+static bool in_pieces(const mri_params *p, const mri_tensor_slot *s)
+{
+    const mri_bucket *b = mri_params_bucket(p, s->at);
+    return b && b->strategy >= MR_SHARD_OPTIM_GRADS;
+}
+
+/* Alignment gaps stay zero by themselves in memory of their own, but not over saved values, nor in
+ * buffers that others had. */
 static void list_ranges(mri_exec *e, const users *u, const uint8_t *how)
 {
     const mri_params *p = e->params;
@@ -100,9 +104,10 @@ static void list_ranges(mri_exec *e, const users *u, const uint8_t *how)
     for (size_t i = 0; i < n; i++) {
         const mri_tensor_slot *s = order[i];
         size_t k = (size_t)(s - p->slots.v);
-        uint64_t end = s->at + padded(s);
-        uint64_t from = how[k] == ADDED ? s->at : e->main_bytes ? s->at + s->n : end;
-        uint32_t when = s->at < clear ? u[k].last : MRI_AT_START;
+        uint64_t end = i + 1 < n ? order[i + 1]->at : p->trainable;
+        bool piece = in_pieces(p, s);
+        uint64_t from = how[k] == ADDED ? s->at : e->main_bytes || piece ? s->at + s->n : end;
+        uint32_t when = s->at < clear || piece ? u[k].last : MRI_AT_START;
         ADD_RANGE(&e->zeroed, from, end, when);
         if (how[k] == SUMMED)
             ADD_RANGE(&e->summed, s->at, end, MRI_AT_START);
@@ -126,7 +131,8 @@ void mri_gradients_plan(mri_exec *e)
                     s = NULL;
             for (uint32_t k = 0; s && (slot = mri_exec_slot(e, i, j, k)); k++)
                 how[slot - p->slots.v] = s->first_sums ? SUMMED : WRITTEN;
-            mine[j] = s != NULL;
+            slot = mri_exec_slot(e, i, j, 0);
+            mine[j] = !s ? 0 : in_pieces(p, slot) ? MRI_SOLE_ALWAYS : MRI_SOLE;
         }
         for (uint32_t k = 0; k < e->chunks.v[mri_exec_chunk_of(e, i)].slots; k++)
             mri_exec_frame(e, k, i)->sole = mine;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * graphs.c - see graphs.h. */
 #include "graphs.h"
+#include "core/mesh/world.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,7 +205,8 @@ mr_status mri_graphs_run(mri_graphs *g, const mri_work *w, mr_err *err)
 {
     mri_graph_entry *e;
     mr_status st = 0;
-    if (!g->ops || w->exec->trace || g->device->watch)
+    bool waits = !mri_world_alone(g->device->world) && mri_comm_obstacle(g->device->world);
+    if (!g->ops || w->exec->trace || g->device->watch || waits)
         return eager(w, 0, w->n, err);
     e = find(g, w->key);
     if (!e)

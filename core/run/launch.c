@@ -187,7 +187,8 @@ static void pop(const mri_device *d)
 static mr_buf *written_first(const mri_frame *f, const mri_step *s, const mri_node *n, mr_buf *in)
 {
     const mri_addr *a = n->n_in ? &s->in[n->n_in - 1] : NULL;
-    return f->first && s->first && f->sole && f->sole[a->at] ? &in[n->n_in - 1] : NULL;
+    uint8_t sole = s->first && f->sole ? f->sole[a->at] : 0;
+    return sole == MRI_SOLE_ALWAYS || (sole && f->first) ? &in[n->n_in - 1] : NULL;
 }
 
 /* ---- a step, a phase ----------------------------------------------------------------------- */

@@ -14,7 +14,7 @@ void mri_session_memory(const mri_session *s, mri_memory *m)
     const mri_exec *all[] = { s->train, s->eval, s->decode, s->prefill, s->encode };
     memset(m, 0, sizeof *m);
     m->device = s->device.info.memory_bytes;
-    m->parameters = mri_params_bytes(&s->params, s->train != NULL);
+    m->parameters = mri_params_bytes(&s->params, s->train != NULL) + mri_dp_bytes(s->dp);
     if (s->update)
         m->optimizer = s->update->state_bytes + s->update->scratch_bytes +
                        mri_feed_bytes(&s->feed);

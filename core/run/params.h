@@ -15,7 +15,7 @@
  * (core/ops/ref.h), or without training its weight. Parameters that are read in f32 always
  * have a master.
  *
- * Over several ranks of data parallelism (shard.h) the trainable part of the space is cut into
+ * Over several ranks of data parallelism (dp.h) the trainable part of the space is cut into
  * buckets, of which a rank keeps all or its piece, form by form. `at` of an element is the same
  * then; where it lies follows from its bucket.
  */
@@ -115,7 +115,7 @@ void *mri_params_grad_at(const mri_params *p, uint64_t at);
 /* of element `at`, where it is kept between steps; NULL: on other ranks */
 void *mri_params_kept_weight(const mri_params *p, uint64_t at);
 void *mri_params_kept_grad(const mri_params *p, uint64_t at);
-/* of element `at` in the optimizer states of its group: elements before it; UINT64_MAX: elsewhere */
+/* of element `at` in a state of its group: elements before it; UINT64_MAX: on another rank */
 uint64_t mri_params_state_at(const mri_params *p, uint64_t at);
 uint64_t mri_params_states(const mri_params *p, uint32_t group); /* elements of one state */
 void *mri_params_master(const mri_params *p, uint64_t at); /* of element `at`; NULL: none */

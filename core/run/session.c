@@ -4,6 +4,7 @@
 #include "core/base/json.h"
 #include "held.h"
 #include "saver.h"
+#include "step.h"
 #include "submodel.h"
 #include <stdlib.h>
 #include <string.h>
@@ -153,6 +154,11 @@ static mr_status describe(mri_session *s, mr_err *err)
                                 err);
 }
 
+static uint32_t most_micros(const mri_session *s) /* of a step, on this rank */
+{
+    return mri_micros_of(s, s->config->train.global_batch);
+}
+
 /* One exec; the first one made also fixes the parameters' layout. */
 static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                            int64_t tokens, mri_exec **out, mr_err *err)
@@ -184,6 +190,9 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     if (!st && recipe && recipe->scaling)
         st = mri_assembly_exact(a, s->model_ops, s->model, &env, s->model_dtype,
                                 precision->start_in_bf16, precision->end_in_bf16, err);
+    if (!st && train && !s->dp && !mri_world_alone(s->world))
+        st = mri_dp_open(s->world, &s->device, &s->params, a, most_micros(s), s->config,
+                         mri_registry_host(s->registry), &s->dp, err);
     if (!st && train)
         st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
     if (!st && train)
@@ -193,15 +202,15 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         mri_assembly_free(a);
         return st;
     }
-    bool one = train && (o->needs & MRI_NEED_UPDATE) &&
-               s->config->train.global_batch <= s->config->train.micro_batch;
+    bool one = train && (o->needs & MRI_NEED_UPDATE) && most_micros(s) == 1 &&
+               !mri_dp_pieces(s->dp);
     mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
                             images, decode ? 0 : 3 * size * size,
                             { .train = train,
                               .split_w = train && s->config->train.split_weight_gradient,
                               .guard = o->guard,
                               .stress = o->stress,
-                              .sum_squares = one,
+                              .sum_squares = one && !s->dp,
                               .deterministic = s->config->run.deterministic != 0,
                               .fuse = s->config->train.fuse != 0,
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
@@ -209,7 +218,10 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .recipe = recipe,
                               .loss = o->main_loss ? "lm_loss" : NULL },
                             decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows };
-    return mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
+    st = mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
+    if (!st && s->dp)
+        mri_dp_attach(s->dp, *out);
+    return st;
 }
 
 static bool lends_gradients(const mri_session *s)
@@ -250,7 +262,7 @@ static mr_status open_update(mri_session *s, mr_err *err)
     MR_TRY(pick(s->config, "optimizer", &c, err));
     s->optimizer_ops = c->unit->table;
     MR_TRY(s->optimizer_ops->create(mri_registry_host(s->registry), c->config, &s->optimizer, err));
-    MR_TRY(mri_update_create(&s->device, NULL, &s->params, &s->scalars, s->train,
+    MR_TRY(mri_update_create(&s->device, s->world, &s->params, &s->scalars, s->train,
                              s->optimizer_ops, s->optimizer, s->config->optimizer.clip_grad,
                              s->config->run.deterministic != 0, &s->update, err));
 out:
@@ -302,10 +314,8 @@ out:
 static mr_status open_steps(mri_session *s, mr_err *err)
 {
     const mri_choice *c = mri_config_choice(s->config, "graph", 0);
-    const mri_cfg_train *t = &s->config->train;
     if (s->train && s->update)
-        mri_feed_plan(&s->feed, &s->device, &s->scalars, s->train,
-                      (uint32_t)((t->global_batch + t->micro_batch - 1) / t->micro_batch));
+        mri_feed_plan(&s->feed, &s->device, &s->scalars, s->train, most_micros(s));
     return mri_graphs_open(&s->graphs, &s->device, c ? c->unit->table : NULL,
                            mri_registry_host(s->registry), c ? c->config : NULL, err);
 }
@@ -369,6 +379,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         if (s->params.slots.n)
             MR_TRY(mri_params_alloc(&s->params, &s->device, (o->needs & MRI_NEED_TRAIN) != 0,
                                     lends_gradients(s), err));
+        if (s->dp)
+            MR_TRY(mri_dp_alloc(s->dp, err));
         MR_TRY(make_arena(s, err));
         if (s->decode)
             MR_TRY(mri_rows_open(&s->rows[0], s->decode, &s->graphs, err));
@@ -415,6 +427,7 @@ void mri_session_close(mri_session *s)
     mri_pictures_free(s);
     if (s->arena)
         s->device.ops->free(s->device.dev, s->arena, s->arena_bytes);
+    mri_dp_close(s->dp);
     mri_params_free(&s->params, &s->device);
     mri_assembly_free(s->described);
     if (s->scalars.data)

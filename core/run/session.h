@@ -18,6 +18,7 @@
 #include "feed.h"
 #include "graphs.h"
 #include "imager.h"
+#include "dp.h"
 #include "update.h"
 
 enum { /* what a job needs */
@@ -50,6 +51,7 @@ typedef struct mri_pending { /* a step that was begun */
     mri_step_result result;  /* what the host knows of it */
     mri_progress before;
     uint32_t micros, slot;
+    uint32_t read; /* micro-batches that are this rank's; the others are blank */
 } mri_pending;
 
 typedef struct mri_pictures { /* that scored and decoded sequences refer to */
@@ -69,6 +71,7 @@ typedef struct mri_session {
     mr_model_info info;
     char *model_dtype;
     mri_params params;
+    mri_dp *dp; /* NULL: no other rank */
     mri_assembly *described; /* whose parameters those are, where no exec has them all */
     mri_scalars scalars;
     const mr_optimizer_ops *optimizer_ops;

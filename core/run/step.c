@@ -11,6 +11,25 @@ uint32_t mri_steps_pending(const mri_session *s)
     return s->n_pending;
 }
 
+/* ---- this rank's share --------------------------------------------------------------------- */
+
+static int64_t micros_of_all(const mri_session *s, int64_t rows)
+{
+    return (rows + s->config->train.micro_batch - 1) / s->config->train.micro_batch;
+}
+
+static uint32_t replicas(const mri_session *s, uint32_t *index)
+{
+    *index = s->world ? s->world->mesh.i_dp : 0;
+    return s->world ? s->world->mesh.dp : 1;
+}
+
+uint32_t mri_micros_of(const mri_session *s, int64_t rows)
+{
+    uint32_t ignored, n = replicas(s, &ignored);
+    return (uint32_t)((micros_of_all(s, rows) + n - 1) / n);
+}
+
 /* ---- what the device does ------------------------------------------------------------------ */
 
 static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
@@ -18,17 +37,24 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     mri_session *s = ctx;
     mr_status st;
     switch (it->kind) {
-    case MRI_ITEM_ZERO: return mri_exec_zero(s->train, MRI_AT_START, err);
+    case MRI_ITEM_ZERO:
+        if (s->dp)
+            mri_dp_begin(s->dp, true);
+        return mri_exec_zero(s->train, MRI_AT_START, err);
     case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, it->chunk, it->slot, err);
     case MRI_ITEM_F: return mri_exec_run_in(s->train, it->slot, it->instance, MRI_F, err);
     case MRI_ITEM_B:
     case MRI_ITEM_W:
+        if (s->dp)
+            s->dp->last = it->micro_batch + 1 == s->schedule.micro_batches;
         return (it->micro_batch ? mri_exec_run_in : mri_exec_run_first)(
             s->train, it->slot, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
-    case MRI_ITEM_LOSS: return 
-        mri_feed_store_losses(&s->feed, it->micro_batch, it->chunk, it->slot, err);
+    case MRI_ITEM_LOSS:
+        return mri_feed_store_losses(&s->feed, it->micro_batch, it->chunk, it->slot, err);
     case MRI_ITEM_UPDATE:
-        st = mri_update_launch(s->update, true, err);
+        st = s->dp ? mri_dp_finish(s->dp, err) : 0;
+        st = st ? st : mri_update_launch(s->update, true, err);
+        st = st || !s->dp ? st : mri_dp_updated(s->dp, err);
         return st ? st : mri_feed_store_scalars(&s->feed, err);
     }
     return mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST, "schedule: item of kind %u", it->kind);
@@ -48,6 +74,8 @@ static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *er
     char *obstacle = mri_update_obstacle(s->update);
     mri_work w = { "train", key, plan->items.v, n, s->train, obstacle, run_item, s };
     mr_status st = mri_graphs_run(&s->graphs, &w, err);
+    if (!st && !update && s->dp)
+        st = mri_dp_finish(s->dp, err);
     free(obstacle);
     return st;
 }
@@ -56,8 +84,9 @@ static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *er
 
 static mr_status read_batch(mri_session *s, mri_pending *p, double *weight, mr_err *err)
 {
-    const mri_cfg_train *t = &s->config->train;
-    int64_t first = s->done.samples, rows = p->result.samples;
+    int64_t first = s->done.samples, end = first + p->result.samples;
+    int64_t size = s->config->train.micro_batch;
+    uint32_t mine, n = replicas(s, &mine);
     mr_data_set set;
     uint32_t train = mri_session_find_set(s, "train", &set);
     mr_status st = 0;
@@ -66,21 +95,25 @@ static mr_status read_batch(mri_session *s, mri_pending *p, double *weight, mr_e
     for (uint32_t i = 0; i < p->micros && !st; i++) {
         mri_micro m = mri_micro_at(mri_feed_fields(&s->feed, p->slot, i), &s->train->opt);
         weight[i] = 0;
-        st = mri_micro_read(s, &m, train, first + i * t->micro_batch, first + rows, &weight[i], err);
+        st = mri_micro_read(s, &m, train, first + ((int64_t)i * n + mine) * size, end, &weight[i],
+                            err);
         p->result.weight += weight[i];
     }
+    if (!st && n > 1) /* the ranks of a replica have read the same */
+        st = mri_world_sum(s->world, MRI_GROUP_DP, &p->result.weight, 1, err);
     return st;
 }
 
 /* The loss of a token counts 1 / (those of the global batch that count), or, per micro-batch,
- * the mean of the micro-batches' means. */
+ * the mean of the micro-batches' means. What is blank counts nothing, auxiliary losses neither. */
 static void put_seeds(mri_session *s, const mri_pending *p, const double *weight)
 {
     bool per_token = strcmp(s->config->train.loss, "per_micro_batch") != 0;
     for (uint32_t i = 0; i < p->micros; i++) {
         double scale = per_token ? p->result.weight
-                                 : (weight[i] > 1 ? weight[i] : 1) * (double)p->micros;
-        mri_feed_seed(&s->feed, p->slot, i, scale > 0 ? 1 / scale : 0);
+                                 : (weight[i] > 1 ? weight[i] : 1) *
+                                       (double)micros_of_all(s, p->result.samples);
+        mri_feed_seed(&s->feed, p->slot, i, scale > 0 && i < p->read ? 1 / scale : 0);
     }
 }
 
@@ -107,7 +140,11 @@ static mr_status begin(mri_session *s, bool update, mr_err *err)
     memset(p, 0, sizeof *p);
     p->slot = s->begun % MRI_FEED_SLOTS;
     p->before = s->done;
-    p->micros = (uint32_t)((rows + t->micro_batch - 1) / t->micro_batch);
+    p->micros = mri_micros_of(s, rows);
+    p->read = p->micros;
+    uint32_t mine, n = replicas(s, &mine);
+    if ((int64_t)(p->micros - 1) * n + mine >= micros_of_all(s, rows))
+        p->read--;
     p->result.step = s->done.step + 1;
     p->result.samples = rows;
     p->result.samples_done = s->done.samples + rows;
@@ -164,6 +201,27 @@ void mri_step_mean_losses(mri_step_result *r)
         r->aux[k] /= tokens;
 }
 
+/* Sums over micro-batches of this rank become those over all. A loss is made once in each replica:
+ * by the last stage, or by the stages that have it, and there by the first of the ranks that made
+ * the same. */
+static mr_status sum_losses(mri_session *s, mri_step_result *r, mr_err *err)
+{
+    enum { ROOM = 1 + sizeof r->aux / sizeof *r->aux };
+    double x[ROOM] = { r->loss };
+    mr_status st = 0;
+    if (mri_world_alone(s->world))
+        return 0;
+    for (uint32_t k = 0; k < r->n_aux; k++)
+        x[1 + k] = r->aux[k];
+    for (int k = 0; k < ROOM && s->world->mesh.i_tp; k++)
+        x[k] = 0;
+    st = mri_world_sum(s->world, MRI_GROUP_WORLD, x, ROOM, err);
+    r->loss = x[0];
+    for (uint32_t k = 0; k < r->n_aux; k++)
+        r->aux[k] = x[1 + k];
+    return st;
+}
+
 static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
 {
     mri_pending *p = &s->pending[(s->begun - s->n_pending) % MRI_FEED_SLOTS];
@@ -171,9 +229,11 @@ static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
     if (st)
         return st;
     mri_step_result *r = &p->result;
-    for (uint32_t m = 0; m < p->micros; m++)
+    for (uint32_t m = 0; m < p->read; m++)
         for (size_t i = 0; i < s->train->losses.n; i++)
             mri_step_add_loss(s->train, i, mri_feed_loss(&s->feed, p->slot, m, i), r);
+    if ((st = sum_losses(s, r, err)))
+        return st;
     mri_step_mean_losses(r);
     r->grad_norm = mri_feed_result(&s->feed, p->slot, "norm");
     r->ok = mri_feed_result(&s->feed, p->slot, "ok") != 0;

@@ -18,6 +18,10 @@ mr_status mri_step_begin(mri_session *s, mr_err *err);
 mr_status mri_step_end(mri_session *s, mri_step_result *out, mr_err *err);
 uint32_t mri_steps_pending(const mri_session *s);
 
+/* How many micro-batches of a global batch of `rows` this rank runs: as many as every other. The
+ * m-th of rank d of dp is the (m dp + d)-th of the batch; one past the last is blank. */
+uint32_t mri_micros_of(const mri_session *s, int64_t rows);
+
 /* Adds one micro-batch's loss to a result: "lm_loss" is the loss, all others are reported by
  * name, averaged over the instances that have them; then sums over tokens become means. */
 void mri_step_add_loss(const mri_exec *e, size_t loss, double x, mri_step_result *r);

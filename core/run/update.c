@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * update.c - memory and running; see update.h. What is run: update_plan.c. */
 #include "update.h"
+#include "core/mesh/world.h"
 #include "graphs.h"
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,26 @@ void mri_update_scalars(const mri_update *u, double lr, double weight_decay, int
     }
 }
 
+static mr_status over_ranks(mri_update *u, const char *scalar, uint32_t op, mr_err *err)
+{
+    void *x = mri_scalar(u->scalars, scalar);
+    mri_comm_job j = { .kind = MRI_COMM_ALL_REDUCE, .group = MRI_GROUP_WORLD, .op = op, .in = x,
+                       .out = x, .n = 1, .dtype = "f32" };
+    return mri_comm_run(u->world, &j, err);
+}
+
+/* The squares of all ranks, and whether all are fine: so all do the same. */
+static mr_status agree(mri_update *u, mr_err *err)
+{
+    mr_status st = 0;
+    if (mri_world_alone(u->world))
+        return 0;
+    MR_TRY(over_ranks(u, "sumsq", MR_COMM_SUM, err));
+    MR_TRY(over_ranks(u, "ok", MR_COMM_MIN, err));
+out:
+    return st;
+}
+
 mr_status mri_update_launch(mri_update *u, bool summed, mr_err *err)
 {
     mr_status st = 0;
@@ -111,6 +132,7 @@ mr_status mri_update_launch(mri_update *u, bool summed, mr_err *err)
         if (s->in_steps || !summed)
             MR_TRY(launch(u, s->plan, 0, s->at, err));
     }
+    MR_TRY(agree(u, err));
     MR_TRY(launch(u, u->norm, 0, 0, err));
     for (size_t i = 0; i < u->parts.n; i++)
         MR_TRY(launch(u, u->parts.v[i].update, u->parts.v[i].group, u->parts.v[i].at, err));

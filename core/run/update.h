@@ -38,7 +38,7 @@ typedef struct mri_update {
     mri_device *device;
     mri_params *params;
     mri_scalars *scalars;
-    const mri_mesh *mesh; /* NULL: this rank is alone */
+    struct mri_world *world; /* over all its ranks the norm is taken; NULL: alone */
     double max_norm;
     bool deterministic;
     mri_plan *norm; /* clip_scale */
@@ -51,9 +51,9 @@ typedef struct mri_update {
 } mri_update;
 
 /* Plans; state_bytes and scratch_bytes say what mri_update_alloc() will take. `params` need be
- * planned only. `train` (or NULL): the exec whose gradients these are. `mesh` (or NULL): where this
- * rank stands among those that step together. */
-mr_status mri_update_create(mri_device *d, const mri_mesh *mesh, mri_params *params,
+ * planned only. `train` (or NULL): the exec whose gradients these are. `world` (or NULL): the ranks
+ * that step together. */
+mr_status mri_update_create(mri_device *d, struct mri_world *world, mri_params *params,
                             mri_scalars *scalars, const mri_exec *train,
                             const mr_optimizer_ops *ops, void *optimizer, double max_norm,
                             bool deterministic, mri_update **out, mr_err *err);

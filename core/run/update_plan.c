@@ -6,6 +6,7 @@
  *
  * Invariant: over all ranks every element of every gradient is counted once in the norm.
  */
+#include "core/mesh/world.h"
 #include "fragments.h"
 #include "masters.h"
 #include "update.h"
@@ -251,13 +252,13 @@ static mr_status piece_sumsq(mri_update *u, mr_err *err)
     mr_status st = 0;
     for (size_t i = 0; i < u->parts.n && !st; i++) {
         const mri_update_part *x = &u->parts.v[i];
-        if (mri_piece_first(u->params, x->at, u->mesh))
+        if (mri_piece_first(u->params, x->at, &u->world->mesh))
             st = add_sumsq(u, x->at, x->at + x->n, true, err);
     }
     return st;
 }
 
-mr_status mri_update_create(mri_device *d, const mri_mesh *mesh, mri_params *params,
+mr_status mri_update_create(mri_device *d, struct mri_world *world, mri_params *params,
                             mri_scalars *scalars, const mri_exec *train,
                             const mr_optimizer_ops *ops, void *optimizer, double max_norm,
                             bool deterministic, mri_update **out, mr_err *err)
@@ -265,7 +266,7 @@ mr_status mri_update_create(mri_device *d, const mri_mesh *mesh, mri_params *par
     mr_status st = 0;
     mri_update *u = mri_alloc(sizeof *u);
     u->device = d;
-    u->mesh = mesh;
+    u->world = world;
     u->params = params;
     u->scalars = scalars;
     u->max_norm = max_norm;

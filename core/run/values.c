@@ -104,9 +104,11 @@ size_t mri_params_forms(const mri_params *p, const mri_tensor_slot *s, uint64_t 
     char *master = mri_params_master(p, at), *weight = mri_params_kept_weight(p, at);
     char *rest = master ? NULL : mri_params_masters(p, at);
     size_t n = 0;
-    if (rest) { /* the halves of one number */
-        out[n++] = (mri_param_form){ weight, "bf16", 2, true };
-        out[n++] = (mri_param_form){ rest, "i16", 2, true };
+    if (p->rest_n && !master) { /* the halves of one number; the second may be another rank's */
+        if (weight)
+            out[n++] = (mri_param_form){ weight, "bf16", 2, true };
+        if (rest)
+            out[n++] = (mri_param_form){ rest, "i16", 2, true };
         return n;
     }
     if (weight && weight != master)
@@ -117,16 +119,19 @@ size_t mri_params_forms(const mri_params *p, const mri_tensor_slot *s, uint64_t 
 }
 
 /* f32 values in halves; other dtypes go through f32 by small parts */
-static mr_status encode_halves(void *const to[2], const void *from, const char *dtype, uint64_t n,
-                               mr_err *err)
+static mr_status encode_halves(void *const to[2], bool rest, const void *from, const char *dtype,
+                               uint64_t n, mr_err *err)
 {
     float part[1024];
     mr_status st = 0;
     for (uint64_t i = 0; i < n && !st; i += 1024) {
         uint64_t k = n - i < 1024 ? n - i : 1024;
         st = mri_convert(part, "f32", (const char *)from + i * width(dtype), dtype, k, err);
-        for (uint64_t j = 0; j < k && !st; j++)
-            mri_split(part[j], (uint16_t *)to[0] + i + j, (int16_t *)to[1] + i + j);
+        for (uint64_t j = 0; j < k && !st; j++) {
+            int16_t elsewhere;
+            mri_split(part[j], (uint16_t *)to[0] + i + j,
+                      rest ? (int16_t *)to[1] + i + j : &elsewhere);
+        }
     }
     return st;
 }
@@ -136,7 +141,7 @@ mr_status mri_params_encode(const mri_param_form *f, size_t n_forms, void *const
 {
     mr_status st = 0;
     if (n_forms && f[0].half)
-        return encode_halves(to, from, dtype, n, err);
+        return encode_halves(to, n_forms > 1, from, dtype, n, err);
     for (size_t k = 0; k < n_forms && !st; k++)
         st = mri_convert(to[k], f[k].dtype, from, dtype, n, err);
     return st;
@@ -212,7 +217,7 @@ mr_status mri_params_get_part(const mri_params *p, mri_device *d, const mri_tens
         now = part_of(p, s, i, &held);
         now = now < n ? now : n;
         size_t forms = held ? mri_params_forms(p, s, i, f) : 0;
-        if (!forms || (!f[0].half && strcmp(f[forms - 1].dtype, dtype)))
+        if (!forms || (f[0].half ? forms < 2 : strcmp(f[forms - 1].dtype, dtype) != 0))
             return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST, "the exact value of element %llu of "
                            "parameter %s is on another rank", (unsigned long long)i, s->name);
         st = f[0].half ? join_part(d, f, now, out, err)

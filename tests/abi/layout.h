@@ -14,6 +14,7 @@
 #include "mrun/data.h"
 #include "mrun/sink.h"
 #include "mrun/graph.h"
+#include "mrun/shard.h"
 #include "mrun/comm.h"
 
 #define ABI_LAYOUT(S, F) \
@@ -205,6 +206,19 @@
         F(mr_comm_ops, reduce_scatter) F(mr_comm_ops, broadcast) F(mr_comm_ops, all_to_all) \
         F(mr_comm_ops, send) F(mr_comm_ops, receive) F(mr_comm_ops, group_begin) \
         F(mr_comm_ops, group_end) F(mr_comm_ops, host_gather) F(mr_comm_ops, check) \
-        F(mr_comm_ops, abort) F(mr_comm_ops, alloc) F(mr_comm_ops, free) F(mr_comm_ops, fail)
+        F(mr_comm_ops, abort) F(mr_comm_ops, alloc) F(mr_comm_ops, free) F(mr_comm_ops, fail) \
+    S(mr_shard_part) \
+        F(mr_shard_part, flags) F(mr_shard_part, instance) F(mr_shard_part, group) \
+        F(mr_shard_part, ranks) F(mr_shard_part, elements) F(mr_shard_part, block) \
+    S(mr_shard_model) \
+        F(mr_shard_model, size) F(mr_shard_model, n_parts) F(mr_shard_model, part) \
+        F(mr_shard_model, n_instances) F(mr_shard_model, micro_batches) \
+        F(mr_shard_model, weight_dtype) F(mr_shard_model, grad_dtype) \
+    S(mr_shard_builder) \
+        F(mr_shard_builder, size) F(mr_shard_builder, pad) F(mr_shard_builder, bucket) \
+        F(mr_shard_builder, buffers) F(mr_shard_builder, overlap) F(mr_shard_builder, reduce_in) \
+    S(mr_shard_ops) \
+        F(mr_shard_ops, size) F(mr_shard_ops, flags) F(mr_shard_ops, create) \
+        F(mr_shard_ops, destroy) F(mr_shard_ops, plan)
 
 #endif
