@@ -247,10 +247,12 @@ static mr_status draw_there(mri_params *p, mri_device *d, const mri_tensor_slot 
     mr_kernel_info info = { .size = sizeof info };
     void *kernel = NULL;
     bool held;
-    if (mri_params_span(p, s, 0, &held) < s->n || !held)
+    size_t n = mri_params_forms(p, s, 0, f);
+    /* half of a number alone is rounded otherwise than weights that have no other half */
+    if (mri_params_span(p, s, 0, &held) < s->n || !held || (n == 1 && f[0].half))
         return MR_E_UNSUPPORTED;
     mr_status st = mri_init_attrs(&s->desc, &s->place, s->name, seed, attr, err);
-    for (size_t k = 0, n = st ? 0 : mri_params_forms(p, s, 0, f); k < n; k++) {
+    for (size_t k = 0; k < n && !st; k++) {
         /* operand 1: bf16 weights beside a master or a rest, or alone */
         int to = f[k].half ? (int)(1 - k) : !strcmp(f[k].dtype, p->acc_dtype) ? 0 : 1;
         types[to] = mr_type1(f[k].dtype, (int64_t)s->n);
