@@ -39,6 +39,28 @@ outside() { (cd "$work" && "${clean[@]}" "$@"); }
 
 loss() { sed -n 's/.*"loss": *\([-+.0-9eE]*\).*/\1/p' "$1" | sed -n "$2"; }
 
+# ---- shard/fsdp: from its own folder, against the installation, in the place of the built-in one ---
+fsdp() {
+  local dir=$work/fsdp run=$work/run-fsdp n
+  rm "$plugins/fsdp.so"
+  cp -r "$source_dir/plugins/shard/fsdp" "$dir" && rm -rf "$dir/build"
+  quiet outside meson setup "$dir/build" "$dir" --fatal-meson-warnings -Dwerror=true
+  quiet outside ninja -C "$dir/build"
+  quiet outside "$mrun" check "$dir/build/fsdp.so"
+  quiet outside meson install -C "$dir/build" --no-rebuild
+  # the same run with another plugin: one word
+  for word in fsdp distopt; do
+    quiet outside "$mrun" "$dir/fsdp.ini" --set "run.dir=$run-$word" --set "shard.plugin=$word"
+    for n in 1p '$p'; do loss "$run-$word/log.jsonl" "$n"; done >"$work/$word.losses"
+  done
+  # equal to 1e-4: the two sum micro-batches in another order
+  paste "$work/fsdp.losses" "$work/distopt.losses" |
+    awk 'function abs(x) { return x < 0 ? -x : x } abs($1 - $2) > 1e-4 * $1 { bad = 1 } { last[NR] = $1 }
+         END { exit !(NR == 2 && !bad && last[2] < last[1]) }' ||
+    fail "fsdp: losses $(paste -sd' ' "$work/fsdp.losses" "$work/distopt.losses")"
+  printf 'ok   %-12s losses %s\n' fsdp "$(paste -sd' ' "$work/fsdp.losses")"
+}
+
 # ---- one example: build, one symbol, check, train -------------------------------------------
 try() {
   local name=$1 dir=$work/examples/$1 so ini run first last
@@ -82,4 +104,5 @@ mkdir "$work/examples"
 [ $# -gt 0 ] || set -- $(cd "$source_dir/examples" && ls)
 for name; do try "$name"; done
 embed "$work/run-$1"
-printf '%d passed, 0 failed\n' $(($# + 1))
+fsdp
+printf '%d passed, 0 failed\n' $(($# + 2))
