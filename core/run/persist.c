@@ -267,7 +267,8 @@ static mr_status load_shares(mri_session *s, const mri_checkpoint *c, bool weigh
     mr_status st = mri_shares_load(s, mesh_of(s), c, !states, err);
     if (!st && !weights_only)
         s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
-    return mri_peers_agree(&p, st, err);
+    st = mri_peers_agree(&p, st, err);
+    return st || !s->dp ? st : mri_dp_updated(s->dp, err); /* a local one has own pieces alone */
 }
 
 mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err)
