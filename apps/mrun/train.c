@@ -240,11 +240,8 @@ static double peak_flops(const mri_session *s)
 static mr_status resume(train_run *r, mr_err *err)
 {
     bool found;
-    mr_status st = mri_session_resume(r->s, r->checkpoints, &found, err);
-    if (!st && !found)
-        st = mri_session_init_weights(r->s, err);
-    r->saved_at = found ? r->s->done.step : -1;
-    return st;
+    mr_status st = mri_session_resume(r->s, r->checkpoints, &found, &r->saved_at, err);
+    return st || found ? st : mri_session_init_weights(r->s, err);
 }
 
 static void say_start(train_run *r)
@@ -340,7 +337,8 @@ int job_train(app *a, mri_config *c)
     MR_TRY(as_first(a->world, &fork, &err));
     st = fork ? run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err) : resume(&r, &err);
     MR_TRY(mri_world_agree(a->world, st, &err));
-    finished = r.s->done.step >= c->train.steps;
+    /* what only a local checkpoint has is saved for all yet */
+    finished = r.s->done.step >= c->train.steps && r.saved_at == r.s->done.step;
     if (finished && !first)
         goto out;
     if (finished) {

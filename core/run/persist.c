@@ -5,6 +5,7 @@
  * flat layout, so that another grouping, precision or (later) mesh can read it.
  */
 #include "load.h"
+#include "load_box.h"
 #include "local.h"
 #include "saver.h"
 #include <stdlib.h>
@@ -107,17 +108,19 @@ mr_status mri_session_save_local(mri_session *s, mr_err *err)
     return mri_local_save(s, &p, mesh_of(s), s->config->checkpoint.local_dir, err);
 }
 
-mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, mr_err *err)
+mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, int64_t *saved,
+                             mr_err *err)
 {
     const char *local_dir = s->config->checkpoint.local_dir;
     const mri_peers p = mri_session_peers(s);
     mri_checkpoint *ck = NULL, *local = NULL;
     mr_status st = 0;
     *found = false;
+    *saved = -1;
     MR_TRY(mri_checkpoint_open_newest_with(&p, dir, &ck, err));
+    *saved = ck ? mri_checkpoint_info(ck)->step : -1;
     if (local_dir)
-        MR_TRY(mri_local_open(&p, local_dir, ck ? mri_checkpoint_info(ck)->step : -1,
-                              &local, err));
+        MR_TRY(mri_local_open(&p, local_dir, *saved, &local, err));
     *found = ck || local;
     if (*found)
         st = mri_session_load(s, local ? local : ck, false, err);
@@ -215,14 +218,21 @@ static void tell_unread(const mri_session *s, const mri_safetensors *f, const mr
 static mr_status load_weights(mri_session *s, const mri_safetensors *f, const mri_quant *q,
                               const char *where, mr_err *err)
 {
-    mri_pieces pieces = { 0 };
+    mri_pieces pieces = { 0 }, boxed = { 0 };
     mr_status st = 0;
     for (size_t i = 0; i < s->params.slots.n; i++)
-        MR_TRY(mri_pieces_find(f, q, &s->params.slots.v[i], where, &pieces, err));
-    tell_unread(s, f, q, &pieces, where);
+        if (!s->params.slots.v[i].place.rank)
+            MR_TRY(mri_pieces_find(f, q, &s->params.slots.v[i], where, &pieces, err));
+    if (mri_session_peers(s).n == 1) /* other ranks may read what this one does not */
+        tell_unread(s, f, q, &pieces, where);
     MR_TRY(mri_load(&s->params, &s->device, f, &pieces, err));
+    for (size_t i = 0; i < s->params.slots.n; i++)
+        if (s->params.slots.v[i].place.rank)
+            MR_TRY(mri_load_box(&s->params, &s->device, f, q, &s->params.slots.v[i], where,
+                                &boxed, err));
 out:
     free(pieces.list.v);
+    free(boxed.list.v);
     return st;
 }
 

@@ -177,8 +177,9 @@ mr_status mri_session_saved(mri_session *s, bool wait, int64_t *step, mr_err *er
 /* each rank's own to [checkpoint] local_dir */
 mr_status mri_session_save_local(mri_session *s, mr_err *err);
 /* The newest checkpoint in `dir`, or the newest local one if that is of a later step; *found false:
- * there is none, and nothing was changed. */
-mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, mr_err *err);
+ * there is none, and nothing was changed. *saved: the step of that in `dir`, -1 if it has none. */
+mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, int64_t *saved,
+                             mr_err *err);
 /* Loads weights, and states and progress unless weights_only. */
 mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err);
 

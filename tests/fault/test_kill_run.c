@@ -16,8 +16,16 @@ static double draw(uint64_t *x)
     return (double)(*x >> 11) / 9007199254740992.0;
 }
 
-static const char *const command[] = { "p.ini", "--set", "run.dir=run", "--set",
-                                       "checkpoint.every=1", "--set", "train.steps=12", NULL };
+#define RUN "p.ini", "--set", "run.dir=run", "--set", "train.steps=12"
+#define TWO "--set", "comm.plugin=sim", "--set", "comm.sim.ranks=2"
+static const char *const alone[] = { RUN, "--set", "checkpoint.every=1", NULL };
+static const char *const behind[] = { RUN, TWO, "--set", "checkpoint.every=1", "--set",
+                                      "checkpoint.async=true", NULL };
+static const char *const ranges[] = { RUN, TWO, "--set", "checkpoint.every=2", "--set",
+                                      "checkpoint.format=dp_reshardable", NULL };
+static const char *const local[] = { RUN, TWO, "--set", "checkpoint.every=5", "--set",
+                                     "checkpoint.local_every=1", "--set",
+                                     "checkpoint.local_dir=run/local", NULL };
 
 static void remove_run(const job *j)
 {
@@ -28,7 +36,8 @@ static void remove_run(const job *j)
 
 /* Runs it, killed `kills` times within *span seconds of its start, to its end. The first kill
  * must hit it alive: where the machine became faster meanwhile, the span is shortened. */
-static void killed_run(const job *j, uint64_t seed, int kills, double *span)
+static void killed_run(const job *j, const char *const *command, uint64_t seed, int kills,
+                       double *span)
 {
     uint64_t x = seed * 0x9E3779B97F4A7C15u + 1;
     for (int k = 0, tries = 0; k < kills; k++) {
@@ -51,10 +60,10 @@ static void killed_run(const job *j, uint64_t seed, int kills, double *span)
                  kills, r.code, r.err);
 }
 
-Test(kill_run, at_random_moments_loses_nothing)
+static void kill_at_random(const char *const *command, int few)
 {
     const char *more = getenv("MRUN_TEST_LONG");
-    int seeds = more && strcmp(more, "0") ? 200 : 10;
+    int seeds = more && strcmp(more, "0") ? 200 : few;
     job j = job_new();
     char *run = job_path(&j, "run"), *whole = job_path(&j, "whole");
     double start = job_now();
@@ -64,11 +73,31 @@ Test(kill_run, at_random_moments_loses_nothing)
     cr_assert_eq(rename(run, whole), 0);
     fprintf(stderr, "killed within %.3f s, seeds 1 to %d\n", span, seeds);
     for (int seed = 1; seed <= seeds; seed++) {
-        killed_run(&j, (uint64_t)seed, 1 + seed % 3, &span);
+        killed_run(&j, command, (uint64_t)seed, 1 + seed % 3, &span);
         job_same_run(whole, run);
         remove_run(&j);
     }
     job_free(&j);
+}
+
+Test(kill_run, at_random_moments_loses_nothing)
+{
+    kill_at_random(alone, 10);
+}
+
+Test(kill_run, of_ranks_that_save_behind_their_steps)
+{
+    kill_at_random(behind, 5);
+}
+
+Test(kill_run, of_ranks_that_save_ranges)
+{
+    kill_at_random(ranges, 3);
+}
+
+Test(kill_run, of_ranks_with_local_checkpoints)
+{
+    kill_at_random(local, 5);
 }
 
 /* The same between two profiles: a fork that is killed anywhere is either not begun or begun. */

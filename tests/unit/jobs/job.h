@@ -7,6 +7,7 @@
  */
 #ifndef TEST_JOB_H
 #define TEST_JOB_H
+#include "core/store/shards.h"
 #include "core/store/store.h"
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -209,6 +210,10 @@ static inline mri_checkpoint *job_checkpoint(const char *run)
     mr_err err = MR_ERR_INIT;
     cr_assert_eq(mri_checkpoint_open_newest(dir, &c, &err), 0, "%s: %s", dir, err.what);
     cr_assert_not_null(c, "%s holds no checkpoint", dir);
+    if (mri_checkpoint_format(c) && !mri_checkpoint_layout(c)) { /* of several ranks */
+        cr_assert_eq(mri_checkpoint_join(c, "model", &err), 0, "%s", err.what);
+        cr_assert_eq(mri_checkpoint_join(c, "optimizer", &err), 0, "%s", err.what);
+    }
     free(dir);
     return c;
 }
