@@ -235,6 +235,14 @@ PAGE(DIVERGED, "Two runs that should agree do not",
 "differ in more than the backend.\n"
 "What to do: compare under [run] deterministic = true and fp32; `mrun check backend/NAME` tests\n"
 "the op that the message names.\n")
+PAGE(EXPERT_ROOM, "A rank's experts are sent more rows than there is room for",
+"With [mesh] ep above 1 tokens travel to the ranks of their experts. [mesh] dispatch_bound says\n"
+"how many rows a rank has room for, as a multiple of those that it sends; more came. The step\n"
+"was not made: no weight has changed.\n"
+"Usual causes: a router that sends most tokens to few experts, as in the first steps; a bound\n"
+"close to 1.\n"
+"What to do: raise dispatch_bound, or set it to 0: then there is room for all rows of all ranks.\n"
+"An auxiliary loss of the model ([model.NAME] aux_loss) evens the load.\n")
 
 /* ---- 6xx: files ------------------------------------------------------------------ */
 

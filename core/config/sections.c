@@ -65,6 +65,17 @@ static const mr_opt mesh_opts[] = {
            "the loss counts as a layer where layers are shared out"),
     MR_OPT_RANGE(C, MR_T_INT, group, "group", "0", 0, 1048576,
                  "interleaved: micro-batches that a chunk takes in a row; 0: pp"),
+    MR_OPT_CHOICE(C, dispatcher, "dispatcher", "alltoall", "alltoall|allgather",
+                  "how tokens reach experts: sent where they are, or all to all ranks of ep (for "
+                  "few ranks, and experts that are chosen many at a time)"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, dispatch_bound, "dispatch_bound", "0", 0, 1048576,
+                 "rows that the experts of a rank have room for, as a multiple of those that it "
+                 "sends; more is an error; 0: room for all rows of all ranks"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, capacity_factor, "capacity_factor", "0", 0, 1048576,
+                 "an expert takes at most this many times the mean of a rank's tokens, the others "
+                 "are dropped; 0: all are taken"),
+    MR_OPT_CHOICE(C, capacity_policy, "capacity_policy", "probs", "probs|position",
+                  "which tokens an expert keeps: the most probable, or the first"),
 };
 #undef AXIS
 #undef C

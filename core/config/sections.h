@@ -33,6 +33,9 @@ typedef struct mri_cfg_mesh {
     int64_t first_stage_layers, last_stage_layers; /* -1: as all others                            */
     int32_t count_embedding, count_loss;           /* each counts as a layer                       */
     int64_t group; /* interleaved: micro-batches of a chunk in a row; 0: pp */
+    double dispatch_bound, capacity_factor;
+    const char *dispatcher;      /* alltoall | allgather */
+    const char *capacity_policy; /* probs | position */
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_comm {

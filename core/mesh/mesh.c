@@ -95,7 +95,12 @@ mr_status mri_mesh_make(const mri_cfg_mesh *c, uint32_t world, uint32_t rank, mr
                      .dp = (uint32_t)dp, .pp = (uint32_t)c->pp, .vpp = (uint32_t)c->vpp,
                      .ep = (uint32_t)c->ep, .etp = (uint32_t)c->etp,
                      .edp = (uint32_t)(dense / experts), .copies = (uint32_t)c->copies,
-                     .sequence = c->tp > 1 && c->sequence_parallel };
+                     .sequence = c->tp > 1 && c->sequence_parallel,
+                     .dispatch_bound = c->dispatch_bound,
+                     .gather_experts = c->dispatcher && !strcmp(c->dispatcher, "allgather"),
+                     .capacity_factor = c->capacity_factor,
+                     .drop_by_position = c->capacity_policy &&
+                                         !strcmp(c->capacity_policy, "position") };
     coordinates(m);
     return 0;
 }

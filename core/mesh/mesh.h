@@ -44,6 +44,11 @@ typedef struct mri_mesh {
     uint32_t i_tp, i_cp, i_dp, i_pp, i_ep, i_etp, i_edp;        /* this rank's coordinates */
     uint32_t copies;  /* hybrid sharding: copies of the parameters within dp x cp */
     bool sequence;    /* sequence parallelism: outside of tp regions tokens are split over tp */
+    double dispatch_bound; /* rows that a rank's experts have room for, by those that it sends;
+                              0: for all */
+    bool gather_experts; /* tokens of all ep ranks are gathered, instead of sent to their experts */
+    double capacity_factor; /* tokens that an expert takes of a rank, by the mean; 0: all */
+    bool drop_by_position;
 } mri_mesh;
 
 /* Fills sizes from [mesh] for `world` ranks: dp auto takes what the others leave. Illegal

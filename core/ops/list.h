@@ -11,6 +11,7 @@ MRI_OP_FAMILY(layernorm)        /* layernorm, .bwd                              
 MRI_OP_FAMILY(rope)             /* rope                                         */
 MRI_OP_FAMILY(attn_temperature) /* attn_temperature                             */
 MRI_OP_FAMILY(attention)        /* attention, .bwd                              */
+MRI_OP_FAMILY(attention_cp)     /* zigzag, attention.cp, .bwd                    */
 MRI_OP_FAMILY(attention_paged)  /* attention.paged                              */
 MRI_OP_FAMILY(mla)              /* rope_tail, mla_kv, .bwd                      */
 MRI_OP_FAMILY(mla_paged)        /* mla_attention.paged                          */
@@ -24,6 +25,9 @@ MRI_OP_FAMILY(route)            /* route_topk, .bwd, route_plan                 
 MRI_OP_FAMILY(permute)          /* permute, unpermute, permute.dprobs           */
 MRI_OP_FAMILY(grouped_linear)   /* grouped_linear, .dgrad, .wgrad               */
 MRI_OP_FAMILY(moe_losses)       /* moe_aux_loss, router_z_loss, .bwd            */
+MRI_OP_FAMILY(moe_balance)      /* moe_counts, moe_balance_loss, .bwd            */
+MRI_OP_FAMILY(route_drop)       /* route_drop, .bwd                             */
+MRI_OP_FAMILY(experts_parallel) /* ep_counts, _plan, _window, _send, _return, take_rows */
 MRI_OP_FAMILY(add_rmsnorm)      /* add_rmsnorm, .bwd: fused, as the next five are */
 MRI_OP_FAMILY(add_layernorm)    /* add_layernorm, .bwd                          */
 MRI_OP_FAMILY(rope_norm)        /* rope_norm, .bwd                              */

@@ -5,6 +5,7 @@
  * memory the host reads), and is an error that names op and types otherwise.
  */
 #include "core/ops/catalogue.h"
+#include "core/ops/experts_parallel.h"
 #include "plan.h"
 #include <stdlib.h>
 #include <string.h>
@@ -101,7 +102,11 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
         s.cost.size = sizeof s.cost;
         if (n->def->cost)
             n->def->cost(&call, &s.cost);
-        if (plan->backend) {
+        if (mri_exchange_is(n->def, &call)) {
+            s.ref = n->def;
+            s.info.impl = "exchange";
+            s.info.flags = MR_K_HOST_SYNC | MR_K_DETERMINISTIC;
+        } else if (plan->backend) {
             mr_err why = MR_ERR_INIT;
             mr_status st = plan->backend->query(plan->dev, n->def->id, &call,
                                                 opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,

@@ -92,7 +92,7 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
                                double *bits_per_byte, mr_err *err)
 {
     mr_data_set info = { .size = sizeof info };
-    int64_t rows = s->eval->opt.tokens / s->config->train.seq;
+    int64_t rows = s->eval->opt.tokens * mri_session_cp(s) / s->config->train.seq;
     mri_micro m = mri_micro_of(s->eval);
     double *x = mri_alloc((size_t)m.t * sizeof *x), *raw = mri_alloc((size_t)m.t * sizeof *raw);
     double sum = 0, weight = 0;

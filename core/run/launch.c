@@ -4,7 +4,8 @@
  * hands each step to its kernel. With a trace it waits after every step and shows it, or, for
  * timing, puts marks around it. Phase, block and region are named to the vendor's profiler.
  */
-#include "device.h"
+#include "core/ops/experts_parallel.h"
+#include "exchange.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -223,7 +224,9 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     }
     void *ws = s->info.workspace ? f->scratch + s->workspace : NULL;
     if (!st)
-        st = s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
+        st = s->ref && mri_exchange_is(s->ref, &call)
+                 ? mri_exchange_run(d, s->ref, &call, in, out, err)
+           : s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
            : first  ? d->ops->run(d->dev, s->first, d->stream, operands, first, ws, err)
                     : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);
     if (!st && timing)

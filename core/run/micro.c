@@ -2,6 +2,7 @@
  * micro.c - see micro.h. */
 #include "micro.h"
 #include "bind.h"
+#include "core/ops/zigzag.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +51,35 @@ mri_batch mri_micro_batch(const mri_micro *m, bool decode)
 {
     return (mri_batch){ m->tokens, m->positions, m->seq_start, m->targets,
                         decode ? m->slot : NULL, m->weight, m->image_rows, m->pixels };
+}
+
+mr_status mri_micro_check_cut(const mri_session *s, int64_t cp, int64_t images, mr_err *err)
+{
+    int64_t seq = s->config->train.seq;
+    if (cp == 1 || (seq % (2 * cp) == 0 && !images))
+        return 0;
+    mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
+            images ? "[mesh] cp = %lld does not go with pictures (sequences of %lld tokens)"
+                   : "[mesh] cp = %lld: sequences of %lld tokens are not cut in 2*cp equal pieces",
+            (long long)cp, (long long)seq);
+    mr_hint(err, images ? "set cp = 1" : "make [train] seq a multiple of 2*cp");
+    return MR_E_PROFILE_CONFLICT;
+}
+
+void mri_micro_cut(const mri_micro *whole, int64_t seq, int64_t ranks, int64_t index,
+                   mri_micro *part)
+{
+    MRI_ASSERT(part->t * ranks == whole->t && !part->image_rows && whole->t % seq == 0 &&
+               seq % (2 * ranks) == 0);
+    for (int64_t i = 0; i < part->t; i++) {
+        int64_t t = mri_zigzag_row(i, seq, ranks, index);
+        part->tokens[i] = whole->tokens[t];
+        part->positions[i] = whole->positions[t];
+        part->seq_start[i] = whole->seq_start[t];
+        part->targets[i] = whole->targets[t];
+        part->weight[i] = whole->weight[t];
+        part->slot[i] = whole->slot[t];
+    }
 }
 
 void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq)
@@ -163,8 +193,8 @@ out:
     return st;
 }
 
-mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
-                         double *weight, mr_err *err)
+static mr_status read_whole(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
+                            double *weight, mr_err *err)
 {
     int64_t seq = s->config->train.seq, rows = m->t / seq, answer;
     for (int64_t r = 0; r < rows; r++) {
@@ -182,4 +212,18 @@ mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t fir
             *weight += m->weight[i];
     }
     return 0;
+}
+
+mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
+                         double *weight, mr_err *err)
+{
+    int64_t cp = mri_session_cp(s);
+    if (cp == 1)
+        return read_whole(s, m, set, first, limit, weight, err);
+    mri_micro whole = mri_micro_new(m->t * cp);
+    mr_status st = read_whole(s, &whole, set, first, limit, weight, err);
+    if (!st)
+        mri_micro_cut(&whole, s->config->train.seq, cp, s->world->mesh.i_cp, m);
+    mri_micro_free(&whole);
+    return st;
 }

@@ -23,6 +23,12 @@ mri_micro mri_micro_new(int64_t t);        /* the same of T tokens without pictu
 void mri_micro_free(mri_micro *m);
 mri_batch mri_micro_batch(const mri_micro *m, bool decode);
 
+/* Can sequences be cut over cp ranks? Refused by name else. */
+mr_status mri_micro_check_cut(const mri_session *s, int64_t cp, int64_t images, mr_err *err);
+/* The rows of `whole`, sequences of seq, that rank `index` of `ranks` has, zig-zag
+ * (core/ops/zigzag.h); seq_start stays a row of the whole. Without pictures. */
+void mri_micro_cut(const mri_micro *whole, int64_t seq, int64_t ranks, int64_t index,
+                   mri_micro *part);
 /* From row `from` on: sequences of `seq` zeros that count for nothing, and no picture's. */
 void mri_micro_blank(mri_micro *m, int64_t from, int64_t seq);
 /* One sequence from the first row on, each token predicting the next; the rest are blanks. */
@@ -36,7 +42,8 @@ mr_status mri_micro_place_images(mri_micro *m, int64_t from, int64_t n, int32_t 
 mr_status mri_micro_read_row(mri_session *s, mri_micro *m, int64_t r, uint32_t set, int64_t sample,
                              int64_t choice, int64_t *answer, mr_err *err);
 /* Samples first, first+1, ... of a set, one a row; rows past `limit` (if >= 0) stay blank. Adds
- * the weights of what was read to *weight. */
+ * the weights of what was read to *weight. Over cp each rank reads all and keeps its rows; the
+ * weights are of all rows. */
 mr_status mri_micro_read(mri_session *s, mri_micro *m, uint32_t set, int64_t first, int64_t limit,
                          double *weight, mr_err *err);
 

@@ -3,6 +3,7 @@
 #include "pictures.h"
 #include "core/base/json.h"
 #include "held.h"
+#include "micro.h"
 #include "saver.h"
 #include "step.h"
 #include "submodel.h"
@@ -168,6 +169,11 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     int64_t size = s->info.image_size, images = mri_pictures_room(s, o, mode);
     const mri_pages *g = &s->pages;
     mri_assembly *a = NULL;
+    const int64_t cp = strcmp(mode, "train") && strcmp(mode, "infer") ? 1 : mri_session_cp(s);
+    mr_status st = mri_micro_check_cut(s, cp, images, err);
+    if (st)
+        return st;
+    tokens /= cp; /* this rank's, see mri_micro_cut() */
     mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = tokens, .images = images };
     if (decode) {
         env.slots = g->slots;
@@ -177,9 +183,9 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         env.logit_rows = tokens > g->slots ? g->slots : 0;
     } else {
         env.seq = own ? 0 : s->config->train.seq;
-        env.whole = s->whole;
+        env.whole = s->whole && cp == 1;
     }
-    mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
+    st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
     if (!s->params.slots.n)

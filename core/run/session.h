@@ -183,4 +183,10 @@ mr_status mri_session_resume(mri_session *s, const char *dir, bool *found, int64
 /* Loads weights, and states and progress unless weights_only. */
 mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights_only, mr_err *err);
 
+/* ranks that share the sequences of a micro-batch */
+static inline int64_t mri_session_cp(const mri_session *s)
+{
+    return s->world ? s->world->mesh.cp : 1;
+}
+
 #endif

@@ -13,9 +13,35 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
+/* The row of all ranks' sequences that query i of this rank is: a sequence is cut into twice as many
+ * pieces as there are ranks, and each has one piece from the front and one from the back. */
+static int64_t zigzag_row(const struct attn *k, int64_t i)
+{
+    int64_t piece = k->seq / (2 * k->ranks), in = i % (2 * piece);
+    int64_t at = in < piece ? k->index * piece + in : (2 * k->ranks - 2 - k->index) * piece + in;
+    return i / (2 * piece) * k->seq + at;
+}
+
+static mr_status seen_zigzag(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
+                             mr_err *err)
+{
+    for (int64_t i = 0; i < k->tokens; i++) {
+        int64_t t = zigzag_row(k, i);
+        if (start[i] < t / k->seq * k->seq || start[i] > t)
+            return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
+                           "attention.cp: seq_start[%lld] is %d, must be in %lld..%lld",
+                           (long long)i, start[i], (long long)(t / k->seq * k->seq), (long long)t);
+        lo[i] = attn_first(k, start[i], (int32_t)t);
+        hi[i] = (int32_t)t + 1;
+    }
+    return MR_OK;
+}
+
 mr_status attn_seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
                          mr_err *err)
 {
+    if (k->seq)
+        return seen_zigzag(k, start, lo, hi, err);
     for (int64_t t = 0; t < k->tokens; t++) {
         if (k->whole) {
             lo[t] = (int32_t)(t - t % k->whole);
@@ -138,12 +164,14 @@ static void key_tile(const struct bwd *b, struct bwd_room r, int64_t g, int64_t 
     memset(r.dk, 0, (size_t)(KEYS * k->cp) * 4);
     memset(r.dv, 0, (size_t)(KEYS * k->cvp) * 4);
 
-    for (int64_t t0 = k->whole ? start : j0; t0 < end; t0 += k->queries) {
+    for (int64_t t0 = k->whole || k->seq ? start : j0; t0 < end; t0 += k->queries) {
         int64_t rows = end - t0 < k->queries ? end - t0 : k->queries, m = rows * k->group;
-        int32_t first = INT32_MAX;
-        for (int64_t t = t0; t < t0 + rows; t++)
+        int32_t first = INT32_MAX, last = 0; /* keys that a row sees */
+        for (int64_t t = t0; t < t0 + rows; t++) {
             first = b->lo[t] < first ? b->lo[t] : first;
-        if (first >= j0 + n)
+            last = b->hi[t] > last ? b->hi[t] : last;
+        }
+        if (first >= j0 + n || last <= j0)
             continue;
         for (int64_t i = 0; i < m; i++) {
             int64_t t = t0 + i % rows, h = g * k->group + i / rows;
@@ -178,6 +206,11 @@ static int64_t stretches(const struct attn *k, const int32_t *lo, int32_t *cut)
 {
     int64_t n = 0;
     int32_t least = INT32_MAX;
+    if (k->seq) { /* sequences, by their queries */
+        for (int64_t t = 0; t <= k->tokens; t += k->seq / k->ranks)
+            cut[n++] = (int32_t)t;
+        return n - 1;
+    }
     cut[k->tokens] = 0;
     for (int64_t t = k->tokens - 1; t >= 0; t--) { /* marks from the back, then gathers */
         least = lo[t] < least ? lo[t] : least;
@@ -247,8 +280,9 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
     for (int64_t i = 0; i < items; i++) {
         struct bwd_room r = bwd_room_of(k, cpu_room(at, k->room));
         int64_t start = cut[i / k->kv], end = cut[i / k->kv + 1];
-        for (int64_t j0 = start; j0 < end; j0 += KEYS)
-            key_tile(&b, r, i % k->kv, j0, end - j0 < KEYS ? end - j0 : KEYS, start, end);
+        int64_t keys = end * k->ranks;
+        for (int64_t j0 = start * k->ranks; j0 < keys; j0 += KEYS)
+            key_tile(&b, r, i % k->kv, j0, keys - j0 < KEYS ? keys - j0 : KEYS, start, end);
     }
     if (base->out_bf[0])
         all_rows(k, in, out_arr(base, out, 0), b.delta, b.dq, 1);
@@ -266,7 +300,7 @@ static int exactly(struct attn *k, int n_in, int n_out, int backward)
         bf |= b->in_bf[i];
     for (int i = 0; i < n_out; i++)
         bf |= b->out_bf[i];
-    if (bf || b->dev->matmul != CPU_MATMUL_AUTO || (T && T > most / T))
+    if (bf || b->dev->matmul != CPU_MATMUL_AUTO || (T && k->keys > most / T))
         return 0;
     k->room = attn_exact_room(k, backward);
     k->base.workspace = cpu_round((uint64_t)T * 8) + k->room * (uint64_t)b->threads;
@@ -305,7 +339,36 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
     return MR_OK;
 }
 
+/* After prepare() of the plain op: its run() asks only what a query sees, and where keys end. */
+static mr_status zigzag_prepare(struct attn *k, const mr_call *c, mr_err *err)
+{
+    k->ranks = mr_attr_i(c, "ranks", 1);
+    k->index = mr_attr_i(c, "index", 0);
+    k->seq = mr_attr_i(c, "seq", 0);
+    if (k->ranks > 0 && k->seq > 0 && k->seq % (2 * k->ranks) == 0 && k->index >= 0 &&
+        k->index < k->ranks && k->keys == k->tokens * k->ranks && k->keys % k->seq == 0)
+        return MR_OK;
+    return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER,
+                   "attention.cp of %lld queries and %lld keys in sequences of %lld over %lld ranks",
+                   (long long)k->tokens, (long long)k->keys, (long long)k->seq,
+                   (long long)k->ranks);
+}
+
+static mr_status attention_cp_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    mr_status st = attention_prepare(base, c, err);
+    return st ? st : zigzag_prepare((struct attn *)base, c, err);
+}
+
+static mr_status attention_cp_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    mr_status st = attention_bwd_prepare(base, c, err);
+    return st ? st : zigzag_prepare((struct attn *)base, c, err);
+}
+
 const struct op_row ISA_NAME(attention_rows)[] = {
+    { "attention.cp", "xxxi>xf", sizeof(struct attn), attention_cp_prepare },
+    { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_cp_bwd_prepare },
     { "attention", "xxxI>xf", sizeof(struct attn), attention_prepare },
     { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attention_bwd_prepare },
     { 0 },

@@ -36,11 +36,11 @@ static double soften(const struct attn *k, const float *q, const float *key, int
 
 uint64_t attn_exact_room(const struct attn *k, int backward)
 {
-    int64_t n = backward ? k->tokens * (2 + k->c + k->cv) + k->c : k->tokens + k->cv;
+    int64_t n = backward ? k->keys * (2 + k->c + k->cv) + k->c : k->keys + k->cv;
     return cpu_round((uint64_t)n * 8);
 }
 
-/* workspace: lo and hi [T], then a room a thread: P [T], o [cv] */
+/* workspace: lo and hi [T], then a room a thread: P [keys], o [cv] */
 mr_status attn_exact_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
                          mr_err *err)
 {
@@ -54,7 +54,7 @@ mr_status attn_exact_run(const struct kernel *base, const mr_buf *in, const mr_b
         int64_t g = h / k->group;
         const float *key = (const float *)in[1].data + g * k->c;
         const float *v = (const float *)in[2].data + g * k->cv;
-        double *p = cpu_room(rooms, k->room), *o = p + k->tokens, max;
+        double *p = cpu_room(rooms, k->room), *o = p + k->keys, max;
         for (int64_t t = 0; t < k->tokens; t++) {
             int64_t at = t * k->heads + h;
             double sum = soften(k, (const float *)in[0].data + at * k->c, key, lo[t], hi[t], p,
@@ -77,7 +77,7 @@ struct row { /* one query row of a head, and what it sees */
     int64_t lo, hi;
 };
 
-/* p, dp [T]; dk [T,c] and dv [T,cv] are added to; dq [c] */
+/* p, dp [keys]; dk [keys,c] and dv [keys,cv] are added to; dq [c] */
 static void row_bwd(const struct attn *k, const struct row *r, double *p, double *dp, double *dk,
                     double *dv, double *dq)
 {
@@ -101,7 +101,7 @@ static void row_bwd(const struct attn *k, const struct row *r, double *p, double
         r->dq[i] = (float)dq[i];
 }
 
-/* workspace: lo and hi [T], then a room a thread: P, dP [T], dk [T,c], dv [T,cv], dq [c] */
+/* workspace: lo and hi [T], then a room a thread: P, dP, dk, dv of all keys, dq [c] */
 mr_status attn_exact_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
                              void *ws, mr_err *err)
 {
@@ -112,9 +112,9 @@ mr_status attn_exact_bwd_run(const struct kernel *base, const mr_buf *in, const 
         return MR_E_ARG;
 #pragma omp parallel for schedule(dynamic, 1) if (k->kv > 1)
     for (int64_t g = 0; g < k->kv; g++) {
-        double *p = cpu_room(rooms, k->room), *dp = p + k->tokens, *dk = dp + k->tokens;
-        double *dv = dk + k->tokens * k->c, *dq = dv + k->tokens * k->cv;
-        memset(dk, 0, (size_t)(k->tokens * (k->c + k->cv)) * sizeof *dk);
+        double *p = cpu_room(rooms, k->room), *dp = p + k->keys, *dk = dp + k->keys;
+        double *dv = dk + k->keys * k->c, *dq = dv + k->keys * k->cv;
+        memset(dk, 0, (size_t)(k->keys * (k->c + k->cv)) * sizeof *dk);
         for (int64_t t = 0; t < k->tokens; t++)
             for (int64_t h = g * k->group; h < (g + 1) * k->group; h++) {
                 int64_t at = t * k->heads + h;
@@ -125,7 +125,7 @@ mr_status attn_exact_bwd_run(const struct kernel *base, const mr_buf *in, const 
                                  (float *)out[0].data + at * k->c, lo[t], hi[t] };
                 row_bwd(k, &r, p, dp, dk, dv, dq);
             }
-        for (int64_t t = 0; t < k->tokens; t++) {
+        for (int64_t t = 0; t < k->keys; t++) {
             float *to = (float *)out[1].data + t * k->key_step + g * k->c;
             for (int64_t i = 0; i < k->c; i++)
                 to[i] = (float)dk[t * k->c + i];

@@ -9,6 +9,8 @@ enum { ROWS = 192 }; /* of a tile's matrices, about; a tile's memory fits a seco
 void attn_geometry(struct attn *k, int64_t T, int64_t H, int64_t G, int64_t c, int64_t cv)
 {
     k->tokens = T;
+    k->keys = T;
+    k->ranks = 1;
     k->heads = H;
     k->kv = G;
     k->group = H / G;
@@ -34,6 +36,7 @@ mr_status attn_shape(struct attn *k, const mr_call *c, const mr_type *q, const m
                        "and %lld values", (long long)k->heads, (long long)k->kv,
                        (long long)mr_last(q), (long long)mr_last(kt), (long long)mr_last(vt));
     attn_geometry(k, k->tokens, k->heads, k->kv, mr_last(q) / k->heads, mr_last(vt) / k->kv);
+    k->keys = mr_rows(kt);
     k->chunk = mr_attr_i(c, "chunk", 0);
     k->whole = mr_attr_i(c, "causal", 1) ? 0 : mr_attr_i(c, "seq", 0);
     k->exact_scale = mr_attr_f(c, "scale", 1 / sqrt((double)k->c));

@@ -11,13 +11,15 @@ enum { KEYS = 64 }; /* keys of a tile: a multiple of every W */
 
 struct attn {
     struct kernel base;
-    int64_t tokens, heads, kv, group; /* T, H, G, H/G */
+    int64_t tokens, heads, kv, group; /* T queries, H, G, H/G */
+    int64_t keys;                     /* that lie in k and v: T, or of all `ranks` */
     int64_t c, cv, cp, cvp;           /* widths of q and k, of v; rounded up to W */
     int64_t key_step, value_step;     /* from one key to the next, from one value */
     int64_t queries;                  /* query rows of a tile */
     int64_t chunk;
     int64_t slots, of_slot, pages, page; /* of a paged cache: B, M, N and P */
     int64_t whole;                    /* tokens of each sequence, seen as a whole; 0: causal */
+    int64_t ranks, index, seq;        /* attention.cp: whose queries lie zig-zag; else 1, 0, 0 */
     float scale;
     double exact_scale;
     uint64_t room;                    /* bytes of a part's scratch */
@@ -65,7 +67,7 @@ INLINE int64_t attn_row(const struct attn *k, const int32_t *table, int64_t b, i
 }
 
 #define attn_seen_keys ISA_NAME(cpu_attn_seen_keys)
-/* token t sees keys lo[t] <= j < hi[t]; seq_start is checked */
+/* query t sees keys lo[t] <= j < hi[t]; seq_start is checked */
 mr_status attn_seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
                          mr_err *err);
 

@@ -11,6 +11,7 @@
 static const char *const constant[][2] = {
     { "cross_entropy", "weight" }, /* a mask */
     { "route_topk", "bias" },      /* chooses, but is not in the value */
+    { "moe_balance_loss", "counts" }, /* of how tokens chose */
 };
 
 enum { MAX_PROBES = 48 }; /* elements of an operand that are probed, spread evenly */

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shard_context.c - a block whose sequences are spread over the ranks of cp. It was built for the
+ * tokens of this rank, which lie zig-zag; only attention sees those of others:
+ *
+ *   attention(q, k, v, seq_start)    k' = zigzag(comm.gather(k)), v' likewise
+ *                                    attention.cp(q, k', v', seq_start)
+ *
+ *   moe_aux_loss(logits, seq_start)  f = comm.reduce(moe_counts(logits, seq_start))
+ *                                    moe_balance_loss(logits, seq_start, f)
+ *
+ * seq_start holds rows of the whole micro-batch. The gradients of k' and v' are partial sums, and
+ * go back by reduce_scatter; the counts are constant.
+ */
+#include "shard_experts.h"
+#include <stdlib.h>
+#include <string.h>
+
+static mr_status refuse(const mr_prog *p, const mri_mesh *mesh, mr_err *err, const char *hint,
+                        const char *why, long long n)
+{
+    mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER, "block %s over cp = %u ranks: %s %lld",
+            p->name, mesh->cp, why, n);
+    mr_hint(err, "%s", hint);
+    return MR_E_PROFILE_CONFLICT;
+}
+
+static mr_val gathered(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_val v, int64_t seq)
+{
+    mr_val all = mri_rewrite_op(w, n, "comm.gather", MR_IN(*mri_rewrite_at(w, v)),
+                                MR_AT(mr_as("group", mri_group_name(MRI_GROUP_CP)),
+                                      mr_ai("ranks", m->cp), mr_ai("index", m->i_cp),
+                                      mr_as("grad", "sum")), NULL, 1);
+    return mri_rewrite_op(w, n, "zigzag", MR_IN(all),
+                          MR_AT(mr_ai("ranks", m->cp), mr_ai("seq", seq)), NULL, 1);
+}
+
+static mr_status attend(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_err *err)
+{
+    const mr_type *types[2 * MRI_MAX_OPERANDS];
+    mr_call c = mri_node_call(w->from, n, types);
+    int64_t seq = mr_attr_i(&c, "seq", 0);
+    mr_attr at[MRI_MAX_ATTRS];
+    mr_val out[2] = { 0, 0 };
+    uint32_t k = 0;
+    if (!mr_attr_i(&c, "causal", 1))
+        return refuse(w->from, m, err, "set cp = 1", "its attention is not causal; tokens", seq);
+    if (seq < 1 || seq % (2 * m->cp))
+        return refuse(w->from, m, err, "[train] seq must be a multiple of 2*cp",
+                      "sequences cannot be cut in 2*cp equal pieces, they have", seq);
+    for (uint32_t i = 0; i < n->n_attr; i++)
+        if (strcmp(n->attr[i].key, "packed") && strcmp(n->attr[i].key, "causal"))
+            at[k++] = n->attr[i];
+    at[k++] = mr_ai("ranks", m->cp);
+    at[k++] = mr_ai("index", m->i_cp);
+    mr_val key = gathered(w, m, n, n->in[1], seq), value = gathered(w, m, n, n->in[2], seq);
+    mri_rewrite_op(w, n, "attention.cp",
+                   MR_IN(*mri_rewrite_at(w, n->in[0]), key, value, *mri_rewrite_at(w, n->in[3])),
+                   at, k, out, 2);
+    for (uint32_t i = 0; i < n->n_out && i < 2; i++)
+        if (n->out[i])
+            *mri_rewrite_at(w, n->out[i]) = out[i];
+    return 0;
+}
+
+/* Megatron's statistics are of a micro-batch: the ranks that share one add their counts up. */
+static void balance(mri_rewrite *w, const mri_mesh *m, const mri_node *n)
+{
+    const mr_type *types[2 * MRI_MAX_OPERANDS];
+    mr_call c = mri_node_call(w->from, n, types);
+    mr_attr at[MRI_MAX_ATTRS];
+    uint32_t k = 0;
+    bool by_sequence = !strcmp(mr_attr_s(&c, "type", "aux"), "seq_aux");
+    mr_val in[3] = { *mri_rewrite_at(w, n->in[0]), *mri_rewrite_at(w, n->in[1]) };
+    for (uint32_t i = 0; i < n->n_attr; i++)
+        if (strcmp(n->attr[i].key, "coeff"))
+            at[k++] = n->attr[i];
+    at[k++] = mr_ai("rows", by_sequence ? types[0]->dim[0] * m->cp : 1);
+    in[2] = mri_rewrite_op(w, n, "moe_counts", in, 2, at, k, NULL, 1);
+    in[2] = mri_rewrite_op(w, n, "comm.reduce", &in[2], 1,
+                           MR_AT(mr_as("group", mri_group_name(MRI_GROUP_CP)),
+                                 mr_ai("ranks", m->cp), mr_ai("index", m->i_cp)), NULL, 1);
+    *mri_rewrite_at(w, n->out[0]) =
+        mri_rewrite_op(w, n, "moe_balance_loss", in, 3, n->attr, n->n_attr, NULL, 1);
+}
+
+mr_status mri_shard_context(mr_prog **p, const mri_mesh *mesh, mr_err *err)
+{
+    mri_rewrite w;
+    mr_status st = 0;
+    if (mesh->cp == 1)
+        return 0;
+    mri_rewrite_begin(&w, *p);
+    for (size_t i = 0; i < w.from->nodes.n && !st; i++) {
+        const mri_node *n = &w.from->nodes.v[i];
+        mr_val in[MRI_MAX_OPERANDS] = { 0 };
+        for (uint32_t k = 0; k < n->n_in; k++)
+            in[k] = n->in[k] ? *mri_rewrite_at(&w, n->in[k]) : 0;
+        if (!strcmp(n->def->id, "attention"))
+            st = attend(&w, mesh, n, err);
+        else if (!strcmp(n->def->id, "moe_aux_loss"))
+            balance(&w, mesh, n);
+        else
+            mri_rewrite_node(&w, n, in);
+    }
+    if (!st)
+        return mri_rewrite_end(&w, p, err);
+    mri_prog_free(w.to);
+    free(w.map);
+    return st;
+}

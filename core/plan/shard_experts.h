@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shard_experts.h - the rewritings of a block that are not a cut of its tensors' dims alone: what
+ * experts take, experts on the ranks of ep, and sequences over the ranks of cp. They take a block built for this
+ * rank's tokens and give the block of this rank; with the axis 1 they change nothing.
+ *
+ * Invariant: nodes of one block stand in the same order on every rank of the axis, so that their
+ * collectives meet.
+ */
+#ifndef MRI_SHARD_EXPERTS_H
+#define MRI_SHARD_EXPERTS_H
+#include "core/program/rewrite.h"
+
+/* Experts take at most their capacity of tokens, if the mesh has a factor; of one rank too. */
+mr_status mri_shard_capacity(mr_prog **p, const mri_mesh *mesh, mr_err *err);
+/* of `rows` routed rows of one rank */
+int64_t mri_expert_capacity(const mri_mesh *mesh, int64_t rows, int64_t experts);
+/* Parameters placed "ep:0" become this rank's experts; rows go to them and come back. */
+mr_status mri_shard_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err);
+/* The same by gathering the tokens of all ranks; called by mri_shard_experts(), which has cut the
+ * parameters' types in `w`. */
+mr_status mri_gather_experts(mri_rewrite *w, const mri_mesh *mesh, mr_err *err);
+bool mri_is_expert(const mri_value *v); /* a parameter placed "ep:D" */
+/* Attention sees the keys and values of all ranks of cp. */
+mr_status mri_shard_context(mr_prog **p, const mri_mesh *mesh, mr_err *err);
+
+#endif

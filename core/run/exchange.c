@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * exchange.c - see exchange.h. What every rank sends to every other follows from `all`, which all
+ * ranks of the group have alike: it is checked before anything is sent, so that all of them stop
+ * at the same step, or none.
+ */
+#include "exchange.h"
+#include "core/mesh/world.h"
+#include "core/ops/experts_parallel.h"
+#include <stdlib.h>
+#include <string.h>
+
+static mr_status gather_counts(mri_world *w, const mr_call *c, const mr_buf *in, const mr_buf *out,
+                               mr_err *err)
+{
+    mri_comm_job job = { .kind = MRI_COMM_ALL_GATHER, .group = MRI_GROUP_EP, .in = in[0].data,
+                         .out = out[0].data, .n = (uint64_t)mr_numel(c->in[0]), .dtype = "i32" };
+    return mri_comm_run(w, &job, err);
+}
+
+/* Rows to the experts, or (back) what became of them; behind the last that came, zeros. */
+static mr_status move_rows(mri_device *d, mri_world *w, const mr_call *c, const mr_buf *in,
+                           const mr_buf *out, bool back, mr_err *err)
+{
+    const mr_type *x = c->in[0], *y = c->out[0], *t = c->in[1];
+    int64_t N = t->dim[0], me = mr_attr_i(c, "index", 0);
+    uint64_t row = mr_bytes(x) / (uint64_t)x->dim[0], came = 0;
+    uint64_t *bytes = mri_alloc((size_t)N * 2 * sizeof *bytes), *send = bytes, *receive = bytes + N;
+    int32_t *all = mri_alloc(mr_bytes(t));
+    mri_exchange e = { all, N, me, t->dim[1] - 1, back ? x->dim[0] : y->dim[0] };
+    mr_status st = 0;
+    MR_TRY(mri_device_read(d, all, in[1].data, mr_bytes(t), err));
+    MR_TRY(mri_exchange_check(&e, err));
+    for (int64_t n = 0; n < N; n++) {
+        send[n] = row * (uint64_t)(back ? mri_exchange_rows(&e, n, me)
+                                        : mri_exchange_rows(&e, me, n));
+        receive[n] = row * (uint64_t)(back ? mri_exchange_rows(&e, me, n)
+                                           : mri_exchange_rows(&e, n, me));
+        came += receive[n];
+    }
+    MRI_ASSERT(came <= mr_bytes(y));
+    mri_comm_job job = { .kind = MRI_COMM_ALL_TO_ALL, .group = MRI_GROUP_EP, .in = in[0].data,
+                         .out = out[0].data, .n = mr_bytes(x), .dtype = "u8", .send = send,
+                         .receive = receive };
+    MR_TRY(mri_comm_run(w, &job, err));
+    if (came < mr_bytes(y))
+        MR_TRY(d->ops->fill(d->dev, d->stream, (char *)out[0].data + came, 0, mr_bytes(y) - came,
+                            err));
+out:
+    free(all);
+    free(bytes);
+    return st;
+}
+
+mr_status mri_exchange_run(mri_device *d, const mr_op_def *def, const mr_call *c, const mr_buf *in,
+                           const mr_buf *out, mr_err *err)
+{
+    mri_world *w = d->world;
+    uint32_t ranks = w ? w->group[MRI_GROUP_EP].n : 1;
+    if (ranks != (uint64_t)mr_attr_i(c, "ranks", 1))
+        return mr_fail(err, MR_E_COMM, MR_BLAME_HOST,
+                       "%s is planned for %lld ranks of ep, this world has %u", def->id,
+                       (long long)mr_attr_i(c, "ranks", 1), ranks);
+    if (!strcmp(def->id, "ep_counts"))
+        return gather_counts(w, c, in, out, err);
+    return move_rows(d, w, c, in, out, !strcmp(def->id, "ep_return"), err);
+}
