@@ -76,16 +76,13 @@ out:
     return st;
 }
 
-/* Ranks of one replica have evaluated the same. */
+/* Ranks of one replica have evaluated the same, or, over cp, rows of what all of them have read. */
 static mr_status sum_over_ranks(mri_session *s, double *sum, double *weight, mr_err *err)
 {
-    double x[2] = { *sum, *weight };
     if (mri_world_alone(s->world))
         return 0;
-    mr_status st = mri_world_sum(s->world, MRI_GROUP_DP, x, 2, err);
-    *sum = x[0];
-    *weight = x[1];
-    return st;
+    mr_status st = mri_world_sum(s->world, MRI_GROUP_DP_CP, sum, 1, err);
+    return st ? st : mri_world_sum(s->world, MRI_GROUP_DP, weight, 1, err);
 }
 
 mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, double *nll,
