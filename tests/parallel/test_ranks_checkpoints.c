@@ -8,17 +8,24 @@
 #include "core/store/shards.h"
 #include <math.h>
 
-#define COMMON "--set", "train.global_batch=4", "--set", "train.micro_batch=1"
-enum { WORDS = 24 };
+/* sizes that two ranks can share in any way */
+#define COMMON "--set", "train.global_batch=4", "--set", "train.micro_batch=1", \
+        "--set", "model.kv_heads=2", "--set", "model.llama4.experts=4"
+#define RANKS(n) "comm.plugin=sim", "comm.sim.ranks=" #n
+enum { WORDS = 32, COMMON_WORDS = 10 };
 
 /* what is set beside COMMON, NULL-ended */
 static const struct layout {
     const char *name;
-    const char *set[6];
+    const char *set[8];
 } layouts[] = {
     { "one", { NULL } },
-    { "dp2", { "comm.plugin=sim", "comm.sim.ranks=2", NULL } },
-    { "dp4", { "comm.plugin=sim", "comm.sim.ranks=4", NULL } },
+    { "dp2", { RANKS(2), NULL } },
+    { "dp4", { RANKS(4), NULL } },
+    { "dp2 distopt", { RANKS(2), "shard.plugin=distopt", NULL } },
+    { "dp4 fsdp", { RANKS(4), "shard.plugin=fsdp", "shard.fsdp.strategy=optim_grads_params",
+                    NULL } },
+    { "dp2 fsdp optim", { RANKS(2), "shard.plugin=fsdp", "shard.fsdp.strategy=optim", NULL } },
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
@@ -26,7 +33,7 @@ static job_result train(const job *j, const struct layout *l, const char *dir, i
                         const char *more)
 {
     const char *argv[WORDS] = { "p.ini", "-q", COMMON };
-    size_t n = 6;
+    size_t n = COMMON_WORDS;
     char *words[3] = { mri_format("run.dir=%s", dir), mri_format("train.steps=%d", steps),
                        more ? mri_strdup(more) : NULL };
     for (int i = 0; i < 3; i++)
@@ -102,50 +109,73 @@ static void same_tensors(mri_checkpoint *a, mri_checkpoint *b, double tolerance,
     }
 }
 
-Test(ranks_checkpoints, a_run_goes_on_under_every_other_layout)
+/* from "": `to` goes, and nothing comes */
+static void copy_folder(const job *j, const char *from, const char *to)
+{
+    char *line = mri_format("cd '%s'; rm -rf '%s'; test -z '%s' || cp -r '%s' '%s'", j->dir, to,
+                            from, from, to);
+    cr_assert_eq(system(line), 0, "%s", line);
+    free(line);
+}
+
+/* From a run of 2 steps under a, which lies aside, to 4 steps under b. */
+static void go_on(const job *j, const struct layout *a, const struct layout *b, const char *more)
+{
+    char *what = mri_format("%s to %s %s", a->name, b->name, more ? more : "");
+    char *whole = job_path(j, "whole"), *run = job_path(j, "run");
+    copy_folder(j, "aside", "run");
+    must_train(j, b, "run", 4, more);
+    same_losses(whole, run, 4, what);
+    mri_checkpoint *x = job_checkpoint(whole), *y = job_checkpoint(run);
+    cr_assert_eq(mri_checkpoint_info(y)->step, 4);
+    if (!more) {
+        cr_assert_eq(mri_checkpoint_format(y) != NULL, b->set[0] != NULL, "%s", what);
+        same_tensors(x, y, 1e-3, what);
+    }
+    mri_checkpoint_close(x);
+    mri_checkpoint_close(y);
+    free(what);
+    free(whole);
+    free(run);
+}
+
+static bool thorough(void)
+{
+    const char *all = getenv("MRUN_TEST_LONG");
+    return all && !strcmp(all, "1");
+}
+
+/* To the next layout, to the one after it, and to one process; MRUN_TEST_LONG=1: to all. */
+Test(ranks_checkpoints, a_run_goes_on_under_other_layouts)
 {
     job j = job_new();
-    char *whole = job_path(&j, "whole");
     must_train(&j, &layouts[0], "whole", 4, NULL);
-    for (size_t a = 0; a < LAYOUTS; a++)
-        for (size_t b = 0; b < LAYOUTS; b++) {
-            char *name = mri_format("run-%zu-%zu", a, b), *path = job_path(&j, name);
-            char *what = mri_format("%s to %s", layouts[a].name, layouts[b].name);
-            must_train(&j, &layouts[a], name, 2, NULL);
-            must_train(&j, &layouts[b], name, 4, NULL);
-            same_losses(whole, path, 4, what);
-            mri_checkpoint *x = job_checkpoint(whole), *y = job_checkpoint(path);
-            cr_assert_eq(mri_checkpoint_info(y)->step, 4);
-            cr_assert_eq(mri_checkpoint_format(y) != NULL, b > 0, "%s", what);
-            same_tensors(x, y, 1e-4, what);
-            mri_checkpoint_close(x);
-            mri_checkpoint_close(y);
-            free(what);
-            free(path);
-            free(name);
-        }
-    free(whole);
+    for (size_t a = 0; a < LAYOUTS; a++) {
+        must_train(&j, &layouts[a], "run", 2, NULL);
+        copy_folder(&j, "run", "aside");
+        for (size_t b = 0; b < LAYOUTS; b++)
+            if (thorough() || !b || b == (a + 1) % LAYOUTS || b == (a + 2) % LAYOUTS)
+                go_on(&j, &layouts[a], &layouts[b], NULL);
+        copy_folder(&j, "", "run");
+    }
     job_free(&j);
 }
 
-/* Written behind the steps, or as ranges: what is loaded is the same. */
+/* Written behind the steps, or as ranges by which another dp goes on: the same run. */
 Test(ranks_checkpoints, every_way_to_save_gives_the_same_run)
 {
     static const char *const ways[] = { "checkpoint.async=true",
                                         "checkpoint.format=dp_reshardable" };
     job j = job_new();
-    char *whole = job_path(&j, "whole");
     must_train(&j, &layouts[0], "whole", 4, NULL);
-    for (size_t l = 0; l < 2; l++)
-        for (size_t w = 0; w < 2; w++) {
-            char *name = mri_format("run-%zu-%zu", l, w), *path = job_path(&j, name);
-            must_train(&j, &layouts[l], name, 2, ways[w]);
-            must_train(&j, &layouts[l + 1], name, 4, ways[w]); /* another dp */
-            same_losses(whole, path, 4, ways[w]);
-            free(path);
-            free(name);
+    for (size_t w = 0; w < 2; w++)
+        for (size_t l = 0; l < 3; l++) {
+            const size_t from[] = { 0, 1, 3 }, to[] = { 1, 2, 3 };
+            must_train(&j, &layouts[from[l]], "run", 2, ways[w]);
+            copy_folder(&j, "run", "aside");
+            go_on(&j, &layouts[from[l]], &layouts[to[l]], ways[w]);
+            copy_folder(&j, "", "run");
         }
-    free(whole);
     job_free(&j);
 }
 
