@@ -214,17 +214,6 @@ bool mri_runs_next(mri_runs *r, mri_run *out)
     return false;
 }
 
-uint64_t mri_share_common(const mri_share *a, const mri_share *b)
-{
-    mri_runs r;
-    mri_run x;
-    uint64_t n = 0;
-    mri_runs_begin(&r, a, b);
-    while (mri_runs_next(&r, &x))
-        n += x.n;
-    return n;
-}
-
 uint64_t mri_share_copy(const mri_share *to, void *out, const mri_share *from,
                            const void *in, size_t width)
 {

@@ -70,8 +70,6 @@ typedef struct mri_runs {
 } mri_runs;
 void mri_runs_begin(mri_runs *r, const mri_share *a, const mri_share *b);
 bool mri_runs_next(mri_runs *r, mri_run *out);
-/* how many elements both have */
-uint64_t mri_share_common(const mri_share *a, const mri_share *b);
 /* Copies what both have. `in` and `out`: element `from` of each. Returns the elements copied. */
 uint64_t mri_share_copy(const mri_share *to, void *out, const mri_share *from,
                            const void *in, size_t width);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A checkpoint of several ranks: what one layout saves any other loads, each byte is written once,
  * and nothing that is incomplete, damaged or another model's is taken for one. */
+#include "core/store/digest.h"
 #include "core/store/internal.h"
 #include "ranks.h"
 
@@ -247,6 +248,64 @@ Test(shards, damage_to_any_file_is_noticed_and_the_file_is_named)
     mri_checkpoint_close(c);
     mri_manifest_free(&m);
     free(manifest_path);
+    free(step);
+    scratch_drop(dir);
+}
+
+/* A manifest that somebody made, its own checksum right: `from` replaced by `to`. */
+static void remake(const char *path, const char *text, const char *from, const char *to)
+{
+    static const char seal[] = "  \"manifest_xxh64\": \"";
+    const char *at = strstr(text, from), *end = strstr(text, seal);
+    mri_str s = { 0 };
+    cr_assert(at && end, "%s is not in %s", from, text);
+    mri_str_addn(&s, text, (size_t)(at - text));
+    mri_str_add(&s, to);
+    mri_str_addn(&s, at + strlen(from), (size_t)(end - at) - strlen(from));
+    mri_str_fmt(&s, "%s%016llx\"\n}\n", seal, (unsigned long long)mri_digest_of(s.s, s.n));
+    scratch_put(path, s.s, s.n);
+    mri_str_free(&s);
+}
+
+Test(shards, an_impossible_list_of_parts_is_refused)
+{
+    static const char *const changes[][3] = {
+        { "[{\"file\": 0, \"at\": [0, 0], \"dims\": [6, 10]},", "[{\"file\": 0, \"at\": [0, 0], "
+          "\"dims\": [5, 10]},", "10 of 120 elements of tensor a.column" },
+        { "\"at\": [6, 0], \"dims\": [6, 10]}", "\"at\": [5, 0], \"dims\": [7, 10]}",
+          "a.column are there twice" },
+        { "\"at\": [6, 0], \"dims\": [6, 10]}", "\"at\": [6, 0], \"dims\": [7, 10]}",
+          "part 1 of tensor a.column" },
+        { "\"at\": [6, 0], \"dims\": [6, 10]}", "\"at\": [6], \"dims\": [6, 10]}",
+          "part 1 of tensor a.column" },
+        { "\"dims\": [6, 10]}", "\"dims\": [6, 10], \"range\": [0, 61]}",
+          "part 0 of tensor a.column" },
+        { "\"dims\": [6, 10]}", "\"dims\": [6, 10], \"range\": [4, 60]}",
+          "4 of 120 elements of tensor a.column" },
+        { "[{\"file\": 0, \"at\": [0, 0], \"dims\": [6, 10]},", "[{\"file\": 99},", "part 0 of" },
+        { "\"shape\": [12, 10]", "\"shape\": [4611686018427387904, 4]", "impossible shape" },
+        { "\"name\": \"a.column\"", "\"name\": \"zzz\"", "out of order" },
+        { "\"name\": \"a.column\", \"dtype\": \"f32\"",
+          "\"name\": \"a.column\", \"dtype\": \"f64\"", "a.column is not what its manifest says" },
+        { "\"name\": \"a.column\"", "\"name\": \"a.columm\"", "does not have a.columm" },
+    };
+    char *dir = scratch_make(), *step = mri_format("%s/step-00000001", dir);
+    char *path = mri_format("%s/" MRI_MANIFEST, step);
+    mri_checkpoint *c;
+    mr_err err = MR_ERR_INIT;
+    size_t n;
+    save(dir, &layouts[1], 1);
+    char *text = scratch_get(path, &n);
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        remake(path, text, changes[i][0], changes[i][1]);
+        cr_expect_neq(mri_checkpoint_open(step, &c, &err), 0, "change %zu", i);
+        cr_expect_not_null(strstr(err.what, changes[i][2]), "change %zu: %s", i, err.what);
+    }
+    remake(path, text, "\"format\"", "\"format\""); /* none: it is the making that is right */
+    cr_assert_eq(mri_checkpoint_open(step, &c, &err), 0, "%s", err.what);
+    mri_checkpoint_close(c);
+    free(text);
+    free(path);
     free(step);
     scratch_drop(dir);
 }
