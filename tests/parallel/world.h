@@ -39,6 +39,7 @@ typedef struct par_thread {
     const char **sets;
     size_t n_sets;
     void *threads, *ctx;
+    pthread_barrier_t *loaded; /* loading takes each its time; worlds open together */
     par_fn fn;
     mr_status st;
     mr_err err;
@@ -63,6 +64,7 @@ static inline void *par_thread_main(void *arg)
     par_rank *r = &t->r;
     mr_err *err = &t->err;
     mr_status st = r->registry ? 0 : par_load(t, err);
+    pthread_barrier_wait(t->loaded);
     if (!st)
         st = mri_world_open(r->registry, r->config, r->rank, t->threads, r->n, &r->world, err);
     if (!st)
@@ -103,8 +105,12 @@ static inline mr_status par_try(const char *profile, const char *const *sets, ui
     const mri_choice *comm = mri_config_choice(t[0].r.config, "comm", 0);
     const mr_comm_ops *ops = comm->unit->table;
     cr_assert_eq(ops->world_create(comm->config, &threads, err), 0, "%s", err->what);
-    for (uint32_t r = 0; r < n; r++)
+    pthread_barrier_t loaded;
+    pthread_barrier_init(&loaded, NULL, n);
+    for (uint32_t r = 0; r < n; r++) {
         t[r].threads = threads;
+        t[r].loaded = &loaded;
+    }
     for (uint32_t r = 1; r < n; r++)
         cr_assert_eq(pthread_create(&t[r].thread, NULL, par_thread_main, &t[r]), 0);
     par_thread_main(&t[0]);
@@ -115,6 +121,7 @@ static inline mr_status par_try(const char *profile, const char *const *sets, ui
             st = t[r].st;
             *err = t[r].err;
         }
+    pthread_barrier_destroy(&loaded);
     ops->world_destroy(threads);
     free(all.v);
     free(t);
