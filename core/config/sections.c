@@ -84,6 +84,8 @@ static const mr_opt mesh_opts[] = {
 static const mr_opt comm_opts[] = {
     MR_OPT_RANGE(C, MR_T_TIME, timeout, "timeout", "120s", 0.1, 1e6,
                  "how long ranks wait for one that does not come before it counts as lost"),
+    MR_OPT_RANGE(C, MR_T_TIME, heartbeat, "heartbeat", "15s", 0.1, 1e6,
+                 "how long a rank may give no sign of life before it counts as lost"),
 };
 #undef C
 

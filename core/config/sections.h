@@ -39,7 +39,8 @@ typedef struct mri_cfg_mesh {
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_comm {
-    double timeout; /* seconds after which a rank that does not come counts as lost */
+    double timeout;   /* seconds after which a rank that does not come counts as lost */
+    double heartbeat; /* seconds without a sign of life after which a process does     */
 } mri_cfg_comm;
 
 typedef struct mri_cfg_train {

@@ -2,6 +2,7 @@
  * agree.c - see agree.h. */
 #include "agree.h"
 #include "channel.h"
+#include "rendezvous.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,10 @@ typedef struct gather {
 static mr_status do_gather(void *ctx, mr_err *err)
 {
     const gather *g = ctx;
-    return g->w->ops->host_gather(g->w->comm, g->mine, g->bytes, g->all, err);
+    const mri_world *w = g->w;
+    if (w->ops->flags & MR_COMM_STREAM) /* device memory is no place for the host's figures */
+        return mri_rendezvous_gather(w->rendezvous, g->mine, g->bytes, g->all, err);
+    return w->ops->host_gather(w->comm, g->mine, g->bytes, g->all, err);
 }
 
 mr_status mri_world_gather(mri_world *w, const void *mine, uint64_t bytes, void *all, mr_err *err)
@@ -105,15 +109,20 @@ mr_status mri_world_agree(mri_world *w, mr_status st, mr_err *err)
 
 mr_status mri_world_fail(mri_world *w, mr_status st, mr_err *err)
 {
-    if (!st || mri_world_alone(w) || w->lost || !w->comm)
+    if (!st || mri_world_alone(w) || w->lost || !w->channel)
         return st;
     w->lost = true;
     blame_rank(err, w->mesh.rank);
-    if (MR_CAN(w->ops, fail))
-        st = w->ops->fail(w->comm, err);
-    else if (MR_CAN(w->ops, abort))
-        w->ops->abort(w->comm);
+    if (w->rendezvous)
+        mri_rendezvous_fail(w->rendezvous, err); /* whose verdict aborts the plugin */
+    else if (w->comm && MR_CAN(w->ops, fail))
+        w->ops->fail(w->comm, err);
     return err->code;
+}
+
+bool mri_world_orphan(const mri_world *w)
+{
+    return w && w->rendezvous && mri_rendezvous_orphan(w->rendezvous);
 }
 
 /* ---- started alike? ---------------------------------------------------------------------------- */

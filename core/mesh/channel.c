@@ -2,6 +2,7 @@
  * channel.c - see channel.h. Tickets number the submissions; ticket t lies in slot t % SLOTS. */
 #include "channel.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,12 +113,15 @@ static void run_slot(struct mri_channel *c, slot *s)
     mr_err err = MR_ERR_INIT;
     mr_status st = first_failure(c, &err);
     bool broken = st != 0;
+    atomic_store(&c->w->pulse.waits, !broken);
     if (!st && s->fn)
         st = s->fn(s->ctx, &err);
     else if (!st)
         st = c->w->device.host_memory
                  ? mri_comm_do(c->w, &s->job, NULL, s->job.in, s->job.out, &err)
                  : run_staged(c, s, &err);
+    atomic_store(&c->w->pulse.waits, 0);
+    atomic_fetch_add(&c->w->pulse.jobs, 1);
     if (st && !broken)
         failed(c, st, &err);
     if (s->fn) {
@@ -214,6 +218,7 @@ static mr_status submit_stream(struct mri_channel *c, const mri_comm_job *job, u
     MR_TRY(mri_comm_do(c->w, job, c->stream, job->in, job->out, err));
     MR_TRY(d->ops->record(d->dev, c->stream, &s->done, err));
     *ticket = ++c->submitted;
+    atomic_store(&c->w->pulse.jobs, c->submitted);
 out:
     if (st)
         failed(c, st, err);

@@ -114,6 +114,8 @@ mr_status mri_launch_find(mri_launcher *out, mr_err *err)
     if (address)
         snprintf(out->address, sizeof out->address, "%s", address);
     MR_TRY(optional("MASTER_PORT", 65535, &out->port, err));
+    const char *agent = getenv("TORCHELASTIC_USE_AGENT_STORE"); /* torchrun itself listens there */
+    out->port += out->port && agent && !strcmp(agent, "True");
 out:
     return st;
 }

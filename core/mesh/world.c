@@ -3,6 +3,8 @@
  * then tell each other. */
 #include "agree.h"
 #include "channel.h"
+#include "meet.h"
+#include "rendezvous.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,6 +100,8 @@ static mr_status open_plugin(mri_world *w, mr_err *err)
     mr_status st = 0;
     MR_TRY(mri_channel_call(w, do_open, w, err));
     MR_TRY(check_info(w, err));
+    if (!w->rendezvous && !w->env.threads)
+        MR_TRY(mri_meet_after(w, err));
     MR_TRY(mri_agree_same(w, err));
     MR_TRY(mri_channel_call(w, do_split, w, err));
 out:
@@ -193,8 +197,11 @@ mr_status mri_world_open(mri_registry *reg, const mri_config *config, uint32_t t
     MR_TRY(mri_channel_open(w, err));
     if (!(w->ops->flags & MR_COMM_STREAM))
         MR_TRY(open_plugin(w, err));
+    else if (!threads)
+        MR_TRY(mri_meet_before(w, &launcher, err));
 out:
     if (st) {
+        w->lost = true; /* all find the same, or wait in vain */
         mri_world_close(w);
         w = NULL;
     }
@@ -258,6 +265,7 @@ void mri_world_close(mri_world *w)
     mr_err ignored = MR_ERR_INIT;
     if (!w)
         return;
+    mri_rendezvous_close(w->rendezvous, w->lost);
     if (w->channel && mri_channel_call(w, do_close, w, &ignored))
         do_close(w, &ignored); /* after a failure the channel runs nothing any more */
     mri_channel_close(w);

@@ -25,6 +25,12 @@ typedef struct mri_comm_device {
     bool host_memory;   /* the host may touch its pointers */
 } mri_comm_device;
 
+/* What a rank's heartbeat tells: how many collectives it has come to, and if it is in one now. */
+typedef struct mri_pulse {
+    _Atomic uint64_t jobs;
+    _Atomic uint32_t waits;
+} mri_pulse;
+
 typedef struct mri_world {
     mri_mesh mesh;
     const mr_comm_ops *ops; /* NULL: alone, or fake */
@@ -35,6 +41,7 @@ typedef struct mri_world {
     mri_comm_device device; /* set by mri_world_device() */
     struct mri_channel *channel;
     struct mri_rendezvous *rendezvous; /* of ranks that are processes */
+    mri_pulse pulse;
     const mri_config *config;
     const mr_host *host;
     bool lost; /* a rank or a collective failed: nothing more can be sent */
@@ -86,6 +93,8 @@ mr_status mri_world_sum(mri_world *w, uint32_t group, double *x, size_t n, mr_er
 /* This rank alone: it failed with *err, and cannot go on. The others' calls that wait, or the next
  * that they make, return the same error; *err becomes what all ranks end with. Returns its code. */
 mr_status mri_world_fail(mri_world *w, mr_status st, mr_err *err);
+/* rank 0 is gone, so nobody speaks for all */
+bool mri_world_orphan(const mri_world *w);
 static inline bool mri_world_alone(const mri_world *w)
 {
     return !w || w->mesh.world == 1;
