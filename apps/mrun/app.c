@@ -69,7 +69,7 @@ int app_fail(app *a, const mr_err *err)
 {
     const char *red = a->color ? "\033[1;31m" : "", *off = a->color ? "\033[0m" : "";
     fflush(stdout);
-    if (a->silent)
+    if (a->silent && !mri_world_orphan(a->world))
         return exit_code(err);
     if (a->json) {
         print_json(err);

@@ -9,6 +9,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { SPEAK_US = 500000 };
 
 /* The job, in a world that is open or could not be opened. */
 static int run_in(app *a, mri_config *c, mri_world *w, mr_status st, mr_err *err,
@@ -16,6 +19,8 @@ static int run_in(app *a, mri_config *c, mri_world *w, mr_status st, mr_err *err
 {
     if (!st)
         st = mri_world_agree(w, mri_world_settle(w, c, err), err);
+    if (w)
+        st = mri_world_fail(w, st, err);
     a->world = w;
     int rc = st ? app_fail(a, err) : start->job(a, c);
     mri_world_close(w);
@@ -37,7 +42,10 @@ static int run_process(app *a, mri_config *c, const app_start *start)
     if (!st && !l.rank && !a->quiet && w->mesh.world > 1)
         fprintf(stderr, "mrun: %u ranks, as %s says (%s)%s%s\n", w->mesh.world, l.name, l.source,
                 w->info.version ? ", over " : "", w->info.version ? w->info.version : "");
-    return run_in(a, c, w, st, &err, start);
+    int rc = run_in(a, c, w, st, &err, start);
+    if (rc && a->silent) /* launchers stop all ranks when one exits: the first speaks before */
+        usleep(SPEAK_US);
+    return rc;
 }
 
 /* ---- ranks that are threads ------------------------------------------------------------------- */

@@ -2,30 +2,10 @@
  * `mrun PROFILE.ini` on ranks that are threads: the same training as on one, one log, one
  * checkpoint, one error however many ranks meet it. */
 #include "../unit/jobs/job.h"
-#include <math.h>
+#include "losses.h"
 
 #define ONE "p.ini", "-q", "--set", "train.steps=4"
 #define SIM "p.ini", "-q", "--set", "train.steps=4", "--set", "comm.plugin=sim"
-
-static void same_losses(const char *a, const char *b)
-{
-    char *x = job_losses(a), *y = job_losses(b), *p = x, *q = y;
-    int64_t step, other;
-    double loss, loss_b, norm, norm_b, lr;
-    int n = 0, used;
-    for (; sscanf(p, "%ld loss %lg norm %lg lr %lg\n%n", &step, &loss, &norm, &lr, &used) == 4; n++) {
-        p += used;
-        cr_assert_eq(sscanf(q, "%ld loss %lg norm %lg lr %lg\n%n", &other, &loss_b, &norm_b, &lr,
-                            &used), 4, "%s", y);
-        q += used;
-        cr_expect(fabs(loss - loss_b) <= 1e-5 * loss, "step %ld: loss %.9g and %.9g", (long)step,
-                  loss, loss_b);
-        cr_expect(fabs(norm - norm_b) <= 1e-5 * norm, "step %ld: norm %.9g and %.9g", (long)step,
-                  norm, norm_b);
-    }
-    cr_expect_eq(n, 4);
-    cr_expect_eq(*q, 0, "the second has more steps");
-}
 
 Test(ranks_job, two_threads_train_as_one)
 {
@@ -34,7 +14,7 @@ Test(ranks_job, two_threads_train_as_one)
     JOB_EXPECT(&a, 0, NULL);
     job_result b = job_run(&j, SIM, "--set", "run.dir=b");
     JOB_EXPECT(&b, 0, NULL);
-    same_losses(job_path(&j, "a"), job_path(&j, "b"));
+    same_losses(job_path(&j, "a"), job_path(&j, "b"), 4);
     mri_checkpoint *c = job_checkpoint(job_path(&j, "b"));
     cr_expect_eq(mri_checkpoint_info(c)->step, 4);
     mri_checkpoint_close(c);
