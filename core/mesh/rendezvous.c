@@ -23,7 +23,7 @@ struct mri_rendezvous {
     wire_word value; /* the last that came, until it is taken */
     bool has_value, judged, orphan;
     mr_err verdict;
-    atomic_bool stop;
+    atomic_bool stop, leaving; /* leaving: nothing waits any more that would have to end */
 };
 
 static bool say(mri_rendezvous *r, uint32_t kind, const char *key, const void *data, uint64_t bytes)
@@ -47,7 +47,7 @@ static void judged(mri_rendezvous *r, const mr_err *e, bool orphan)
     r->orphan |= orphan;
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
-    if (first && r->m.ended)
+    if (first && r->m.ended && !atomic_load(&r->leaving))
         r->m.ended(r->m.ctx);
 }
 
@@ -283,6 +283,7 @@ void mri_rendezvous_close(mri_rendezvous *r, bool lost)
 {
     if (!r)
         return;
+    atomic_store(&r->leaving, true);
     if (r->fd >= 0) {
         if (lost && r->m.rank)
             await_end_of_line(r);
