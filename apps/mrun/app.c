@@ -17,6 +17,8 @@ static const struct {
     uint32_t blame; /* MR_BLAME_UNKNOWN: whoever is to blame */
     int code;
 } exit_table[] = {
+    { 508, 508, MR_BLAME_UNKNOWN, EXIT_TRANSIENT },
+    { 509, 509, MR_BLAME_UNKNOWN, EXIT_PERSISTENT },
     { 100, 199, MR_BLAME_UNKNOWN, EXIT_USAGE }, /* profile, command line          */
     { 200, 299, MR_BLAME_UNKNOWN, EXIT_ENV },   /* plugins                        */
     { 600, 699, MR_BLAME_ENV, EXIT_ENV },       /* files, when the system refuses */

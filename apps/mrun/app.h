@@ -8,7 +8,8 @@
 #include "core/config/sections.h"
 #include "core/mesh/world.h"
 
-enum { EXIT_OK = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_ENV = 3, EXIT_INT = 130, EXIT_TERM = 143 };
+enum { EXIT_OK = 0, EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_ENV = 3, EXIT_TRANSIENT = 16,
+       EXIT_PERSISTENT = 17, EXIT_INT = 130, EXIT_TERM = 143 };
 
 typedef struct app {
     mri_registry *registry;
@@ -52,6 +53,7 @@ void app_args_free(app_args *args);
 int cmd_answers(app *a, int argc, char **argv);  /* answers.c */
 int cmd_check(app *a, int argc, char **argv);    /* check.c: a profile, a plugin, KIND/NAME */
 int cmd_explain(app *a, int argc, char **argv);  /* explain.c */
+int cmd_supervise(app *a, int argc, char **argv); /* supervise.c */
 int cmd_plugins(app *a, int argc, char **argv);  /* plugins.c */
 int cmd_new(app *a, int argc, char **argv);      /* new.c */
 int cmd_plan(app *a, int argc, char **argv);     /* plan.c */

@@ -46,6 +46,9 @@ static const app_command commands[] = {
     { "score", "PROFILE.ini|RUN_DIR|--hf DIR --ids \"1 2\"|--text TEXT|--jsonl FILE [--no-special] "
                "[--image FILE]... [--pixel-values FILE] [--logits OUT] [--grad OUT]",
       "log-probabilities, one JSON line a sequence; logits and gradients to files", cmd_score },
+    { "supervise", "[--restarts N] [--wait SECONDS] [--ranks 8,4,2] -- COMMAND...",
+      "a run started again when it ends by a fault, {ranks} in the command being how many",
+      cmd_supervise },
     { "tokenize", "PROFILE.ini|RUN_DIR|--hf DIR [--decode] [--no-special] [--chat] "
                   "[--chat-template FILE]",
       "lines of text, or of chats in JSON, to lines of ids, or back; stdin to stdout",
@@ -96,7 +99,8 @@ static void print_help(void)
         if (*c->doc)
             printf("  %-12s %s\n  %-12s   %s\n", c->name, c->doc, "", c->args);
     printf("\noptions:\n%s", common_options);
-    puts("\nexit: 0 ok, 1 run failed, 2 usage or profile, 3 environment, 130/143 interrupted");
+    puts("\nexit: 0 ok, 1 run failed, 2 usage or profile, 3 environment, 16/17 a fault of the "
+         "machine\n      (E0508, E0509), 130/143 interrupted");
 }
 
 static void print_version(void)

@@ -28,7 +28,7 @@ static int run_in(app *a, mri_config *c, mri_world *w, mr_status st, mr_err *err
     return rc;
 }
 
-/* ---- ranks that are processes ----------------------------------------------------------------- */
+/* ---- ranks that are processes ---------------------------------------------------------------- */
 
 static int run_process(app *a, mri_config *c, const app_start *start)
 {
@@ -48,7 +48,7 @@ static int run_process(app *a, mri_config *c, const app_start *start)
     return rc;
 }
 
-/* ---- ranks that are threads ------------------------------------------------------------------- */
+/* ---- ranks that are threads ------------------------------------------------------------------ */
 
 typedef struct rank_thread {
     app app;

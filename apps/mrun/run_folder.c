@@ -38,7 +38,8 @@ static const char *const free_keys[] = {
     "generate", "score", "train.log_every", "train.sample_prompt", "train.sample_tokens",
     "train.recompute", "mesh", "comm", "comm.sim", "comm.mpi", "comm.fake", "shard",
     "shard.distopt", "shard.fsdp", "checkpoint.format", "checkpoint.async",
-    "checkpoint.local_dir", "checkpoint.local_every", NULL };
+    "checkpoint.local_dir", "checkpoint.local_every", "run.check_replicas", "run.rerun",
+    "comm.nccl", NULL };
 
 static const char *const *keys_to_ignore(const mri_config *c)
 {

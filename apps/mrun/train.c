@@ -8,6 +8,8 @@
  */
 #include "answers.h"
 #include "core/run/step.h"
+#include "core/run/replicas.h"
+#include "rerun.h"
 #include "run_folder.h"
 #include "sinks.h"
 #include "trace.h"
@@ -47,7 +49,7 @@ static void catch_signals(void)
     signal(SIGXFSZ, SIG_IGN); /* a file at its limit is an error of write(), as a full disk is */
 }
 
-/* ---- one run ---------------------------------------------------------------------------------- */
+/* ---- one run --------------------------------------------------------------------------------- */
 
 typedef struct train_run {
     app *a;
@@ -59,6 +61,7 @@ typedef struct train_run {
     uint64_t memory;
     int64_t saved_at;
     int stop, save_now; /* signals, as all ranks know of them */
+    uint64_t spoilt;    /* items of [debug] spoil that have served */
 } train_run;
 
 static bool first_rank(const train_run *r)
@@ -159,6 +162,33 @@ static void log_step(train_run *r, const mri_step_result *x, double seconds)
     app_sinks_event(&r->sinks, "step", x->step, m, n, NULL);
 }
 
+/* It runs again, which tells whose fault it was; a step that is good then is saved. All ranks come
+ * here, and to the same verdict. */
+static mr_status not_finite(train_run *r, const mri_step_result *bad, mr_err *err)
+{
+    mri_step_result again;
+    app_verdict verdict = APP_SAME_AGAIN;
+    mr_err saving = MR_ERR_INIT;
+    double began = app_now();
+    mr_status st = 0;
+    if (strcmp(r->c->run.rerun, "none")) {
+        MR_TRY(app_spoil(r->c, bad->step, &r->spoilt, &r->s->spoil, err));
+        st = app_rerun(r->s, bad, &again, &verdict, err);
+        if (st && verdict == APP_SAME_AGAIN)
+            goto out;
+    }
+    if (verdict == APP_SAME_AGAIN)
+        return app_find_nonfinite(r->s, err);
+    if (verdict == APP_TRANSIENT) {
+        log_step(r, &again, app_now() - began);
+        if (hear_of_saved(r, true, &saving) || save(r, &saving) || hear_of_saved(r, true, &saving))
+            mr_hint(err, "and saving failed: %.200s", saving.what);
+    }
+    st = mri_world_agree(r->a->world, st, err);
+out:
+    return st;
+}
+
 /* Awaits the oldest step under way. A step's time is that between two such ends. */
 static mr_status end_step(train_run *r, mr_err *err)
 {
@@ -170,7 +200,7 @@ static mr_status end_step(train_run *r, mr_err *err)
     if (st)
         return st;
     if (!x.ok)
-        return app_find_nonfinite(r->s, err);
+        return not_finite(r, &x, err);
     if (x.step == t->steps || x.step % t->log_every == 0)
         log_step(r, &x, seconds);
     return 0;
@@ -194,13 +224,18 @@ static mr_status loop(train_run *r, mr_err *err)
         if (r->stop)
             break;
         MR_TRY(hear_of_saved(r, false, err));
+        MR_TRY(app_spoil(r->c, r->s->done.step + 1, &r->spoilt, &r->s->spoil, err));
         MR_TRY(mri_step_begin(r->s, err));
         int64_t step = r->s->done.step;
         bool last = step == t->steps, eval = t->eval_every && (last || due(step, t->eval_every));
         bool keep = due(step, r->c->checkpoint.every);
         bool local = due(step, r->c->checkpoint.local_every) && r->c->checkpoint.local_dir;
-        while (mri_steps_pending(r->s) > (eval || keep || local || r->save_now || last ? 0 : ahead))
+        bool look = due(step, r->c->run.check_replicas);
+        bool settle = eval || keep || local || look || r->save_now || last;
+        while (mri_steps_pending(r->s) > (settle ? 0 : ahead))
             MR_TRY(end_step(r, err));
+        if (look) /* before what is wrong is saved */
+            MR_TRY(mri_world_agree(r->a->world, mri_replicas_check(r->s, err), err));
         if (eval)
             MR_TRY(validate(r, err));
         if (keep || (r->save_now && !mri_steps_pending(r->s))) {
@@ -210,7 +245,7 @@ static mr_status loop(train_run *r, mr_err *err)
         } else if (local) {
             MR_TRY(mri_session_save_local(r->s, err));
         }
-        if (eval || keep || local)
+        if (eval || keep || local || look)
             r->clock = app_now();
     }
     while (mri_steps_pending(r->s))

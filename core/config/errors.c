@@ -229,8 +229,9 @@ PAGE(GUARD, "A kernel wrote outside its buffer",
 "alone; report it to the author. The same profile on backend ref shows whether the rest is\n"
 "sound.\n")
 PAGE(DIVERGED, "Two runs that should agree do not",
-"`mrun diff` or a rerun compared two executions step by step; the message names the first value\n"
-"that differs and by how much.\n"
+"`mrun diff` compared two executions step by step, and the message names the first value that\n"
+"differs and by how much; or [run] check_replicas found that ranks which hold the same parameters\n"
+"hold other bits, and the message names the rank that stands alone.\n"
 "Usual causes: a kernel that is wrong or depends on timing; a broken machine; profiles that\n"
 "differ in more than the backend.\n"
 "What to do: compare under [run] deterministic = true and fp32; `mrun check backend/NAME` tests\n"
@@ -243,6 +244,20 @@ PAGE(EXPERT_ROOM, "A rank's experts are sent more rows than there is room for",
 "close to 1.\n"
 "What to do: raise dispatch_bound, or set it to 0: then there is room for all rows of all ranks.\n"
 "An auxiliary loss of the model ([model.NAME] aux_loss) evens the load.\n")
+
+PAGE(FAULT_TRANSIENT, "A step was wrong once, and right when it ran again",
+"The loss or a gradient was not finite; the same step over the same samples, from the same\n"
+"weights, was finite when it ran again. Equal inputs give equal bits here, so the first time the\n"
+"machine was at fault: memory, a link, a core. The step that was right is saved.\n"
+"What to do: look at the host's log (ECC, Xid, link errors) and drain the host if it happens\n"
+"again; the same command goes on. Exit code 16. `[run] rerun = none` turns the check off.\n")
+PAGE(FAULT_PERSISTENT, "A step is wrong in another way each time",
+"The loss or a gradient was not finite; the same step over the same samples, from the same\n"
+"weights, was not finite again, with other figures. Equal inputs give equal bits here, so this\n"
+"machine computes wrongly. Nothing of the step was kept; the last checkpoint is valid.\n"
+"What to do: run elsewhere. Exit code 17, which `mrun supervise` does not start again. A step\n"
+"that is wrong in the same way twice is the data's or the model's fault (E0502), or that of a\n"
+"fault that repeats: the same run on another machine tells.\n")
 
 /* ---- 6xx: files ------------------------------------------------------------------ */
 
@@ -293,10 +308,13 @@ PAGE(DEVICE, "The device failed",
 "What to do: run again with --set debug.mode=step, which names the kernel. The last\n"
 "checkpoint is valid, and the same command resumes from it.\n")
 PAGE(COMM, "Communication between ranks failed",
-"Usual causes: a rank that died (its own log has the first error); ranks started with different\n"
-"profiles; a launcher that set no rank or world size; a network that is down.\n"
-"What to do: look for the rank that failed first. After that is mended, the same command\n"
-"resumes.\n")
+"Usual causes: a rank that died, hangs or never came, which the message names (its own output has\n"
+"the first error); ranks started with different profiles or programs; a launcher that set no rank\n"
+"or world size, or variables of two launchers that contradict each other; a port in use; a network\n"
+"that is down.\n"
+"What to do: look for the rank that is named. [comm] timeout is how long ranks wait for one that\n"
+"does not come, [comm] heartbeat how long a process may give no sign of life. After the cause is\n"
+"mended, the same command resumes; `mrun supervise -- COMMAND` does that by itself.\n")
 PAGE(ARG, "A function was called with an argument that it does not take",
 "A caller, mostly a plugin, broke the contract of a host function.\n"
 "What to do: if the plugin is yours, read the function's comment in the header; else report the\n"

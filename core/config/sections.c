@@ -20,6 +20,12 @@ static const mr_opt run_opts[] = {
            "equal machine, binary, threads and ranks give equal bits"),
     MR_OPT(C, MR_T_BOOL, fork, "fork", "false",
            "start a new run from the weights of another profile's run in this folder"),
+    MR_OPT_RANGE(C, MR_T_INT, check_replicas, "check_replicas", "0", 0, 1e12,
+                 "steps between checks that ranks with the same parameters hold the same bits; 0: "
+                 "none"),
+    MR_OPT_CHOICE(C, rerun, "rerun", "nonfinite", "none|nonfinite",
+                  "nonfinite: such a step runs again, which tells the data's fault from the "
+                  "machine's"),
 };
 #undef C
 
@@ -53,7 +59,8 @@ static const mr_opt mesh_opts[] = {
            "with tp above 1, tokens are split over tp outside of the split products"),
     MR_OPT_CHOICE(C, schedule, "schedule", "1f1b", "1f1b|zero_bubble",
                   "order of a pipeline's work; 1f1b with vpp above 1 is interleaved"),
-    MR_OPT(C, MR_T_STR, layout, "layout", NULL, "which stage has what: E embedding, t layer, m MTP, "
+    MR_OPT(C, MR_T_STR, layout, "layout", NULL, "which stage has what: E embedding, t layer, m "
+                                                "MTP, "
            "L loss, | between stages, x*3 and (..)*3 repeat: \"Et*3|t*4|t*3L\""),
     MR_OPT_RANGE(C, MR_T_INT, first_stage_layers, "first_stage_layers", "-1", -1, 65536,
                  "layers of the first virtual stage; -1: as many as the others have"),
@@ -207,6 +214,10 @@ static const mr_opt debug_opts[] = {
                   "step: one op at a time, checked for NaN, Inf and guard bytes"),
     MR_OPT(C, MR_T_BOOL, poison, "poison", "false",
            "fill saved buffers with NaN once they are dead"),
+    MR_OPT(C, MR_T_LIST, spoil, "spoil", NULL,
+           "STEP:FACTOR, as in 5:nan: multiply a step's gradients, to see what a run does about "
+           "it; "
+           "each item serves once"),
 };
 #undef C
 

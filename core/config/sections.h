@@ -14,6 +14,8 @@ typedef struct mri_cfg_run {
     const char *dir;
     int64_t seed, threads; /* threads 0: auto */
     int32_t deterministic, fork;
+    int64_t check_replicas; /* steps between looks at the replicas' weights; 0: none */
+    const char *rerun;      /* none | nonfinite: steps that run again to tell whose fault it was */
 } mri_cfg_run;
 
 typedef struct mri_cfg_job {
@@ -90,6 +92,7 @@ typedef struct mri_cfg_checkpoint {
 typedef struct mri_cfg_debug {
     const char *mode; /* none | step */
     int32_t poison; /* fill dead saved buffers with NaN */
+    mr_list spoil;  /* STEP:FACTOR: a step's loss is multiplied by it, once an item */
 } mri_cfg_debug;
 
 typedef struct mri_cfg_generate {

@@ -33,7 +33,8 @@ mr_status mri_world_gather(mri_world *w, const void *mine, uint64_t bytes, void 
     }
     if (!w->channel)
         return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST,
-                       "ranks of a world that is for planning alone cannot tell each other anything");
+                       "ranks of a world that is for planning alone cannot tell each other "
+                       "anything");
     return mri_channel_call(w, do_gather, &g, err);
 }
 
@@ -125,7 +126,7 @@ bool mri_world_orphan(const mri_world *w)
     return w && w->rendezvous && mri_rendezvous_orphan(w->rendezvous);
 }
 
-/* ---- started alike? ---------------------------------------------------------------------------- */
+/* ---- started alike? -------------------------------------------------------------------------- */
 
 typedef struct alike {
     uint64_t profile, binary, length;

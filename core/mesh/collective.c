@@ -55,7 +55,8 @@ mr_status mri_comm_do(mri_world *w, const mri_comm_job *j, void *stream, const v
     case MRI_COMM_BROADCAST: return o->broadcast(g, stream, out, j->n, j->dtype, j->peer, err);
     case MRI_COMM_ALL_TO_ALL:
         return o->all_to_all(g, stream, in, j->send, NULL, out, j->receive, NULL, err);
-    case MRI_COMM_SEND: return o->send(g, stream, in, j->n * mr_dtype_bytes(j->dtype), j->peer, err);
+    case MRI_COMM_SEND: return o->send(g, stream, in, j->n * mr_dtype_bytes(j->dtype), j->peer,
+                                       err);
     case MRI_COMM_RECEIVE:
         return o->receive(g, stream, out, j->n * mr_dtype_bytes(j->dtype), j->peer, err);
     }

@@ -83,7 +83,8 @@ static void lost(mri_hub *h, uint32_t r, const char *how)
 {
     mr_err e = MR_ERR_INIT;
     mr_fail(&e, MR_E_COMM, MR_BLAME_ENV, "rank %u %s", r, how);
-    mr_hint(&e, "its own output, or its host's log, says why; the same command resumes from the last "
+    mr_hint(&e, "its own output, or its host's log, says why; the same command resumes from the "
+                "last "
                 "checkpoint");
     judge(h, &e);
 }
@@ -299,7 +300,8 @@ static void *serve(void *arg)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-mr_status mri_hub_open(int listening, uint32_t world, double patience, double silence, mri_hub **out,
+mr_status mri_hub_open(int listening, uint32_t world, double patience, double silence,
+                       mri_hub **out,
                        mr_err *err)
 {
     mri_hub *h = mri_alloc(sizeof *h);

@@ -14,7 +14,8 @@
 typedef struct mri_hub mri_hub;
 
 /* Takes over the listening socket. `patience`: seconds for all ranks to come. */
-mr_status mri_hub_open(int listening, uint32_t world, double patience, double silence, mri_hub **out,
+mr_status mri_hub_open(int listening, uint32_t world, double patience, double silence,
+                       mri_hub **out,
                        mr_err *err);
 /* Waits until all have said goodbye, at most `grace` seconds. */
 void mri_hub_close(mri_hub *h, double grace);

@@ -34,7 +34,8 @@ mr_status mri_meet_before(mri_world *w, const mri_launcher *l, mr_err *err)
 {
     bool one_host = l->local_world == l->world;
     if (!*l->address && !one_host) {
-        mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "MASTER_ADDR is not set, and the ranks are on several "
+        mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "MASTER_ADDR is not set, and the ranks are on "
+                                              "several "
                 "hosts");
         mr_detail(err, "%s: %s", l->name, l->source);
         mr_hint(err, "export MASTER_ADDR=(host of rank 0) MASTER_PORT=(a free port there)");

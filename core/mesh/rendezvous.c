@@ -56,7 +56,8 @@ static void line_closed(mri_rendezvous *r)
     mr_err e = MR_ERR_INIT;
     mr_fail(&e, MR_E_COMM, MR_BLAME_ENV, "rank 0 died: its connection to rank %u closed without a "
             "word", r->m.rank);
-    mr_hint(&e, "its own output, or its host's log, says why; the same command resumes from the last "
+    mr_hint(&e, "its own output, or its host's log, says why; the same command resumes from the "
+                "last "
                 "checkpoint");
     judged(r, &e, true);
 }

@@ -101,7 +101,8 @@ mr_status mri_wire_listen(uint32_t *port, int *fd, mr_err *err)
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
-    mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "rank 0 cannot listen on port %u: %s", *port, strerror(e));
+    mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "rank 0 cannot listen on port %u: %s", *port,
+            strerror(e));
     if (err)
         err->native = e;
     mr_hint(err, e == EADDRINUSE ? "another job holds it: set MASTER_PORT to a port that is free"
@@ -140,6 +141,7 @@ mr_status mri_wire_connect(const char *host, uint32_t port, double seconds, int 
     }
     mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "rank 0 does not answer at %s:%u; waited %.3g s", host,
             port, seconds);
-    mr_hint(err, "MASTER_ADDR is the host of rank 0; is it up, and does no firewall stand between?");
+    mr_hint(err,
+            "MASTER_ADDR is the host of rank 0; is it up, and does no firewall stand between?");
     return MR_E_COMM;
 }

@@ -96,6 +96,7 @@ typedef struct mri_session {
     const mr_data_ops *data_ops;
     void *data;
     bool dry;   /* planned alone */
+    double spoil; /* not 0: what the next step's gradients are multiplied by, once */
     bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
     mri_progress done;
     struct mri_saver *saver; /* of saves behind training, and those of several ranks; or NULL */

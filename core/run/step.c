@@ -113,8 +113,10 @@ static void put_seeds(mri_session *s, const mri_pending *p, const double *weight
         double scale = per_token ? p->result.weight
                                  : (weight[i] > 1 ? weight[i] : 1) *
                                        (double)micros_of_all(s, p->result.samples);
-        mri_feed_seed(&s->feed, p->slot, i, scale > 0 && i < p->read ? 1 / scale : 0);
+        double seed = scale > 0 && i < p->read ? 1 / scale : 0;
+        mri_feed_seed(&s->feed, p->slot, i, s->spoil ? seed * s->spoil : seed);
     }
+    s->spoil = 0;
 }
 
 typedef struct put_to {

@@ -11,7 +11,8 @@ static inline void same_losses(const char *a, const char *b, int steps)
     int64_t step, other;
     double loss, loss_b, norm, norm_b, lr;
     int n = 0, used;
-    for (; sscanf(p, "%ld loss %lg norm %lg lr %lg\n%n", &step, &loss, &norm, &lr, &used) == 4; n++) {
+    for (; sscanf(p, "%ld loss %lg norm %lg lr %lg\n%n", &step, &loss, &norm, &lr,
+                  &used) == 4; n++) {
         p += used;
         cr_assert_eq(sscanf(q, "%ld loss %lg norm %lg lr %lg\n%n", &other, &loss_b, &norm_b, &lr,
                             &used), 4, "%s", y);

@@ -19,7 +19,8 @@ static job_result shell(const job *j, const char *command)
 {
     char *line = mri_format("cd %s && timeout 100 %s >sh.out 2>&1", j->dir, command);
     int status = system(line);
-    job_result r = { WIFEXITED(status) ? WEXITSTATUS(status) : 1000, job_read(job_path(j, "sh.out")),
+    job_result r = { WIFEXITED(status) ? WEXITSTATUS(status) : 1000, job_read(job_path(j,
+                                                                                       "sh.out")),
                      "" };
     r.err = r.out;
     return r;
@@ -61,7 +62,8 @@ Test(mpi, two_processes_train_as_one)
     r = shell(&j, mri_format(MPIRUN "-n 1 %s p.ini --set comm.plugin=mpi --set optimizer.lr=1e-3 : "
                              "-n 1 %s p.ini --set comm.plugin=mpi", exe, exe));
     cr_expect_eq(r.code, 2, "%d: %s", r.code, r.out);
-    cr_expect(strstr(r.out, "rank 1 was started with another profile") && strstr(r.out, "lr = 1e-3"),
+    cr_expect(strstr(r.out, "rank 1 was started with another profile") && strstr(r.out,
+                                                                                 "lr = 1e-3"),
               "%s", r.out);
     job_free(&j);
 }

@@ -14,12 +14,13 @@ static mr_status each(par_rank *r, void *ctx, mr_err *err)
 Test(sim, every_collective_in_every_group)
 {
     claims c[N] = { 0 };
-    par_run(par_source("profiles/parity-tiny.ini"), (const char *[]){ "mesh.tp=2", NULL }, N, each, c);
+    par_run(par_source("profiles/parity-tiny.ini"), (const char *[]){ "mesh.tp=2", NULL }, N, each,
+            c);
     for (int r = 0; r < N; r++)
         cr_expect_eq(c[r].wrong, 0, "rank %d: %s", r, c[r].note);
 }
 
-/* ---- faults ------------------------------------------------------------------------------------ */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 static mr_status one_differs(par_rank *r, void *ctx, mr_err *err)
 {
@@ -72,7 +73,8 @@ static void fails_with(par_fn fn, mr_status code, const char *part, const char *
 
 Test(sim, a_call_that_differs_is_named)
 {
-    fails_with(one_differs, MR_E_COMM, "rank 0 calls all_reduce of 8 f32, rank 2 all_reduce of 7", NULL);
+    fails_with(one_differs, MR_E_COMM, "rank 0 calls all_reduce of 8 f32, rank 2 all_reduce of 7",
+               NULL);
 }
 
 Test(sim, a_rank_that_leaves_is_named)

@@ -21,7 +21,8 @@ static mr_status jobs(par_rank *r, void *ctx, mr_err *err)
         a[i] = (float)(r->rank + 1);
     mri_comm_job sum = { MRI_COMM_ALL_REDUCE, MRI_GROUP_WORLD, MR_COMM_SUM, 0, a, a, COUNT, "f32",
                          NULL, NULL };
-    mri_comm_job gather = { MRI_COMM_ALL_GATHER, MRI_GROUP_TP, 0, 0, a, b, COUNT, "f32", NULL, NULL };
+    mri_comm_job gather = { MRI_COMM_ALL_GATHER, MRI_GROUP_TP, 0, 0, a, b, COUNT, "f32", NULL,
+                            NULL };
     MR_TRY(mri_comm_submit(r->world, &sum, &ticket[0], err)); /* 10 */
     MR_TRY(mri_comm_submit(r->world, &sum, &ticket[1], err)); /* 40 */
     MR_TRY(mri_comm_submit(r->world, &gather, &ticket[2], err));

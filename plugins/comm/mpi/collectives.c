@@ -57,15 +57,19 @@ typedef struct kind { /* how MPI reduces elements of a type */
     uint64_t width;
 } kind;
 
-static mr_status kind_of(const mpi_rank *self, const char *dtype, uint32_t op, kind *out, mr_err *err)
+static mr_status kind_of(const mpi_rank *self, const char *dtype, uint32_t op, kind *out,
+                         mr_err *err)
 {
     const struct {
         const char *dtype;
         MPI_Datatype type;
         uint64_t width;
-    } types[] = { { "f32", MPI_FLOAT, 4 },      { "f64", MPI_DOUBLE, 8 },  { "bf16", MPI_UINT16_T, 2 },
-                  { "i32", MPI_INT32_T, 4 },    { "i64", MPI_INT64_T, 8 }, { "u8", MPI_UINT8_T, 1 } };
-    const MPI_Op ops[] = { [MR_COMM_SUM] = MPI_SUM, [MR_COMM_MAX] = MPI_MAX, [MR_COMM_MIN] = MPI_MIN };
+    } types[] = { { "f32", MPI_FLOAT, 4 },      { "f64", MPI_DOUBLE, 8 },  { "bf16", MPI_UINT16_T,
+                                                                             2 },
+                  { "i32", MPI_INT32_T, 4 },    { "i64", MPI_INT64_T, 8 }, { "u8", MPI_UINT8_T,
+                                                                             1 } };
+    const MPI_Op ops[] = { [MR_COMM_SUM] = MPI_SUM, [MR_COMM_MAX] = MPI_MAX,
+                           [MR_COMM_MIN] = MPI_MIN };
     for (size_t i = 0; i < sizeof types / sizeof *types && op <= MR_COMM_MIN; i++)
         if (!strcmp(types[i].dtype, dtype)) {
             *out = (kind){ types[i].type, ops[op], types[i].width };
@@ -73,7 +77,8 @@ static mr_status kind_of(const mpi_rank *self, const char *dtype, uint32_t op, k
                 out->op = self->bf16[op];
             return 0;
         }
-    return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST, "comm/mpi reduces no %.20s by op %u", dtype,
+    return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST, "comm/mpi reduces no %.20s by op %u",
+                   dtype,
                    op);
 }
 
@@ -116,7 +121,8 @@ mr_status mpi_all_reduce(void *group, void *stream, const void *in, void *out, u
         int count = (int)(n - at < PIECE ? n - at : PIECE);
         const void *from = in == out ? MPI_IN_PLACE : (const char *)in + at * k.width;
         MPI_Request r;
-        MR_TRY(mpi_check(g->self, MPI_Iallreduce(from, (char *)out + at * k.width, count, k.type, k.op,
+        MR_TRY(mpi_check(g->self, MPI_Iallreduce(from, (char *)out + at * k.width, count, k.type,
+                                                 k.op,
                                                  g->comm, &r), "all_reduce", g->name, err));
         MR_TRY(mpi_wait(g->self, &r, 1, "all_reduce", g->name, err));
     }
@@ -174,7 +180,8 @@ static mr_status gather(mpi_rank *self, MPI_Comm comm, const char *name, const c
     MR_TRY(mpi_usable(self, err));
     if (!mpi_span(bytes, &type, &count, &made))
         return no_type(bytes, err);
-    MR_TRY(mpi_check(self, MPI_Iallgather(from, count, type, out, count, type, comm, &r), what, name,
+    MR_TRY(mpi_check(self, MPI_Iallgather(from, count, type, out, count, type, comm, &r), what,
+                     name,
                      err));
     MR_TRY(mpi_wait(self, &r, 1, what, name, err));
     if (made)

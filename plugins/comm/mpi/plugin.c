@@ -26,7 +26,8 @@ static mr_status initialise(mpi_rank *self, mr_err *err)
     self->ours = !already;
     if (provided >= MPI_THREAD_SERIALIZED)
         return 0;
-    mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "this MPI has thread support %d, and %d is needed", provided,
+    mr_fail(err, MR_E_COMM, MR_BLAME_ENV, "this MPI has thread support %d, and %d is needed",
+            provided,
             MPI_THREAD_SERIALIZED);
     mr_hint(err, "install an MPI that was built with thread support");
     return MR_E_COMM;

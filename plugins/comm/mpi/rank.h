@@ -38,7 +38,7 @@ typedef struct mpi_group {
     char name[32];
 } mpi_group;
 
-/* ---- wait.c ----------------------------------------------------------------------------------- */
+/* ---- wait.c ---------------------------------------------------------------------------------- */
 /* Waits until all requests are done. `what` is for errors: "all_reduce". */
 mr_status mpi_wait(mpi_rank *self, MPI_Request *requests, int n, const char *what,
                    const char *group, mr_err *err);
@@ -46,7 +46,7 @@ mr_status mpi_wait(mpi_rank *self, MPI_Request *requests, int n, const char *wha
 mr_status mpi_check(mpi_rank *self, int rc, const char *what, const char *group, mr_err *err);
 mr_status mpi_usable(const mpi_rank *self, mr_err *err);
 
-/* ---- collectives.c ---------------------------------------------------------------------------- */
+/* ---- collectives.c --------------------------------------------------------------------------- */
 mr_status mpi_all_reduce(void *group, void *stream, const void *in, void *out, uint64_t n,
                          const char *dtype, uint32_t op, mr_err *err);
 mr_status mpi_all_gather(void *group, void *stream, const void *in, void *out, uint64_t n,
@@ -60,7 +60,7 @@ bool mpi_make_bf16(mpi_rank *self);
 /* A type and a count of it for any number of bytes; *made: to be freed. */
 bool mpi_span(uint64_t bytes, MPI_Datatype *type, int *count, bool *made);
 
-/* ---- messages.c ------------------------------------------------------------------------------- */
+/* ---- messages.c ------------------------------------------------------------------------------ */
 mr_status mpi_all_to_all(void *group, void *stream, const void *in, const uint64_t *send,
                          const uint64_t *send_at, void *out, const uint64_t *receive,
                          const uint64_t *receive_at, mr_err *err);

@@ -9,7 +9,8 @@
 
 static mr_status no_type(const char *dtype, uint32_t op, mr_err *err)
 {
-    return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST, "comm/sim reduces no %.20s by op %u", dtype,
+    return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST, "comm/sim reduces no %.20s by op %u",
+                   dtype,
                    op);
 }
 
@@ -143,7 +144,8 @@ static mr_status take_part(sim_group *g, uint32_t from, const uint64_t *receive,
                    (const char *)c->in + begin_of(c->send, c->send_at, g->index), bytes);
         return 0;
     }
-    mr_fail(&e, MR_E_COMM, MR_BLAME_HOST, "all_to_all of group %s: rank %u sends %llu bytes to rank "
+    mr_fail(&e, MR_E_COMM, MR_BLAME_HOST, "all_to_all of group %s: rank %u sends %llu bytes to "
+                                          "rank "
             "%u, which expects %llu", g->team->name, g->team->rank[from],
             (unsigned long long)bytes, g->self->rank, (unsigned long long)receive[from]);
     pthread_mutex_lock(&g->self->world->lock);

@@ -51,7 +51,8 @@ mr_status sim_receive(void *group, void *stream, void *data, uint64_t bytes, uin
         *box = m->next;
     pthread_mutex_unlock(&w->lock);
     if (m && m->bytes != bytes)
-        st = mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "group %s: rank %u waits for %llu bytes of rank "
+        st = mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "group %s: rank %u waits for %llu bytes of "
+                                                    "rank "
                      "%u, which sent %llu", g->team->name, g->self->rank,
                      (unsigned long long)bytes, g->team->rank[from], (unsigned long long)m->bytes);
     else if (m)

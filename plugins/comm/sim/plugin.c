@@ -62,7 +62,7 @@ static void world_destroy(void *threads)
     free(w);
 }
 
-/* ---- one rank ---------------------------------------------------------------------------------- */
+/* ---- one rank -------------------------------------------------------------------------------- */
 
 static mr_status open_rank(const mr_host *host, const void *config, const mr_comm_env *env,
                            void **comm, mr_err *err)
@@ -101,7 +101,7 @@ static mr_status info(void *comm, mr_comm_info *out, mr_err *err)
     return MR_OK;
 }
 
-/* ---- groups ------------------------------------------------------------------------------------ */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 /* The team of this split and color: made by the first who asks. Lock held. */
 static sim_team *find_team(sim_world *w, const sim_team *all, uint64_t split, int32_t color,
@@ -168,7 +168,7 @@ static void group_free(void *group)
     free(g);
 }
 
-/* ---- failing ----------------------------------------------------------------------------------- */
+/* ---- failing --------------------------------------------------------------------------------- */
 
 static mr_status check(void *comm, mr_err *err)
 {

@@ -87,7 +87,7 @@ void sim_deadline(double seconds, struct timespec *at);
 mr_status sim_fail(sim_world *w, mr_err *err);
 mr_status sim_failed(sim_world *w, mr_err *err); /* its reason, or 0; lock held */
 
-/* ---- collectives.c, mail.c: functions of mr_comm_ops ------------------------------------------ */
+/* ---- collectives.c, mail.c: functions of mr_comm_ops ----------------------------------------- */
 mr_status sim_all_reduce(void *group, void *stream, const void *in, void *out, uint64_t n,
                          const char *dtype, uint32_t op, mr_err *err);
 mr_status sim_all_gather(void *group, void *stream, const void *in, void *out, uint64_t n,
@@ -105,7 +105,7 @@ mr_status sim_send(void *group, void *stream, const void *data, uint64_t bytes, 
 mr_status sim_receive(void *group, void *stream, void *data, uint64_t bytes, uint32_t from,
                       mr_err *err);
 
-/* ---- reduce.c --------------------------------------------------------------------------------- */
+/* ---- reduce.c -------------------------------------------------------------------------------- */
 uint64_t sim_width(const char *dtype); /* bytes; 0: a type without sums */
 /* out[i] = in[0][i] op in[1][i] op ..., i from `from` to `to`; false: no such op or type */
 bool sim_reduce(void *out, const sim_call *in, uint32_t n_in, uint64_t from, uint64_t to,
