@@ -43,5 +43,7 @@ MRI_OP_FAMILY(experts)          /* experts_swiglu, experts_add                  
 MRI_OP_FAMILY(router)           /* router                                       */
 MRI_OP_FAMILY(rope_attention)  /* rope_attention.paged                         */
 MRI_OP_FAMILY(argmax)           /* argmax                                       */
+MRI_OP_FAMILY(comm)             /* comm.copy, .reduce, .gather, .reduce_scatter, .slice, .pack, .unpack */
+MRI_OP_FAMILY(vocab_parts)      /* embedding.part, cross_entropy.part, .merge, .bwd */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
 MRI_OP_FAMILY(draw)             /* draw                                         */

@@ -54,6 +54,28 @@ static bool is_output(const mr_prog *p, mr_val v)
     return false;
 }
 
+static uint32_t first_of_phase(const arena *a, uint32_t s)
+{
+    return s >= a->first_w ? a->first_w : s >= a->first_b ? a->first_b : 0;
+}
+
+static void live_until(arena *a, mr_val v, uint32_t s)
+{
+    life *l = &a->life[v - 1];
+    if (l->used && l->last < s)
+        l->last = s;
+}
+
+static void hold(arena *a, const mri_node *n, uint32_t until)
+{
+    for (uint32_t j = 0; j < n->n_in; j++)
+        if (n->in[j])
+            live_until(a, n->in[j], until);
+    for (uint32_t j = 0; j < n->n_out; j++)
+        if (n->out[j])
+            live_until(a, n->out[j], until);
+}
+
 static void find_lives(arena *a)
 {
     const mr_prog *p = a->plan->prog;
@@ -68,8 +90,10 @@ static void find_lives(arena *a)
                              true };
             }
         for (uint32_t j = 0; j < n->n_in; j++)
-            if (n->in[j] && a->life[n->in[j] - 1].used)
-                a->life[n->in[j] - 1].last = s;
+            if (n->in[j])
+                live_until(a, n->in[j], s);
+        if (step->comm && step->comm != MRI_STEP_SLICE) /* under way until somebody waits */
+            hold(a, n, first_of_phase(a, s) + step->done);
         if (step->info.workspace)
             a->life[a->n_values + s] =
                 (life){ s, s, a->n_values + s, MRI_SEG_SCRATCH, step->stream,

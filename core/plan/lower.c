@@ -90,6 +90,21 @@ static void lower_first(mri_plan *plan, const mri_plan_options *opt, const mri_n
     free(id);
 }
 
+/* The world's, or a copy: no kernel. */
+static bool lower_comm(const mri_node *n, const mr_call *c, mri_step *s)
+{
+    s->comm = mri_step_comm(n);
+    if (!s->comm)
+        return false;
+    int32_t group = mri_group_find(mr_attr_s(c, "group", "tp"));
+    MRI_ASSERT(group >= 0);
+    s->group = (uint32_t)group;
+    s->index = !strcmp(n->def->id, "comm.copy") ? 0 : (uint32_t)mr_attr_i(c, "index", 0);
+    s->info.impl = s->comm == MRI_STEP_SLICE ? "copy" : "collective";
+    s->info.flags = MR_K_DETERMINISTIC | (s->comm == MRI_STEP_SLICE ? MR_K_CAPTURABLE : 0);
+    return true;
+}
+
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
 {
     const mr_prog *p = plan->prog;
@@ -106,7 +121,7 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
             s.ref = n->def;
             s.info.impl = "exchange";
             s.info.flags = MR_K_HOST_SYNC | MR_K_DETERMINISTIC;
-        } else if (plan->backend) {
+        } else if (!lower_comm(n, &call, &s) && plan->backend) {
             mr_err why = MR_ERR_INIT;
             mr_status st = plan->backend->query(plan->dev, n->def->id, &call,
                                                 opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,
@@ -123,7 +138,7 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
                 return st;
             }
         }
-        if (plan->train && !s.ref)
+        if (plan->train && !s.ref && !s.comm)
             lower_first(plan, opt, n, &call, &s);
         int phase = n->phase == MRI_W && !opt->split_w ? MRI_B : n->phase;
         plan->flops[n->phase] += s.cost.flops;

@@ -84,16 +84,6 @@ static mr_status pass_recompute(mri_plan *plan, const mri_plan_options *opt, mr_
     return opt->train ? mri_pass_recompute(plan->prog, opt->recompute, err) : 0;
 }
 
-/* One stream until collectives exist; the pass is the place where they get theirs. */
-static mr_status pass_streams(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
-{
-    (void)opt, (void)err;
-    for (int ph = 0; ph < MRI_PHASES; ph++)
-        for (size_t i = 0; i < plan->steps[ph].n; i++)
-            plan->steps[ph].v[i].stream = 0;
-    return 0;
-}
-
 static mr_status pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
 {
     add_ports(plan);
@@ -104,10 +94,10 @@ static const struct {
     const char *name;
     mr_status (*run)(mri_plan *, const mri_plan_options *, mr_err *);
 } passes[] = {
-    { "types", pass_types },         { "join", mri_pass_join }, { "vjp", pass_vjp },
-    { "precision", mri_pass_precision },
-    { "recompute", pass_recompute }, { "fuse", mri_pass_fuse }, { "lower", mri_pass_lower },
-    { "streams", pass_streams },     { "arena", pass_arena },
+    { "types", pass_types },   { "join", mri_pass_join },           { "vjp", pass_vjp },
+    { "comm", mri_pass_comm }, { "precision", mri_pass_precision }, { "recompute", pass_recompute },
+    { "fuse", mri_pass_fuse }, { "lower", mri_pass_lower },         { "streams", mri_pass_streams },
+    { "arena", pass_arena },
 };
 
 /* The program with all that the passes decided: options, kernels, room. */
@@ -115,7 +105,7 @@ static uint64_t identify(const mri_plan *plan, const mri_plan_options *opt)
 {
     uint64_t shape[] = { opt->train,  opt->split_w,      opt->deterministic,  opt->guard,
                          opt->stress, plan->saved_bytes, plan->scratch_bytes, plan->keep_bytes,
-                         opt->sum_squares };
+                         opt->sum_squares, opt->overlap };
     uint64_t id = mri_hash(mri_prog_hash(plan->prog), shape, sizeof shape);
     for (int ph = 0; ph < MRI_PHASES; ph++)
         for (size_t i = 0; i < plan->steps[ph].n; i++)
@@ -223,6 +213,7 @@ void mri_plan_print(const mri_plan *p, mri_str *out)
             mri_str_fmt(out, "  %.3g Mflop %.3g MB", s->cost.flops / 1e6, s->cost.bytes / 1e6);
             if (s->info.impl)
                 mri_str_fmt(out, " (%s)", s->info.impl);
+            mri_step_print_comm(p, s, out);
             if (n->region)
                 mri_str_fmt(out, " [%s]", p->prog->regions.v[n->region].path);
             mri_str_add(out, "\n");

@@ -7,11 +7,15 @@
  *   types      the program as built, dtypes resolved by the precision recipe
  *   join       products of one x by matrices that lie side by side become one
  *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
+<<<<<<< HEAD
  *   precision  products in the formats of the recipe, their operands quantised
+=======
+ *   comm       copies that only gradients needed are gone
+>>>>>>> 6d5e650 (plan: cut a block's program over tensor-parallel ranks)
  *   recompute  forward nodes of the chosen regions run again in B instead of being saved
  *   fuse       neighbouring ops as one that moves fewer bytes, where the backend has it
  *   lower      a kernel for every node, or the reference loops where the backend has none
- *   streams    every step's stream (one compute stream until there are collectives)
+ *   streams    which steps wait for a collective, and every step's stream
  *   arena      offsets: one lane per stream, buffers of disjoint lifetimes share memory
  *
  * Invariants of a finished plan: no step allocates; two live buffers never overlap; a value
@@ -42,6 +46,15 @@ typedef struct mri_addr {
     uint64_t at; /* index or offset */
 } mri_addr;
 
+enum { /* mri_step.comm: what runs, and where */
+    MRI_STEP_KERNEL = 0, /* the backend's kernel, or reference loops                     */
+    MRI_STEP_REDUCE,     /* a collective: the world's                                    */
+    MRI_STEP_GATHER,
+    MRI_STEP_SCATTER,
+    MRI_STEP_SLICE       /* this rank's part of what it has: a copy on the device        */
+};
+enum { MRI_COMM_PENDING = 16 }; /* collectives under way at a time, in one phase */
+
 typedef struct mri_step {
     uint32_t node;
     uint32_t stream;
@@ -59,6 +72,12 @@ typedef struct mri_step {
     mr_kernel_info first_info;
     mr_cost first_cost;
     bool first_sums; /* it also adds the gradient's squares to the operand in dw's place */
+    uint8_t comm;     /* MRI_STEP_*                                                        */
+    bool wait_after;  /* a collective that is waited for at once                            */
+    uint32_t group, index; /* of a collective: mri_group_id, this rank's place              */
+    uint32_t order, wait;  /* the phase's collectives are 1, 2, ...; before this step, all up
+                              to `wait` must be done; 0: none                               */
+    uint32_t done;    /* of a collective: the step of the phase at which it is, latest       */
 } mri_step;
 
 typedef struct mri_plan_port { /* a named operand bound at launch */
@@ -107,6 +126,7 @@ typedef struct mri_plan_options {
      * NULL: nobody knows. */
     bool (*beside)(const void *ctx, const char *kind, const char *a, const char *b);
     const void *beside_ctx;
+    bool overlap;       /* collectives run beside the steps that follow                     */
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
     const mri_recipe *recipe; /* of products; NULL: as the program says */
     const char *loss;   /* train: the one loss that is differentiated; NULL: all of them   */
@@ -128,12 +148,19 @@ int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); 
 mr_status mri_pass_join(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const mr_list *constant,
                        const char *loss, mr_err *err);
+<<<<<<< HEAD
 mr_status mri_pass_precision(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
+=======
+mr_status mri_pass_comm(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
+>>>>>>> 6d5e650 (plan: cut a block's program over tensor-parallel ranks)
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
+mr_status mri_pass_streams(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_arena_verify(const mri_plan *plan, mr_err *err);
+uint8_t mri_step_comm(const mri_node *n); /* MRI_STEP_*, of the op */
+void mri_step_print_comm(const mri_plan *p, const mri_step *s, mri_str *out);
 
 /* Name of the scalar that seeds every loss: 1 / (tokens of the global batch). */
 #define MRI_LOSS_SEED "loss_seed"

@@ -83,6 +83,7 @@ struct mr_prog {
                                    over a cache in pages (decode.c); else NULL */
     uint32_t caches;            /* how many were */
     uint8_t border;             /* no block, but where a pipeline's stage ends (stage.h): which  */
+    bool sharded; /* it is one rank's (core/plan/shard.h) */
 };
 
 mr_prog *mri_prog_new(const char *name, const char *model_dtype);

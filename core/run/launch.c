@@ -192,6 +192,18 @@ static mr_buf *written_first(const mri_frame *f, const mri_step *s, const mri_no
     return sole == MRI_SOLE_ALWAYS || (sole && f->first) ? &in[n->n_in - 1] : NULL;
 }
 
+/* This rank's part of what it has. */
+static mr_status slice(mri_device *d, const mri_frame *f, const mri_step *s, const mri_node *n,
+                       const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    uint64_t part = mr_bytes(&mri_val(f->plan->prog, n->out[0])->type);
+    if (s->comm != MRI_STEP_SLICE)
+        return mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "the program is one of several ranks', and "
+                       "this one runs alone");
+    return d->ops->copy(d->dev, d->stream, out[0].data, (char *)in[0].data + s->index * part, part,
+                        err);
+}
+
 /* ---- a step, a phase ----------------------------------------------------------------------- */
 
 static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t i,
@@ -226,6 +238,7 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     if (!st)
         st = s->ref && mri_exchange_is(s->ref, &call)
                  ? mri_exchange_run(d, s->ref, &call, in, out, err)
+           : s->comm ? slice(d, f, s, n, in, out, err)
            : s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
            : first  ? d->ops->run(d->dev, s->first, d->stream, operands, first, ws, err)
                     : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);

@@ -16,6 +16,8 @@ Test(catalogue, holds_every_documented_dense_op_once)
         "weighted_srelu", "weighted_srelu.bwd", "cross_entropy", "cross_entropy.bwd", "rope_tail",
         "mla_kv", "mla_kv.bwd", "mla_attention.paged", "split", "concat",
         "linears", "linear_swiglu", "experts_swiglu", "experts_add", "router", "argmax",
+        "comm.copy", "comm.reduce", "comm.gather", "comm.reduce_scatter", "comm.slice",
+        "embedding.part", "cross_entropy.part", "cross_entropy.merge",
     };
     const mr_op_def *def;
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)

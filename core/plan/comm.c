@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * comm.c - collectives among the steps of a plan: what a node asks of the world, and which step
+ * must wait for it.
+ *
+ * A collective is submitted where its step stands and runs beside the steps that follow, on the
+ * world's own thread or stream; the first step that reads its output waits, and so does one that
+ * finds too many under way. Collectives of a world end in the order of submission, so a wait for
+ * one is a wait for all before it. Without overlap each step waits for itself.
+ *
+ * Invariant: no step reads or overwrites a buffer of a collective before it, or a step behind it,
+ * has waited (mri_step.done, by which the arena keeps buffers alive); a phase ends with none under
+ * way.
+ */
+#include "plan.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *id;
+    uint8_t comm;
+} kinds[] = {
+    { "comm.reduce", MRI_STEP_REDUCE },   { "comm.reduce_scatter", MRI_STEP_SCATTER },
+    { "comm.gather", MRI_STEP_GATHER },   { "comm.slice", MRI_STEP_SLICE },
+    { "comm.copy", MRI_STEP_SLICE },
+};
+
+uint8_t mri_step_comm(const mri_node *n)
+{
+    if (!strncmp(n->def->id, "comm.", 5))
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+            if (!strcmp(n->def->id, kinds[i].id))
+                return kinds[i].comm;
+    return MRI_STEP_KERNEL;
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
+static void replace(mr_prog *p, mr_val from, mr_val to)
+{
+    for (size_t i = 0; i < p->nodes.n; i++)
+        for (uint32_t j = 0; j < p->nodes.v[i].n_in; j++)
+            if (p->nodes.v[i].in[j] == from)
+                p->nodes.v[i].in[j] = to;
+    for (size_t i = 0; i < p->outputs.n; i++)
+        if (p->outputs.v[i].value == from)
+            p->outputs.v[i].value = to;
+}
+
+static void remove_node(mr_prog *p, size_t at)
+{
+    char *attr = (char *)p->nodes.v[at].attr;
+    MRI_PUSH(&p->strings, attr);
+    memmove(p->nodes.v + at, p->nodes.v + at + 1, (p->nodes.n - at - 1) * sizeof *p->nodes.v);
+    p->nodes.n--;
+    for (size_t i = at; i < p->nodes.n; i++)
+        for (uint32_t j = 0; j < p->nodes.v[i].n_out; j++)
+            if (p->nodes.v[i].out[j])
+                mri_val(p, p->nodes.v[i].out[j])->node = (uint32_t)i;
+}
+
+static bool is_output(const mr_prog *p, mr_val v)
+{
+    for (size_t i = 0; i < p->outputs.n; i++)
+        if (p->outputs.v[i].value == v)
+            return true;
+    return false;
+}
+
+mr_status mri_pass_comm(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
+{
+    mr_prog *p = plan->prog;
+    (void)opt, (void)err;
+    for (size_t i = 0; i < p->nodes.n; i++) {
+        mri_node n = p->nodes.v[i];
+        if (strcmp(n.def->id, "comm.copy") || is_output(p, n.out[0]))
+            continue;
+        replace(p, n.out[0], n.in[0]);
+        remove_node(p, i--);
+    }
+    return 0;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+static bool reads(const mr_prog *p, const mri_step *s, mr_val v)
+{
+    const mri_node *n = &p->nodes.v[s->node];
+    for (uint32_t j = 0; j < n->n_in; j++)
+        if (n->in[j] == v)
+            return true;
+    return false;
+}
+
+static bool sends(const mri_step *s)
+{
+    return s->comm && s->comm != MRI_STEP_SLICE;
+}
+
+/* Which steps of a phase wait, and when each collective is done at the latest. */
+static void waits(mri_plan *plan, int phase, bool overlap)
+{
+    mri_step *v = plan->steps[phase].v;
+    uint32_t n = (uint32_t)plan->steps[phase].n, order = 0, known = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (sends(&v[i]))
+            v[i].order = ++order; /* 1, 2, ... in the phase */
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t need = 0;
+        for (uint32_t k = 0; k < i; k++)
+            if (sends(&v[k]) && v[k].order > known && v[k].order > need &&
+                reads(plan->prog, &v[i], plan->prog->nodes.v[v[k].node].out[0]))
+                need = v[k].order;
+        if (sends(&v[i]) && v[i].order > known + MRI_COMM_PENDING &&
+            need < v[i].order - MRI_COMM_PENDING)
+            need = v[i].order - MRI_COMM_PENDING;
+        v[i].wait = need;
+        v[i].wait_after = !overlap && sends(&v[i]);
+        known = v[i].wait_after ? v[i].order : need > known ? need : known;
+    }
+    for (uint32_t k = 0; k < n; k++) { /* the step that waits for it, else the end */
+        uint32_t i = k;
+        if (!sends(&v[k]))
+            continue;
+        while (i + 1 < n && v[i].wait < v[k].order && !(v[i].wait_after && v[i].order >= v[k].order))
+            i++;
+        v[k].done = i;
+    }
+}
+
+mr_status mri_pass_streams(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
+{
+    (void)err;
+    for (int ph = 0; ph < MRI_PHASES; ph++) {
+        for (size_t i = 0; i < plan->steps[ph].n; i++)
+            plan->steps[ph].v[i].stream = 0;
+        waits(plan, ph, opt->overlap);
+    }
+    return 0;
+}
+
+/* ---- printing -------------------------------------------------------------------------------- */
+
+void mri_step_print_comm(const mri_plan *p, const mri_step *s, mri_str *out)
+{
+    const mri_node *n = &p->prog->nodes.v[s->node];
+    const mr_type *types[2 * MRI_MAX_OPERANDS];
+    mr_call c = mri_node_call(p->prog, n, types);
+    double ranks = (double)mr_attr_i(&c, "ranks", 1);
+    double whole = (double)mr_bytes(s->comm == MRI_STEP_GATHER ? c.out[0] : c.in[0]);
+    double sent = whole * (ranks - 1) / ranks * (s->comm == MRI_STEP_REDUCE ? 2 : 1);
+    if (sends(s))
+        mri_str_fmt(out, " over %s of %.0f, sends %.3g MB", mr_attr_s(&c, "group", "?"), ranks,
+                    sent / 1e6);
+    if (s->wait)
+        mri_str_fmt(out, " waits for #%u", s->wait);
+}
