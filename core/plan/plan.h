@@ -7,11 +7,8 @@
  *   types      the program as built, dtypes resolved by the precision recipe
  *   join       products of one x by matrices that lie side by side become one
  *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
-<<<<<<< HEAD
  *   precision  products in the formats of the recipe, their operands quantised
-=======
  *   comm       copies that only gradients needed are gone
->>>>>>> 6d5e650 (plan: cut a block's program over tensor-parallel ranks)
  *   recompute  forward nodes of the chosen regions run again in B instead of being saved
  *   fuse       neighbouring ops as one that moves fewer bytes, where the backend has it
  *   lower      a kernel for every node, or the reference loops where the backend has none
@@ -148,11 +145,8 @@ int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); 
 mr_status mri_pass_join(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_vjp(mr_prog *p, const mr_list *consumed, const mr_list *constant,
                        const char *loss, mr_err *err);
-<<<<<<< HEAD
 mr_status mri_pass_precision(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
-=======
 mr_status mri_pass_comm(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
->>>>>>> 6d5e650 (plan: cut a block's program over tensor-parallel ranks)
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
