@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * embedding.c - rows of a table, and their gradient. The gradient's parts take columns, so
- * every table row is summed by one thread in the order of the tokens.
+ * every table row is summed by one thread in the order of the tokens. The table may be a part of
+ * the vocabulary: rows of other ids are zeros then.
  */
 #include "vec.h"
 
 struct embedding {
     struct kernel base;
-    int64_t tokens, vocab, d, skip;
+    int64_t tokens, rows, d, skip;
+    int64_t first, vocab; /* the table's first id; ids of all parts */
 };
 
 static mr_status check_ids(const struct embedding *k, const int32_t *ids, mr_err *err)
@@ -34,7 +36,12 @@ static mr_status embedding_run(const struct kernel *base, const mr_buf *in, cons
         int64_t lo, hi;
         cpu_range(k->tokens, 1, p, parts, &lo, &hi);
         for (int64_t t = lo; t < hi; t++) {
-            arr o = arr_at(y, t * k->d), row = arr_at(table, ids[t] * k->d);
+            int64_t id = ids[t] - k->first;
+            arr o = arr_at(y, t * k->d), row = arr_at(table, id * k->d);
+            if (id < 0 || id >= k->rows) {
+                zero(o, 0, k->d);
+                continue;
+            }
             for (int64_t i = 0; i < k->d; i += W) {
                 int l = LANES(i, k->d);
                 st(o, i, l, ld(row, i, l));
@@ -59,8 +66,9 @@ static mr_status embedding_bwd_run(const struct kernel *base, const mr_buf *in, 
         int64_t lo, hi;
         cpu_range(k->d, CPU_ALIGN / 4, p, parts, &lo, &hi);
         for (int64_t t = 0; t < k->tokens; t++) {
-            arr row = arr_at(table, ids[t] * k->d), d = arr_at(dy, t * k->d);
-            if (ids[t] == k->skip)
+            int64_t id = ids[t] - k->first;
+            arr row = arr_at(table, id * k->d), d = arr_at(dy, t * k->d);
+            if (ids[t] == k->skip || id < 0 || id >= k->rows)
                 continue;
             for (int64_t i = lo; i < hi; i += W) {
                 int l = LANES(i, hi);
@@ -72,11 +80,18 @@ static mr_status embedding_bwd_run(const struct kernel *base, const mr_buf *in, 
     return MR_OK;
 }
 
+static void part(struct embedding *k, const mr_call *c, const mr_type *table)
+{
+    k->rows = mr_rows(table);
+    k->first = mr_attr_i(c, "first", 0);
+    k->vocab = mr_attr_i(c, "vocab", k->rows);
+}
+
 static mr_status embedding_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct embedding *k = (struct embedding *)base;
     k->tokens = mr_numel(c->in[0]);
-    k->vocab = mr_rows(c->in[1]);
+    part(k, c, c->in[1]);
     k->d = mr_last(c->in[1]);
     base->run = embedding_run;
     (void)err;
@@ -87,7 +102,7 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
 {
     struct embedding *k = (struct embedding *)base;
     k->tokens = mr_numel(c->in[1]);
-    k->vocab = mr_rows(c->in[2]);
+    part(k, c, c->in[2]);
     k->d = mr_last(c->in[2]);
     k->skip = mr_attr_i(c, "skip", -1);
     base->run = embedding_bwd_run;
@@ -98,5 +113,7 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
 const struct op_row ISA_NAME(embedding_rows)[] = {
     { "embedding", "ix>x", sizeof(struct embedding), embedding_prepare },
     { "embedding.bwd", "xif>", sizeof(struct embedding), embedding_bwd_prepare },
+    { "embedding.part", "ix>x", sizeof(struct embedding), embedding_prepare },
+    { "embedding.part.bwd", "xif>", sizeof(struct embedding), embedding_bwd_prepare },
     { 0 },
 };

@@ -2,7 +2,8 @@
  *
  * loss.c - cross entropy. A row of V logits is read once, in chunks that stay in the cache:
  * the running maximum and sum are rescaled from chunk to chunk (Milakov & Gimelshein 2018).
- * The gradient is one more pass and may overwrite the logits.
+ * The gradient is one more pass and may overwrite the logits. Of a part of the vocabulary the same
+ * passes give and take a token's (lse, target's logit).
  */
 #include "vec.h"
 
@@ -10,7 +11,7 @@ enum { CHUNK = 2048 };
 
 struct loss {
     struct kernel base;
-    int64_t rows, vocab;
+    int64_t rows, vocab, first; /* first: id of a part's first logit */
     int parts;
 };
 
@@ -102,6 +103,62 @@ static mr_status loss_bwd_run(const struct kernel *base, const mr_buf *in, const
     return MR_OK;
 }
 
+static mr_status part_run(const struct kernel *base, const mr_buf *in, const mr_buf *out, void *ws,
+                          mr_err *err)
+{
+    const struct loss *k = (const struct loss *)base;
+    const int32_t *target = in[1].data;
+    float *stats = out[0].data;
+#pragma omp parallel for schedule(static, 1) if (k->parts > 1)
+    for (int p = 0; p < k->parts; p++) {
+        int64_t lo, hi;
+        cpu_range(k->rows, 1, p, k->parts, &lo, &hi);
+        for (int64_t t = lo; t < hi; t++) {
+            arr x = arr_at(in_arr(base, in, 0), t * k->vocab);
+            int64_t y = target[t] - k->first;
+            stats[2 * t] = log_sum_exp(x, k->vocab);
+            stats[2 * t + 1] = y >= 0 && y < k->vocab ? get(x, y) : 0;
+        }
+    }
+    (void)ws, (void)err;
+    return MR_OK;
+}
+
+static mr_status part_bwd_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
+                              void *ws, mr_err *err)
+{
+    const struct loss *k = (const struct loss *)base;
+    const float *d = in[1].data, *stats = in[3].data;
+    const int32_t *target = in[2].data;
+#pragma omp parallel for schedule(static, 1) if (k->parts > 1)
+    for (int p = 0; p < k->parts; p++) {
+        int64_t lo, hi;
+        cpu_range(k->rows, 1, p, k->parts, &lo, &hi);
+        for (int64_t t = lo; t < hi; t++) {
+            arr x = arr_at(in_arr(base, in, 0), t * k->vocab);
+            arr dx = arr_at(out_arr(base, out, 0), t * k->vocab);
+            int64_t y = target[t] - k->first;
+            float scale = d[2 * t], lse = stats[2 * t];
+            int here = y >= 0 && y < k->vocab;
+            if (scale == 0) { /* also keeps an unused row's NaN from spreading */
+                zero(dx, 0, k->vocab);
+                if (here)
+                    put(dx, y, d[2 * t + 1]);
+                continue;
+            }
+            float at = here ? get(x, y) : 0; /* before dx may overwrite it */
+            for (int64_t i = 0; i < k->vocab; i += W) {
+                int l = LANES(i, k->vocab);
+                st(dx, i, l, scale * vexp_neg(ld(x, i, l) - lse));
+            }
+            if (here)
+                put(dx, y, scale * expf(at - lse) + d[2 * t + 1]);
+        }
+    }
+    (void)ws, (void)err;
+    return MR_OK;
+}
+
 static mr_status prepare(struct kernel *base, const mr_call *c, kernel_run *run)
 {
     struct loss *k = (struct loss *)base;
@@ -125,8 +182,20 @@ static mr_status loss_bwd_prepare(struct kernel *k, const mr_call *c, mr_err *er
     return prepare(k, c, loss_bwd_run);
 }
 
+static mr_status part_prepare(struct kernel *k, const mr_call *c, mr_err *err)
+{
+    (void)err;
+    ((struct loss *)k)->first = mr_attr_i(c, "first", 0);
+    if (c->n_in == 2)
+        return prepare(k, c, part_run);
+    k->flags |= MR_K_INPLACE0;
+    return prepare(k, c, part_bwd_run);
+}
+
 const struct op_row ISA_NAME(loss_rows)[] = {
     { "cross_entropy", "xif>fff", sizeof(struct loss), loss_prepare },
     { "cross_entropy.bwd", "xfiff>x", sizeof(struct loss), loss_bwd_prepare },
+    { "cross_entropy.part", "xi>f", sizeof(struct loss), part_prepare },
+    { "cross_entropy.part.bwd", "xfif>x", sizeof(struct loss), part_prepare },
     { 0 },
 };

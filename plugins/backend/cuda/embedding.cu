@@ -11,7 +11,8 @@
 //
 // Bytes: T D read, and of the ids' table rows 4 D read and written; floor: bytes / the copy
 // bandwidth (16384 tokens of 32768 random ids, 2048 wide, bf16: 278 MB, 65 us at 4.27 TB/s).
-// An id outside the table gives a row of NaN, which the run's checks find; it adds nothing.
+// An id outside the table gives a row of NaN, which the run's checks find; it adds nothing. Of a
+// part of a vocabulary (embedding.part) ids of other parts give zeros.
 
 #include "order.cuh"
 #include "pack.cuh"
@@ -26,6 +27,7 @@ enum {
 struct embedding {
     struct kernel base;
     int64_t tokens, vocab, width;
+    int64_t first, all; // the table's first id; ids of all parts
     int buckets, skip;
 };
 
@@ -35,21 +37,21 @@ struct embedding {
 // ---- embedding ----------------------------------------------------------------------------
 template <typename F, int V, int U>
 KERNEL embed(const int32_t *ids, const F *table, F *y, int64_t tokens, int64_t vocab,
-             uint32_t packs)
+             int64_t first, int64_t all, uint32_t packs)
 {
     row_packs<U> mine(packs);
     pack<F, V> p[U];
 #pragma unroll
     for (int u = 0; u < U; u++)
         if (spot s = mine.at(u); s.row < tokens) {
-            int64_t id = ids[s.row];
+            int64_t id = ids[s.row] - first;
             if (id >= 0 && id < vocab) {
                 p[u].load(table, (id * packs + s.col) * V);
             } else {
                 float v[V];
 #pragma unroll
                 for (int j = 0; j < V; j++)
-                    v[j] = nanf("");
+                    v[j] = id + first >= 0 && id + first < all ? 0 : nanf("");
                 p[u].narrow(v);
             }
         }
@@ -68,7 +70,7 @@ static mr_status embedding_run(RUN_ARGS)
                   (embed<F, V, 4><<<pack_grid<4>(k->tokens * (k->width / V)), THREADS, 0,
                                     stream>>>(
                       (const int32_t *)in[0].data, (const F *)in[1].data, (F *)out[0].data,
-                      k->tokens, k->vocab, (uint32_t)(k->width / V))));
+                      k->tokens, k->vocab, k->first, k->all, (uint32_t)(k->width / V))));
     return cuda_launched(base, err);
 }
 
@@ -79,17 +81,18 @@ struct place {
 };
 
 // of token t; -1, outside the table, past the last token and for the id that gets no gradient
-DEV int id_of(const int32_t *ids, int t, int tokens, int skip)
+DEV int id_of(const int32_t *ids, int t, int tokens, int skip, int first)
 {
     int id = t < tokens ? ids[t] : -1;
-    return id == skip ? -1 : id;
+    return id == skip || id < first ? -1 : id - first;
 }
 
 // Bucket b has the ids b local .. (b + 1) local - 1; `local` is even. Shared memory: the local ids'
 // next and first places, the room of take_place(), then a list of the bucket's tokens among TURN of
 // them, in order.
 __global__ void __launch_bounds__(ORDER_THREADS)
-    embed_order(const int32_t *ids, place *order, int tokens, int vocab, int local, int skip)
+    embed_order(const int32_t *ids, place *order, int tokens, int vocab, int local, int skip,
+                int base)
 {
     extern __shared__ int room[];
     __shared__ int warps[ORDER_WARPS];
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(ORDER_THREADS)
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
             int t = t0 + j * ORDER_THREADS + tid;
-            id[j] = id_of(ids, t, tokens, skip);
+            id[j] = id_of(ids, t, tokens, skip, base);
         }
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
@@ -129,7 +132,7 @@ __global__ void __launch_bounds__(ORDER_THREADS)
         unsigned mine = 0;
 #pragma unroll
         for (int j = 0; j < IDS; j++) {
-            int id = id_of(ids, begin + j, tokens, skip);
+            int id = id_of(ids, begin + j, tokens, skip, base);
             mine |= (id >= lo && id < hi ? 1u : 0u) << j;
         }
         at = block_before(__popc(mine), warps, &n);
@@ -137,7 +140,7 @@ __global__ void __launch_bounds__(ORDER_THREADS)
             list[at++] = begin + __ffs(mine) - 1;
         __syncthreads();
         for (int i0 = 0; i0 < n; i0 += ORDER_THREADS) {
-            int i = i0 + tid, t = i < n ? list[i] : -1, e = i < n ? ids[t] - lo : -1;
+            int i = i0 + tid, t = i < n ? list[i] : -1, e = i < n ? ids[t] - base - lo : -1;
             int p = take_place(e, next, (uint16_t *)seen, local);
             if (e >= 0)
                 order[p] = place{ t, e + lo, first[e], first[e + 1] };
@@ -326,7 +329,7 @@ static mr_status embedding_bwd_run(RUN_ARGS)
     if (!k->tokens || !k->width)
         return MR_OK;
     embed_order<<<k->buckets, ORDER_THREADS, shared_of(k), stream>>>(
-        ids, order, tokens, (int)k->vocab, local_ids(k), k->skip);
+        ids, order, tokens, (int)k->vocab, local_ids(k), k->skip, (int)k->first);
     bool whole = k->width % WIDE_V == 0 && aligned16(in[0].data, in[2].data);
     WITH_PACK(base->in_kind[0], whole, {
         int64_t columns = cuda_ceil(k->width, 32 * V) * 32; // narrow rows: smaller blocks
@@ -350,9 +353,17 @@ static mr_status shape(struct embedding *k, const mr_type *ids, const mr_type *t
     return packs_fit(&k->base, k->tokens * k->width, k->width, err);
 }
 
+// which ids the table has
+static void part(struct embedding *k, const mr_call *c, const mr_type *table)
+{
+    k->first = mr_attr_i(c, "first", 0);
+    k->all = mr_attr_i(c, "vocab", table->dim[0]);
+}
+
 static mr_status embedding_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     base->run = embedding_run;
+    part((struct embedding *)base, c, c->in[1]);
     return shape((struct embedding *)base, c->in[0], c->in[1], err);
 }
 
@@ -365,6 +376,9 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
     if (cuda_ceil(k->width, LANES) > 65535)
         return cuda_refuse(base, err, "rows wider than the launch grid counts");
     int64_t buckets = cuda_ceil(k->vocab, ORDER_MAX_KEYS);
+    part(k, c, c->in[2]);
+    if (k->all > INT32_MAX)
+        return cuda_refuse(base, err, "more ids than a 32-bit index names");
     k->skip = (int)mr_attr_i(c, "skip", -1);
     k->buckets = buckets < MIN_BUCKETS ? MIN_BUCKETS : (int)buckets;
     base->run = embedding_bwd_run;
@@ -376,5 +390,7 @@ static mr_status embedding_bwd_prepare(struct kernel *base, const mr_call *c, mr
 const struct op_row cuda_embedding_rows[] = {
     { "embedding", "ix>x", sizeof(struct embedding), embedding_prepare, 0, 0 },
     { "embedding.bwd", "xif>", sizeof(struct embedding), embedding_bwd_prepare, 0, 0 },
+    { "embedding.part", "ix>x", sizeof(struct embedding), embedding_prepare, 0, 0 },
+    { "embedding.part.bwd", "xif>", sizeof(struct embedding), embedding_bwd_prepare, 0, 0 },
     {},
 };
