@@ -57,6 +57,8 @@ static const mr_opt mesh_opts[] = {
     AXIS(copies, "hybrid sharding: copies of sharded parameters over dp x cp"),
     MR_OPT(C, MR_T_BOOL, sequence_parallel, "sequence_parallel", "true",
            "with tp above 1, tokens are split over tp outside of the split products"),
+    MR_OPT(C, MR_T_BOOL, overlap, "overlap", "true",
+           "collectives of a step run beside the computation that does not wait for them"),
     MR_OPT_CHOICE(C, schedule, "schedule", "1f1b", "1f1b|zero_bubble",
                   "order of a pipeline's work; 1f1b with vpp above 1 is interleaved"),
     MR_OPT(C, MR_T_STR, layout, "layout", NULL, "which stage has what: E embedding, t layer, m "

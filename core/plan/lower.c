@@ -91,7 +91,8 @@ static void lower_first(mri_plan *plan, const mri_plan_options *opt, const mri_n
 }
 
 /* The world's, or a copy: no kernel. */
-static bool lower_comm(const mri_node *n, const mr_call *c, mri_step *s)
+static bool lower_comm(const mri_plan_options *opt, const mri_node *n, const mr_call *c,
+                       mri_step *s)
 {
     s->comm = mri_step_comm(n);
     if (!s->comm)
@@ -101,7 +102,8 @@ static bool lower_comm(const mri_node *n, const mr_call *c, mri_step *s)
     s->group = (uint32_t)group;
     s->index = !strcmp(n->def->id, "comm.copy") ? 0 : (uint32_t)mr_attr_i(c, "index", 0);
     s->info.impl = s->comm == MRI_STEP_SLICE ? "copy" : "collective";
-    s->info.flags = MR_K_DETERMINISTIC | (s->comm == MRI_STEP_SLICE ? MR_K_CAPTURABLE : 0);
+    bool recorded = s->comm == MRI_STEP_SLICE || opt->record_comm;
+    s->info.flags = MR_K_DETERMINISTIC | (recorded ? MR_K_CAPTURABLE : 0);
     return true;
 }
 
@@ -117,11 +119,15 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
         s.cost.size = sizeof s.cost;
         if (n->def->cost)
             n->def->cost(&call, &s.cost);
+<<<<<<< HEAD
         if (mri_exchange_is(n->def, &call)) {
             s.ref = n->def;
             s.info.impl = "exchange";
             s.info.flags = MR_K_HOST_SYNC | MR_K_DETERMINISTIC;
         } else if (!lower_comm(n, &call, &s) && plan->backend) {
+=======
+        if (!lower_comm(opt, n, &call, &s) && plan->backend) {
+>>>>>>> 222e2d9 (run: ranks run their collectives; sessions cut their blocks)
             mr_err why = MR_ERR_INIT;
             mr_status st = plan->backend->query(plan->dev, n->def->id, &call,
                                                 opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,

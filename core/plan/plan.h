@@ -7,8 +7,8 @@
  *   types      the program as built, dtypes resolved by the precision recipe
  *   join       products of one x by matrices that lie side by side become one
  *   vjp        backward nodes: B (towards inputs), W (only into main gradients)
- *   precision  products in the formats of the recipe, their operands quantised
  *   comm       copies that only gradients needed are gone
+ *   precision  products in the formats of the recipe, their operands quantised
  *   recompute  forward nodes of the chosen regions run again in B instead of being saved
  *   fuse       neighbouring ops as one that moves fewer bytes, where the backend has it
  *   lower      a kernel for every node, or the reference loops where the backend has none
@@ -124,6 +124,7 @@ typedef struct mri_plan_options {
     bool (*beside)(const void *ctx, const char *kind, const char *a, const char *b);
     const void *beside_ctx;
     bool overlap;       /* collectives run beside the steps that follow                     */
+    bool record_comm;   /* they may be recorded into a device graph                         */
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
     const mri_recipe *recipe; /* of products; NULL: as the program says */
     const char *loss;   /* train: the one loss that is differentiated; NULL: all of them   */

@@ -4,8 +4,13 @@
  * hands each step to its kernel. With a trace it waits after every step and shows it, or, for
  * timing, puts marks around it. Phase, block and region are named to the vendor's profiler.
  */
+<<<<<<< HEAD
 #include "core/ops/experts_parallel.h"
 #include "exchange.h"
+=======
+#include "device.h"
+#include "core/mesh/world.h"
+>>>>>>> 222e2d9 (run: ranks run their collectives; sessions cut their blocks)
 #include <stdlib.h>
 #include <string.h>
 
@@ -192,22 +197,42 @@ static mr_buf *written_first(const mri_frame *f, const mri_step *s, const mri_no
     return sole == MRI_SOLE_ALWAYS || (sole && f->first) ? &in[n->n_in - 1] : NULL;
 }
 
-/* This rank's part of what it has. */
-static mr_status slice(mri_device *d, const mri_frame *f, const mri_step *s, const mri_node *n,
-                       const mr_buf *in, const mr_buf *out, mr_err *err)
+/* ---- collectives --------------------------------------------------------------------------- */
+
+typedef struct pending { /* tickets of a phase's collectives under way, by order */
+    uint64_t ticket[2 * MRI_COMM_PENDING];
+} pending;
+
+static uint64_t *ticket_of(pending *p, uint32_t order)
 {
-    uint64_t part = mr_bytes(&mri_val(f->plan->prog, n->out[0])->type);
-    if (s->comm != MRI_STEP_SLICE)
+    return &p->ticket[order % (2 * MRI_COMM_PENDING)];
+}
+
+static mr_status submit(mri_device *d, const mri_frame *f, const mri_step *s, const mri_node *n,
+                        const mr_buf *in, const mr_buf *out, pending *p, mr_err *err)
+{
+    static const uint32_t kinds[] = { [MRI_STEP_REDUCE] = MRI_COMM_ALL_REDUCE,
+                                      [MRI_STEP_GATHER] = MRI_COMM_ALL_GATHER,
+                                      [MRI_STEP_SCATTER] = MRI_COMM_REDUCE_SCATTER };
+    const mr_type *x = &mri_val(f->plan->prog, n->in[0])->type;
+    const mr_type *y = &mri_val(f->plan->prog, n->out[0])->type;
+    if (s->comm == MRI_STEP_SLICE)
+        return d->ops->copy(d->dev, d->stream, out[0].data,
+                            (char *)in[0].data + s->index * mr_bytes(y), mr_bytes(y), err);
+    if (!d->world)
         return mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "the program is one of several ranks', and "
                        "this one runs alone");
-    return d->ops->copy(d->dev, d->stream, out[0].data, (char *)in[0].data + s->index * part, part,
-                        err);
+    mri_comm_job job = { .kind = kinds[s->comm], .group = s->group, .op = MR_COMM_SUM,
+                         .in = in[0].data, .out = out[0].data, .dtype = x->dtype,
+                         .n = (uint64_t)mr_numel(s->comm == MRI_STEP_SCATTER ? y : x) };
+    mr_status st = mri_comm_submit(d->world, &job, ticket_of(p, s->order), err);
+    return st || !s->wait_after ? st : mri_comm_wait(d->world, *ticket_of(p, s->order), err);
 }
 
 /* ---- a step, a phase ----------------------------------------------------------------------- */
 
 static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t i,
-                             const mri_trace *trace, mr_err *err)
+                             const mri_trace *trace, pending *under_way, mr_err *err)
 {
     const mri_plan *plan = f->plan;
     const mri_step *s = &plan->steps[phase].v[i];
@@ -226,6 +251,8 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
         call = mri_node_call(plan->prog, n, types);
     if (trace && trace->guard)
         st = write_guards(d, s, &call, out, err);
+    if (!st && s->wait)
+        st = mri_comm_wait(d->world, *ticket_of(under_way, s->wait), err);
     if (!st && timing)
         st = mark(d, &before, err);
     mr_buf summing[MRI_MAX_OPERANDS], *first = written_first(f, s, n, in), *operands = in;
@@ -236,9 +263,13 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     }
     void *ws = s->info.workspace ? f->scratch + s->workspace : NULL;
     if (!st)
+<<<<<<< HEAD
         st = s->ref && mri_exchange_is(s->ref, &call)
                  ? mri_exchange_run(d, s->ref, &call, in, out, err)
            : s->comm ? slice(d, f, s, n, in, out, err)
+=======
+        st = s->comm ? submit(d, f, s, n, in, out, under_way, err)
+>>>>>>> 222e2d9 (run: ranks run their collectives; sessions cut their blocks)
            : s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
            : first  ? d->ops->run(d->dev, s->first, d->stream, operands, first, ws, err)
                     : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);
@@ -264,7 +295,8 @@ mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri
 {
     const mri_plan *plan = f->plan;
     mr_status st = 0;
-    uint32_t region = 0, n = (uint32_t)plan->steps[phase].n;
+    uint32_t region = 0, n = (uint32_t)plan->steps[phase].n, last = 0;
+    pending under_way = { { 0 } };
     push(d, mri_phase_name[phase]);
     push(d, f->label);
     for (uint32_t i = 0; i < n && !st; i++) {
@@ -275,8 +307,15 @@ mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri
             push(d, plan->prog->regions.v[at].path);
             region = at;
         }
-        st = launch_step(d, f, phase, i, trace ? trace : d->watch, err);
+        const mri_step *s = &plan->steps[phase].v[i];
+        st = launch_step(d, f, phase, i, trace ? trace : d->watch, &under_way, err);
+        if (s->wait_after || s->wait >= last)
+            last = 0; /* all that was submitted is done */
+        if (s->order && !s->wait_after)
+            last = s->order;
     }
+    if (!st && last) /* a phase leaves none under way */
+        st = mri_comm_wait(d->world, *ticket_of(&under_way, last), err);
     for (int open = n ? 3 : 2; open > 0; open--)
         pop(d);
     return st;

@@ -2,6 +2,7 @@
  * session.c - opening and closing; see session.h. */
 #include "pictures.h"
 #include "core/base/json.h"
+#include "core/plan/shard.h"
 #include "held.h"
 #include "micro.h"
 #include "saver.h"
@@ -141,6 +142,12 @@ static bool whole_sequences(const mri_session *s, const mri_session_options *o)
     return MR_CAN(ops, promises) && (ops->promises(c->config) & MR_DATA_WHOLE);
 }
 
+/* The model's blocks for one mode, as this rank runs them. */
+static mr_status cut(const mri_session *s, mri_assembly *a, const mr_block_env *env, mr_err *err)
+{
+    return mri_world_alone(s->world) ? 0 : mri_shard_assembly(a, &s->world->mesh, env, err);
+}
+
 /* All parameters by name and type, before any exec: of a session that only describes, and of a
  * model of pictures, where with pictures in none of a job's execs, or apart from the text (decode),
  * no exec has them all. (Training on text alone is of text alone.) */
@@ -149,6 +156,7 @@ static mr_status describe(mri_session *s, mr_err *err)
     mr_block_env env = { .size = sizeof env, .mode = "infer", .tokens = 1, .seq = 1,
                          .images = s->info.image_size > 0 };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err);
+    st = st ? st : cut(s, s->described, &env, err);
     return st ? st
               : mri_params_plan(s->described, &s->config->optimizer, s->model_dtype,
                                 !strcmp(s->config->precision.masters, "remainder"), &s->params,
@@ -188,7 +196,8 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
-    if (!s->params.slots.n)
+    st = cut(s, a, &env, err);
+    if (!st && !s->params.slots.n)
         st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
                              !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
     const mri_cfg_precision *precision = &s->config->precision;
@@ -204,6 +213,8 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     if (!st && train)
         st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
                                  &s->params, err);
+    if (!st) /* kinds that were built again */
+        st = cut(s, a, &env, err);
     if (st) {
         mri_assembly_free(a);
         return st;
@@ -219,6 +230,9 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .sum_squares = one && !s->dp,
                               .deterministic = s->config->run.deterministic != 0,
                               .fuse = s->config->train.fuse != 0,
+                              .overlap = s->config->mesh.overlap != 0,
+                              .record_comm = !mri_world_alone(s->world) &&
+                                             !mri_comm_obstacle(s->world),
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),
                               .recompute = train ? &s->config->train.recompute : NULL,
                               .recipe = recipe,
