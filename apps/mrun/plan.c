@@ -92,8 +92,12 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
     po.beside_ctx = s->train;
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (!st)
+        st = mri_session_cut(s, a, &env, err);
+    if (!st)
         st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
                                  &s->params, err);
+    if (!st)
+        st = mri_session_cut(s, a, &env, err);
     if (!st && a->kinds.n > 64)
         st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "the model has over 64 block kinds");
     bool steps = !strcmp(pass, "lower") || !strcmp(pass, "streams") || !strcmp(pass, "arena");

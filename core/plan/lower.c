@@ -119,15 +119,11 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
         s.cost.size = sizeof s.cost;
         if (n->def->cost)
             n->def->cost(&call, &s.cost);
-<<<<<<< HEAD
         if (mri_exchange_is(n->def, &call)) {
             s.ref = n->def;
             s.info.impl = "exchange";
             s.info.flags = MR_K_HOST_SYNC | MR_K_DETERMINISTIC;
-        } else if (!lower_comm(n, &call, &s) && plan->backend) {
-=======
-        if (!lower_comm(opt, n, &call, &s) && plan->backend) {
->>>>>>> 222e2d9 (run: ranks run their collectives; sessions cut their blocks)
+        } else if (!lower_comm(opt, n, &call, &s) && plan->backend) {
             mr_err why = MR_ERR_INIT;
             mr_status st = plan->backend->query(plan->dev, n->def->id, &call,
                                                 opt->deterministic ? MR_QUERY_DETERMINISTIC : 0,

@@ -39,6 +39,21 @@ static void print_attr(const mr_attr *a, mri_str *out)
             mri_str_fmt(out, "%s%.17g", i ? "," : "", a->u.fs[i]);
 }
 
+/* "part of [16,8] at [8,0], summed over tp" */
+static void print_place(const mri_place *p, mri_str *out)
+{
+    for (int full = 1; full >= 0 && p->rank; full--) {
+        mri_str_add(out, full ? " part of [" : " at [");
+        for (uint32_t d = 0; d < p->rank; d++)
+            mri_str_fmt(out, "%s%lld", d ? "," : "", (long long)(full ? p->full[d] : p->at[d]));
+        mri_str_add(out, "]");
+    }
+    if (p->partial & MRI_AXIS_TP)
+        mri_str_add(out, " summed over tp");
+    if (p->expert)
+        mri_str_add(out, " on the expert grid");
+}
+
 void mri_prog_print(const mr_prog *p, mri_str *out)
 {
     mri_str_fmt(out, "block %s (model dtype %s)\n", p->name, p->model_dtype);
@@ -53,6 +68,7 @@ void mri_prog_print(const mr_prog *p, mri_str *out)
         mri_type_print(&v->type, out);
         if (v->kind == MRI_PARAM)
             mri_str_fmt(out, " %s init=%s,%g", v->param.placement, v->param.init, v->param.scale);
+        print_place(&v->place, out);
         mri_str_add(out, "\n");
     }
     for (size_t i = 0; i < p->nodes.n; i++) {

@@ -4,13 +4,9 @@
  * hands each step to its kernel. With a trace it waits after every step and shows it, or, for
  * timing, puts marks around it. Phase, block and region are named to the vendor's profiler.
  */
-<<<<<<< HEAD
+#include "core/mesh/world.h"
 #include "core/ops/experts_parallel.h"
 #include "exchange.h"
-=======
-#include "device.h"
-#include "core/mesh/world.h"
->>>>>>> 222e2d9 (run: ranks run their collectives; sessions cut their blocks)
 #include <stdlib.h>
 #include <string.h>
 
@@ -263,13 +259,9 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     }
     void *ws = s->info.workspace ? f->scratch + s->workspace : NULL;
     if (!st)
-<<<<<<< HEAD
-        st = s->ref && mri_exchange_is(s->ref, &call)
-                 ? mri_exchange_run(d, s->ref, &call, in, out, err)
-           : s->comm ? slice(d, f, s, n, in, out, err)
-=======
         st = s->comm ? submit(d, f, s, n, in, out, under_way, err)
->>>>>>> 222e2d9 (run: ranks run their collectives; sessions cut their blocks)
+           : s->ref && mri_exchange_is(s->ref, &call)
+               ? mri_exchange_run(d, s->ref, &call, in, out, err)
            : s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
            : first  ? d->ops->run(d->dev, s->first, d->stream, operands, first, ws, err)
                     : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);

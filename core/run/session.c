@@ -142,8 +142,8 @@ static bool whole_sequences(const mri_session *s, const mri_session_options *o)
     return MR_CAN(ops, promises) && (ops->promises(c->config) & MR_DATA_WHOLE);
 }
 
-/* The model's blocks for one mode, as this rank runs them. */
-static mr_status cut(const mri_session *s, mri_assembly *a, const mr_block_env *env, mr_err *err)
+mr_status mri_session_cut(const mri_session *s, mri_assembly *a, const mr_block_env *env,
+                          mr_err *err)
 {
     return mri_world_alone(s->world) ? 0 : mri_shard_assembly(a, &s->world->mesh, env, err);
 }
@@ -156,7 +156,7 @@ static mr_status describe(mri_session *s, mr_err *err)
     mr_block_env env = { .size = sizeof env, .mode = "infer", .tokens = 1, .seq = 1,
                          .images = s->info.image_size > 0 };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err);
-    st = st ? st : cut(s, s->described, &env, err);
+    st = st ? st : mri_session_cut(s, s->described, &env, err);
     return st ? st
               : mri_params_plan(s->described, &s->config->optimizer, s->model_dtype,
                                 !strcmp(s->config->precision.masters, "remainder"), &s->params,
@@ -196,7 +196,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
-    st = cut(s, a, &env, err);
+    st = mri_session_cut(s, a, &env, err);
     if (!st && !s->params.slots.n)
         st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
                              !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
@@ -214,7 +214,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
                                  &s->params, err);
     if (!st) /* kinds that were built again */
-        st = cut(s, a, &env, err);
+        st = mri_session_cut(s, a, &env, err);
     if (st) {
         mri_assembly_free(a);
         return st;

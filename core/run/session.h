@@ -125,6 +125,10 @@ typedef struct mri_session_options {
 mr_status mri_session_open(mri_registry *reg, const mri_config *config,
                            const mri_session_options *opt, mri_session **out, mr_err *err);
 void mri_session_close(mri_session *s);
+/* The model's blocks for one mode, as this rank runs them: after mri_assemble(), and again after
+ * what builds kinds again. */
+mr_status mri_session_cut(const mri_session *s, mri_assembly *a, const mr_block_env *env,
+                          mr_err *err);
 void mri_session_memory(const mri_session *s, mri_memory *out); /* memory.c */
 mr_status mri_session_fits(const mri_session *s, mr_err *err);  /* the device has as much? */
 /* fresh weights, or those of [model] hf when the folder has safetensors */

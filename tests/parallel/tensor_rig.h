@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * shard_rig.h - a block as one rank has it beside the same block as each of n tp ranks has it: all
+ * tensor_rig.h - a block as one rank has it beside the same block as each of n tp ranks has it: all
  * are run node by node in f64 by the reference loops, collectives are copied here in the plainest
  * way, and what the ranks have must be parts of what the one has: outputs, gradients of inputs,
  * main gradients (summed where place says partial).
@@ -140,11 +140,11 @@ static inline void rig_fill(const mri_value *v, void *data, int64_t vocab, int64
 {
     int64_t n = mr_numel(&v->type);
     bool ids = v->name && (!strcmp(v->name, "tokens") || !strcmp(v->name, "targets"));
-    bool rows = v->name && (!strcmp(v->name, "logit_rows") || !strcmp(v->name, "image_rows"));
+    bool pictures = v->name && !strcmp(v->name, "image_rows");
     for (int64_t i = 0; i < n; i++) {
         double x = rig_random(state);
         int64_t whole = ids ? (int64_t)(fabs(x) * (double)vocab)
-                      : rows ? i % 3 - 1
+                      : pictures ? i % 3 - 1
                       : v->name && !strcmp(v->name, "seq_start") ? i / seq * seq : i % seq;
         if (mr_is(&v->type, "i32"))
             ((int32_t *)data)[i] = (int32_t)whole;
@@ -209,6 +209,22 @@ static inline void rig_outputs(rig *g)
     }
 }
 
+/* caches, which decoding writes */
+static inline void rig_states(rig *g)
+{
+    for (size_t i = 0; i < g->one.p->values.n; i++) {
+        const mri_value *v = &g->one.p->values.v[i];
+        for (uint32_t r = 0; r < g->n && v->kind == MRI_STATE; r++) {
+            mr_val w = mri_value_find(g->rank[r].p, MRI_STATE, v->name);
+            const mr_type *t = &mri_val(g->rank[r].p, w)->type;
+            void *want = calloc(1, mr_bytes(t) + 8);
+            rig_cut(&v->type, g->one.value[i].data, t, want, r, true);
+            rig_same("state", v->name, r, t, want, rig_data(&g->rank[r], w));
+            free(want);
+        }
+    }
+}
+
 static inline void rig_gradients(rig *g)
 {
     for (size_t i = 0; i < g->one.p->values.n; i++) {
@@ -260,6 +276,7 @@ static inline void rig_check(mr_prog *one, mr_prog *const *ranks, uint32_t n, co
     rig_feed(&g, vocab, seq, 7);
     rig_run(&g);
     rig_outputs(&g);
+    rig_states(&g);
     rig_gradients(&g);
     for (uint32_t r = 0; r < n; r++)
         rig_side_close(&g.rank[r]);
