@@ -91,7 +91,7 @@ Test(tensor_blocks, llama)
 /* latents that every rank has, heads that are cut, groups of experts */
 Test(tensor_blocks, kimi_k2)
 {
-    all_meshes((const char *[]){ COMMON, SIZES, "model.plugin=kimi_k2",
+    all_meshes((const char *[]){ COMMON, SIZES, "model.plugin=kimi_k2", "model.head_dim=10",
                                  "model.kimi_k2.q_lora_rank=12", "model.kimi_k2.kv_lora_rank=10",
                                  "model.kimi_k2.nope_dim=6", "model.kimi_k2.rope_dim=4",
                                  "model.kimi_k2.value_dim=5", "model.kimi_k2.experts=8",
