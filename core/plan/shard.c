@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * shard.c - drives the shard pass: named values first, then op by op, then ports; see shard.h. */
+#include "shard_experts.h"
 #include "shard_state.h"
 #include <stdlib.h>
 #include <string.h>
@@ -175,6 +176,12 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
         mark_experts(*p, &m);
         if (m.tp > 1)
             st = mri_shard_program(p, &m, &streams[k], err);
+        if (!st)
+            st = mri_shard_context(p, &m, err);
+        if (!st)
+            st = mri_shard_capacity(p, &m, err);
+        if (!st)
+            st = mri_shard_experts(p, &m, err);
         (*p)->sharded = !st;
     }
     for (uint32_t k = 0; k < a->kinds.n; k++)

@@ -18,9 +18,9 @@
 #define MRI_SHARD_H
 #include "core/program/assembly.h"
 
-/* Cuts every kind that is not cut yet, and says of every parameter which part it is (place). Call
- * it after mri_assemble(), and again after what rebuilds kinds. `train`: mode train, where
- * sequence parallelism holds for certain or is refused. */
+/* Cuts every kind that is not cut yet - over tp, then cp and ep (shard_experts.h) - and says of
+ * every parameter which part it is (place). Call it after mri_assemble(), and again after what
+ * rebuilds kinds. In mode train sequence parallelism holds for certain or is refused. */
 mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_block_env *env,
                              mr_err *err);
 

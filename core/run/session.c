@@ -145,7 +145,12 @@ static bool whole_sequences(const mri_session *s, const mri_session_options *o)
 mr_status mri_session_cut(const mri_session *s, mri_assembly *a, const mr_block_env *env,
                           mr_err *err)
 {
-    return mri_world_alone(s->world) ? 0 : mri_shard_assembly(a, &s->world->mesh, env, err);
+    const mri_cfg_mesh *c = &s->config->mesh;
+    mri_mesh alone;
+    mri_mesh_alone(&alone); /* experts have capacities there too */
+    alone.capacity_factor = c->capacity_factor;
+    alone.drop_by_position = c->capacity_policy && !strcmp(c->capacity_policy, "position");
+    return mri_shard_assembly(a, s->world ? &s->world->mesh : &alone, env, err);
 }
 
 /* All parameters by name and type, before any exec: of a session that only describes, and of a

@@ -81,8 +81,7 @@ static void same_gradients(const tensors *one, const results *many, uint32_t n)
         double *sum = calloc(w->n, sizeof *sum), scale = 1e-6;
         for (uint32_t r = 0; r < n; r++) {
             const mri_tensor_slot *s = &many->rank[r].slots.v[i];
-            bool adds = s->place.partial & MRI_AXIS_TP || s->place.expert ||
-                        s->place.split & MRI_AXIS_TP;
+            bool adds = s->place.split & MRI_AXIS_TP; /* else all have the whole sum */
             cr_assert_str_eq(s->name, w->name);
             for (size_t k = 0; k < s->n; k++)
                 sum[whole_index(s, k)] += many->rank[r].grads.v[i][k] / (adds ? 1 : n);
