@@ -121,6 +121,7 @@ mr_status mri_shard_program(mr_prog **prog, const mri_mesh *mesh, const mr_list 
                        .n = mesh->tp, .index = mesh->i_tp, .to = mri_alloc(n * sizeof *s.to),
                        .at = mri_alloc(n * sizeof *s.at), .used = mri_alloc(n), .err = err };
     s.p->caches = old->caches;
+    s.p->exact = old->exact;
     copy_regions(&s);
     MR_TRY(copy_named(&s));
     for (size_t i = 0; i < old->nodes.n; i++)

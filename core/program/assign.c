@@ -53,7 +53,8 @@ static mr_status against(mr_err *err, const char *layout, const char *fmt, ...)
     return MR_E_PROFILE_CONFLICT;
 }
 
-/* One E and one L stand for all instances that have the letter; m likewise. */
+/* One E and one L stand for all instances that have the letter; m likewise. Modes other than
+ * training have no m: it is then passed over. */
 static mr_status by_layout(const char *letters, const char *layout, uint32_t pp, uint32_t *of,
                            uint32_t *virtual_stages, mr_err *err)
 {
@@ -69,6 +70,8 @@ static mr_status by_layout(const char *letters, const char *layout, uint32_t pp,
             at++;
             continue;
         }
+        if (*c == 'm' && !strchr(letters, 'm'))
+            continue;
         if (i == n || letters[i] != *c)
             return against(err, layout, "%c where the model goes on with %c", *c,
                            i < n ? letters[i] : '-');

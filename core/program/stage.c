@@ -130,7 +130,7 @@ static void add_chunk(cutter *c, const crossings *all, uint32_t chunk)
 {
     uint32_t virtual = chunk * c->out->stages + c->out->index;
     uint32_t *border = mri_alloc((all->n + 1) * sizeof *border);
-    mri_part part = { (uint32_t)c->instances.n, 0 };
+    mri_stage_part part = { (uint32_t)c->instances.n, 0 };
     for (uint32_t l = 0; l < all->n; l++)
         if (all->v[l].to_stage == virtual)
             border[l] = add_border(c, all, l, MRI_BORDER_IN, chunk);
@@ -255,7 +255,7 @@ mr_status mri_stage_cut(mri_assembly *a, const mri_cfg_mesh *cfg, uint32_t index
     c.of = out->of;
     list_losses(a, out);
     if (out->stages == 1) {
-        MRI_PUSH(&out->parts, ((mri_part){ 0, (uint32_t)a->instances.n }));
+        MRI_PUSH(&out->parts, ((mri_stage_part){ 0, (uint32_t)a->instances.n }));
         goto out;
     }
     MR_TRY(find_ties(&c));

@@ -20,9 +20,9 @@
 #include "border.h"
 #include "core/config/sections.h"
 
-typedef struct mri_part { /* instances first .. first + n - 1 */
+typedef struct mri_stage_part { /* instances first .. first + n - 1 */
     uint32_t first, n;
-} mri_part;
+} mri_stage_part;
 
 typedef struct mri_stage_loss { /* a loss of the whole model, and how many instances have it */
     char *name;
@@ -31,7 +31,7 @@ typedef struct mri_stage_loss { /* a loss of the whole model, and how many insta
 
 typedef struct mri_stage {
     uint32_t stages, chunks, index; /* chunks: virtual stages a rank has      */
-    MRI_VEC(mri_part) parts; /* of each chunk: its instances           */
+    MRI_VEC(mri_stage_part) parts; /* of each chunk: its instances           */
     MRI_VEC(mri_block) blocks;      /* of each instance                       */
     MRI_VEC(mri_link) links;        /* of all stages, in the model's order    */
     MRI_VEC(uint64_t) bytes;        /* of each link's value                   */

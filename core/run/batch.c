@@ -105,8 +105,11 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
         MR_TRY(mri_micro_read(s, &m, set, (i + mine) * rows, end, &weight, err));
         mri_batch b = mri_micro_batch(&m, false);
         MR_TRY(mri_exec_upload(s->eval, &b, err));
-        MR_TRY(mri_graphs_forward(&s->graphs, s->eval, err));
+        MR_TRY(mri_relay_alone(&s->eval_relay) ? mri_graphs_forward(&s->graphs, s->eval, err)
+                                               : mri_relay_forward(&s->eval_relay, s->eval, err));
         const void *p = mri_exec_output(s->eval, "nll", &type);
+        if (!p && !mri_relay_alone(&s->eval_relay))
+            continue; /* another stage has it */
         if (!p || mr_numel(type) != m.t) {
             st = mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
                          "no block has the output nll [T] that validation reads");
@@ -118,6 +121,8 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
             if (m.weight[t] > 0)
                 sum += (double)m.weight[t] * x[t];
     }
+    if (!mri_relay_alone(&s->eval_relay))
+        MR_TRY(mri_world_sum(s->world, MRI_GROUP_PP, &sum, 1, err));
     MR_TRY(sum_over_ranks(s, &sum, &weight, err));
     *nll = weight > 0 ? sum / weight : 0;
     *bits_per_byte = info.bytes_per_token > 0 ? *nll / log(2) / info.bytes_per_token : 0;

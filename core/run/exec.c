@@ -242,13 +242,14 @@ mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
                                    b->targets, b->loss_weight, b->slot, b->image_rows, b->pixels };
     const mr_backend_ops *ops = e->device->ops;
     mr_status st = 0;
-    for (uint32_t k = 0; k < MRI_BATCH_FIELDS && !st; k++) {
+    for (uint32_t i = 0; i < MRI_BATCH_FIELDS * e->chunks.n && !st; i++) {
+        uint32_t k = i % MRI_BATCH_FIELDS, chunk = i / MRI_BATCH_FIELDS;
         uint64_t n = mri_exec_field_bytes(&e->opt, k);
+        char *at = mri_exec_field(e, k) + (e->chunks.v[chunk].at - e->at_fields);
         if (host[k] && n)
-            st = ops->copy(e->device->dev, e->device->stream, mri_exec_field(e, k), host[k], n,
-                           err);
+            st = ops->copy(e->device->dev, e->device->stream, at, host[k], n, err);
         else if (k >= MRI_TEXT_FIELDS && n) /* no token is a picture's; black tiles */
-            st = ops->fill(e->device->dev, e->device->stream, mri_exec_field(e, k),
+            st = ops->fill(e->device->dev, e->device->stream, at,
                            k == MRI_FIELD_IMAGE_ROWS ? 0xFF : 0, n, err);
     }
     return st ? st : mri_device_sync(e->device, err);

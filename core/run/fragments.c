@@ -35,7 +35,7 @@ bool mri_piece_first(const mri_params *p, uint64_t at, const mri_mesh *m)
 
 static void add(const mri_params *p, const mri_mesh *m, mri_fragment f, mri_fragments *out)
 {
-    f.writes = mri_piece_first(p, f.slot->at, m);
+    f.writes = mri_piece_first(p, f.slot->at, m) && !f.slot->twin;
     if (f.to > f.from)
         MRI_PUSH(out, f);
 }

@@ -58,6 +58,7 @@ typedef struct mri_tensor_slot {
     uint32_t group;
     bool f32;         /* MR_PARAM_F32: the block reads the master */
     bool shared;      /* several blocks bind it */
+    bool twin;        /* the pipeline's first stage has it too, and counts and writes it */
     uint32_t instance; /* the block that binds it, or MRI_SHARED */
     mri_place place;  /* the part of the parameter that desc.type is */
 } mri_tensor_slot;

@@ -173,6 +173,46 @@ static uint32_t most_micros(const mri_session *s) /* of a step, on this rank */
     return mri_micros_of(s, s->config->train.global_batch);
 }
 
+static bool splits_w(const mri_session *s)
+{
+    return s->config->train.split_weight_gradient ||
+           (!mri_relay_alone(&s->relay) && !strcmp(s->config->mesh.schedule, "zero_bubble"));
+}
+
+/* Cuts the model to this rank's stage, where there are several. */
+static mr_status open_relay(mri_session *s, const char *mode, mri_assembly *a, mr_err *err)
+{
+    bool train = !strcmp(mode, "train");
+    if (!s->world || s->world->mesh.pp == 1)
+        return 0;
+    if (!train && strcmp(mode, "infer")) {
+        mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
+                "mode %s runs on one stage, [mesh] pp = %u", mode, s->world->mesh.pp);
+        mr_hint(err, "generate and score from a checkpoint with pp = 1");
+        return MR_E_UNSUPPORTED;
+    }
+    return mri_relay_open(train ? &s->relay : &s->eval_relay, s->world, &s->params,
+                          &s->config->mesh, a, err);
+}
+
+/* The slots that an exec's chunks need; NULL without a pipeline. The caller frees. */
+static mr_status find_chunks(const mri_session *s, bool train, mri_chunk **out, mr_err *err)
+{
+    const mri_relay *r = train ? &s->relay : &s->eval_relay;
+    mri_pipeline p;
+    mr_status st = 0;
+    *out = NULL;
+    if (mri_relay_alone(r))
+        return 0;
+    if (train)
+        st = mri_relay_pipeline(r, &s->config->mesh, splits_w(s), most_micros(s), &p, err);
+    if (!st)
+        *out = mri_relay_chunks(r, train ? &p : NULL);
+    if (!st && train)
+        mri_pipeline_free(&p);
+    return st;
+}
+
 /* One exec; the first one made also fixes the parameters' layout. */
 static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                            int64_t tokens, mri_exec **out, mr_err *err)
@@ -201,20 +241,25 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
     if (st)
         return st;
-    st = mri_session_cut(s, a, &env, err);
-    if (!st && !s->params.slots.n)
-        st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
-                             !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
     const mri_cfg_precision *precision = &s->config->precision;
     const mri_recipe *recipe = decode ? NULL : mri_recipe_find(precision->recipe);
     if (!st && recipe && recipe->scaling)
         st = mri_assembly_exact(a, s->model_ops, s->model, &env, s->model_dtype,
                                 precision->start_in_bf16, precision->end_in_bf16, err);
+    if (!st)
+        st = mri_session_cut(s, a, &env, err);
+    if (!st && train)
+        st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
+    if (!st)
+        st = open_relay(s, mode, a, err);
+    if (!st && !s->params.slots.n)
+        st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
+                             !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
     if (!st && train && !s->dp && !mri_world_alone(s->world))
         st = mri_dp_open(s->world, &s->device, &s->params, a, most_micros(s), s->config,
                          mri_registry_host(s->registry), &s->dp, err);
     if (!st && train)
-        st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
+        st = mri_relay_twins(&s->relay, &s->params, err);
     if (!st && train)
         st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
                                  &s->params, err);
@@ -224,12 +269,18 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         mri_assembly_free(a);
         return st;
     }
+    mri_chunk *chunks = NULL;
+    st = find_chunks(s, train, &chunks, err);
+    if (st) {
+        mri_assembly_free(a);
+        return st;
+    }
     bool one = train && (o->needs & MRI_NEED_UPDATE) && most_micros(s) == 1 &&
                !mri_dp_pieces(s->dp);
     mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
                             images, decode ? 0 : 3 * size * size,
                             { .train = train,
-                              .split_w = train && s->config->train.split_weight_gradient,
+                              .split_w = train && splits_w(s),
                               .guard = o->guard,
                               .stress = o->stress,
                               .sum_squares = one && !s->dp,
@@ -242,8 +293,11 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .recompute = train ? &s->config->train.recompute : NULL,
                               .recipe = recipe,
                               .loss = o->main_loss ? "lm_loss" : NULL },
-                            decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows };
+                            decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows,
+                            chunks, chunks ? (train ? &s->relay : &s->eval_relay)->stage.chunks
+                                           : 0 };
     st = mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
+    free(chunks);
     if (!st && s->dp)
         mri_dp_attach(s->dp, *out);
     return st;
@@ -444,6 +498,8 @@ void mri_session_close(mri_session *s)
     mri_update_free(s->update);
     if (s->optimizer)
         s->optimizer_ops->destroy(s->optimizer);
+    mri_relay_close(&s->relay);
+    mri_relay_close(&s->eval_relay);
     mri_exec_free(s->train);
     mri_exec_free(s->eval);
     mri_exec_free(s->prefill); /* borrows decode's states */

@@ -19,6 +19,7 @@
 #include "graphs.h"
 #include "imager.h"
 #include "dp.h"
+#include "relay.h"
 #include "update.h"
 
 enum { /* what a job needs */
@@ -87,6 +88,7 @@ typedef struct mri_session {
     uint64_t arena_bytes;
     mri_feed feed;
     mri_graphs graphs;
+    mri_relay relay, eval_relay; /* of train and eval: this rank's stage of the pipeline */
     mri_schedule schedule; /* of the last step's number of micro-batches */
     mri_pending pending[MRI_FEED_SLOTS];
     uint32_t n_pending, begun;

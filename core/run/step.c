@@ -49,6 +49,10 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
             s->dp->last = it->micro_batch + 1 == s->schedule.micro_batches;
         return (it->micro_batch ? mri_exec_run_in : mri_exec_run_first)(
             s->train, it->slot, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
+    case MRI_ITEM_SEND:
+    case MRI_ITEM_RECEIVE:
+    case MRI_ITEM_WAIT:
+    case MRI_ITEM_TIES: return mri_relay_run(&s->relay, s->train, it, err);
     case MRI_ITEM_LOSS:
         return mri_feed_store_losses(&s->feed, it->micro_batch, it->chunk, it->slot, err);
     case MRI_ITEM_UPDATE:
@@ -60,20 +64,41 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     return mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST, "schedule: item of kind %u", it->kind);
 }
 
+/* The order of a step of so many micro-batches, made anew where their number changes. */
+static mr_status order(mri_session *s, uint32_t micros, mr_err *err)
+{
+    mri_schedule *plan = &s->schedule;
+    const mri_stage *stage = &s->relay.stage;
+    mri_pipeline p;
+    if (plan->micro_batches == micros)
+        return 0;
+    mri_schedule_free(plan);
+    if (mri_relay_alone(&s->relay)) {
+        mri_schedule_single(plan, mri_exec_instances(s->train), micros, s->train->opt.plan.split_w);
+        return 0;
+    }
+    mr_status st = mri_relay_pipeline(&s->relay, &s->config->mesh, s->train->opt.plan.split_w,
+                                      micros, &p, err);
+    if (st)
+        return st;
+    mri_schedule_stage(plan, &p, stage->index, stage->blocks.v, (uint32_t)stage->blocks.n,
+                       stage->tied.n > 0);
+    mri_pipeline_free(&p);
+    return mri_schedule_verify(plan, err);
+}
+
 /* The whole step, or all of it but the update. */
 static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *err)
 {
     mri_schedule *plan = &s->schedule;
-    if (plan->micro_batches != micros) {
-        mri_schedule_free(plan);
-        mri_schedule_single(plan, mri_exec_instances(s->train), micros,
-                            s->train->opt.plan.split_w);
-    }
+    mr_status st = order(s, micros, err);
+    if (st)
+        return st;
     uint32_t n = (uint32_t)plan->items.n - !update;
     uint64_t key = mri_hash(mri_exec_key(s->train), &n, sizeof n); /* n says how many micro-batches */
     char *obstacle = mri_update_obstacle(s->update);
     mri_work w = { "train", key, plan->items.v, n, s->train, obstacle, run_item, s };
-    mr_status st = mri_graphs_run(&s->graphs, &w, err);
+    st = mri_graphs_run(&s->graphs, &w, err);
     if (!st && !update && s->dp)
         st = mri_dp_finish(s->dp, err);
     free(obstacle);
@@ -203,6 +228,38 @@ void mri_step_mean_losses(mri_step_result *r)
         r->aux[k] /= tokens;
 }
 
+static uint32_t instances_with(const mri_exec *e, const char *loss)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < e->losses.n; i++)
+        n += !strcmp(e->losses.v[i].name, loss);
+    return n;
+}
+
+/* Each stage of a pipeline has the losses of its own instances: it lists all that the model has,
+ * and of their means its part. */
+static void list_losses(const mri_session *s, mri_step_result *r)
+{
+    enum { ROOM = sizeof r->aux / sizeof *r->aux };
+    const mri_stage *stage = &s->relay.stage;
+    mri_step_result own = *r;
+    if (mri_relay_alone(&s->relay))
+        return;
+    r->n_aux = 0;
+    for (size_t l = 0; l < stage->losses.n && r->n_aux < ROOM; l++) {
+        const mri_stage_loss *loss = &stage->losses.v[l];
+        if (!strcmp(loss->name, "lm_loss"))
+            continue;
+        r->aux_name[r->n_aux] = loss->name;
+        r->aux[r->n_aux] = 0;
+        for (uint32_t k = 0; k < own.n_aux; k++)
+            if (!strcmp(own.aux_name[k], loss->name))
+                r->aux[r->n_aux] = own.aux[k] * instances_with(s->train, loss->name) /
+                                   loss->instances;
+        r->n_aux++;
+    }
+}
+
 /* Sums over micro-batches of this rank become those over all. A loss is made once in each replica:
  * by the last stage, or by the stages that have it, and there by the first of the ranks that made
  * the same. */
@@ -234,6 +291,7 @@ static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
     for (uint32_t m = 0; m < p->read; m++)
         for (size_t i = 0; i < s->train->losses.n; i++)
             mri_step_add_loss(s->train, i, mri_feed_loss(&s->feed, p->slot, m, i), r);
+    list_losses(s, r);
     if ((st = sum_losses(s, r, err)))
         return st;
     mri_step_mean_losses(r);

@@ -246,6 +246,33 @@ out:
     return st;
 }
 
+static int by_place(const void *x, const void *y)
+{
+    const mri_tensor_slot *a = *(mri_tensor_slot *const *)x, *b = *(mri_tensor_slot *const *)y;
+    return a->at < b->at ? -1 : a->at > b->at;
+}
+
+/* A range without the parameters that another stage counts. */
+static mr_status add_own_sumsq(mri_update *u, uint64_t at, uint64_t end, mr_err *err)
+{
+    MRI_VEC(const mri_tensor_slot *) twins = { 0 };
+    mr_status st = 0;
+    for (size_t i = 0; i < u->params->slots.n; i++)
+        if (u->params->slots.v[i].twin)
+            MRI_PUSH(&twins, &u->params->slots.v[i]);
+    if (twins.n)
+        qsort(twins.v, twins.n, sizeof *twins.v, by_place);
+    for (size_t i = 0; i < twins.n && !st; i++) {
+        uint64_t from = twins.v[i]->at, to = from + twins.v[i]->n;
+        if (to <= at || from >= end)
+            continue;
+        st = from > at ? add_sumsq(u, at, from, true, err) : 0;
+        at = to < end ? to : end;
+    }
+    free(twins.v);
+    return st ? st : add_sumsq(u, at, end, true, err);
+}
+
 /* Over ranks: what this one is the first to keep. */
 static mr_status piece_sumsq(mri_update *u, mr_err *err)
 {
@@ -253,7 +280,7 @@ static mr_status piece_sumsq(mri_update *u, mr_err *err)
     for (size_t i = 0; i < u->parts.n && !st; i++) {
         const mri_update_part *x = &u->parts.v[i];
         if (mri_piece_first(u->params, x->at, &u->world->mesh))
-            st = add_sumsq(u, x->at, x->at + x->n, true, err);
+            st = add_own_sumsq(u, x->at, x->at + x->n, err);
     }
     return st;
 }

@@ -15,6 +15,7 @@ void mri_schedule_single(mri_schedule *s, uint32_t instances, uint32_t micro_bat
     memset(s, 0, sizeof *s);
     s->instances = instances;
     s->micro_batches = micro_batches;
+    s->chunks = 1;
     s->split_w = split_w;
     add(s, MRI_ITEM_ZERO, 0, 0);
     for (uint32_t m = 0; m < micro_batches; m++) {
@@ -86,6 +87,7 @@ void mri_schedule_stage(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
     memset(s, 0, sizeof *s);
     s->instances = instances;
     s->micro_batches = p->o.micros;
+    s->chunks = p->o.chunks;
     s->split_w = p->o.split_w;
     for (uint32_t i = 0; i < instances; i++)
         MRI_PUSH(&s->blocks, blocks[i]);
@@ -124,7 +126,6 @@ typedef struct checker {
     const mri_schedule *s;
     uint8_t *seen, *loaded; /* [micro-batch][instance]; [micro-batch][chunk], slots beside it */
     uint32_t *slot;
-    uint32_t chunks;
     size_t n[3]; /* F, B, W */
 } checker;
 
@@ -147,7 +148,7 @@ static bool block_good(checker *c, const mri_item *it)
     const mri_schedule *s = c->s;
     uint8_t *at = c->seen + (size_t)it->micro_batch * s->instances;
     uint32_t i = it->instance;
-    size_t cell = (size_t)it->micro_batch * c->chunks + it->chunk;
+    size_t cell = (size_t)it->micro_batch * s->chunks + it->chunk;
     int64_t before = neighbour(s, i, -1), after = neighbour(s, i, 1);
     uint8_t old = at[i];
     if (block_at(s, i).border || block_at(s, i).chunk != it->chunk || !c->loaded[cell] ||
@@ -173,9 +174,9 @@ static bool item_good(checker *c, size_t k)
     const mri_schedule *s = c->s;
     const mri_item *it = &s->items.v[k];
     if (it->micro_batch >= s->micro_batches || it->instance >= s->instances ||
-        it->chunk >= c->chunks)
+        it->chunk >= s->chunks)
         return false;
-    size_t cell = (size_t)it->micro_batch * c->chunks + it->chunk;
+    size_t cell = (size_t)it->micro_batch * s->chunks + it->chunk;
     switch (it->kind) {
     case MRI_ITEM_LOAD:
         c->loaded[cell]++;
@@ -197,15 +198,12 @@ static bool item_good(checker *c, size_t k)
 
 mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err)
 {
-    checker c = { .s = s, .chunks = 1 };
+    checker c = { .s = s };
     uint32_t working = 0;
     mr_status st = 0;
-    for (uint32_t i = 0; i < s->instances; i++) {
-        uint32_t chunk = block_at(s, i).chunk;
-        c.chunks = chunk >= c.chunks ? chunk + 1 : c.chunks;
+    for (uint32_t i = 0; i < s->instances; i++)
         working += !block_at(s, i).border;
-    }
-    size_t cells = (size_t)working * s->micro_batches, pairs = (size_t)c.chunks * s->micro_batches;
+    size_t cells = (size_t)working * s->micro_batches, pairs = (size_t)s->chunks * s->micro_batches;
     c.seen = mri_alloc((size_t)s->instances * s->micro_batches + 1);
     c.loaded = mri_alloc(pairs + 1);
     c.slot = mri_alloc((pairs + 1) * sizeof *c.slot);

@@ -41,7 +41,7 @@ typedef struct mri_item {
 typedef struct mri_schedule {
     MRI_VEC(mri_item) items;
     MRI_VEC(mri_block) blocks; /* one each instance; none: one chunk without borders */
-    uint32_t instances, micro_batches;
+    uint32_t instances, micro_batches, chunks;
     bool split_w;
 } mri_schedule;
 
