@@ -8,40 +8,76 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* kept += arrived, of n elements */
-static mr_status compile_add(mri_dp *dp, uint64_t n, mri_plan **out, mr_err *err)
+/* ---- programs -------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *op;
+    bool from_narrow, to_narrow;
+} ops[] = { /* by mri_dp_op */
+    { "accumulate", false, false },
+    { "store", false, true },
+    { "store", true, false },
+    { "accumulate", true, false },
+};
+
+static const mri_dp_plan *find(const mri_dp *dp, enum mri_dp_op op, uint64_t n)
+{
+    for (size_t i = 0; i < dp->plans.n; i++)
+        if (dp->plans.v[i].op == op && dp->plans.v[i].n == n)
+            return &dp->plans.v[i];
+    return NULL;
+}
+
+static mr_status compile(mri_dp *dp, enum mri_dp_op op, uint64_t n, mr_err *err)
 {
     const mr_builder *b = &mri_builder;
-    mr_prog *p = mri_prog_new("add_piece", dp->params->acc_dtype);
-    mr_type t = mr_type1(dp->params->acc_dtype, (int64_t)n);
+    const char *wide = dp->params->acc_dtype;
+    mr_prog *p = mri_prog_new("gradients", wide);
+    mr_type from = mr_type1(ops[op].from_narrow ? "bf16" : wide, (int64_t)n);
+    mr_type to = mr_type1(ops[op].to_narrow ? "bf16" : wide, (int64_t)n);
     mri_plan_options opt = { .deterministic = true, .host_fallback = dp->device->host_memory };
+    mri_dp_plan made = { op, n, NULL };
     mr_val in[2];
-    in[0] = b->input(p, "arrived", &t);
-    in[1] = b->state(p, "kept", &t, 0);
-    b->op(p, "accumulate", in, 2, NULL, 0, NULL, 0, __FILE__, __LINE__);
-    mr_status st = mri_plan_compile(p, &opt, dp->device->ops, dp->device->dev, out, err);
+    if (find(dp, op, n)) {
+        mri_prog_free(p);
+        return 0;
+    }
+    in[0] = b->input(p, "from", &from);
+    in[1] = b->state(p, "to", &to, 0);
+    b->op(p, ops[op].op, in, 2, NULL, 0, NULL, 0, __FILE__, __LINE__);
+    mr_status st = mri_plan_compile(p, &opt, dp->device->ops, dp->device->dev, &made.plan, err);
     if (st)
         return st;
-    MRI_PUSH(&dp->plans, *out);
-    if ((*out)->scratch_bytes)
+    MRI_PUSH(&dp->plans, made);
+    if (made.plan->scratch_bytes)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_PLUGIN,
-                       "the backend's op accumulate wants scratch memory");
+                       "the backend's op %s wants scratch memory", ops[op].op);
     return 0;
 }
 
+mr_status mri_dp_run(mri_dp *dp, enum mri_dp_op op, uint64_t n, void *from, void *to, mr_err *err)
+{
+    mri_frame f = { .plan = find(dp, op, n)->plan, .label = "pieces ", .state = &to,
+                    .input = &from };
+    return mri_launch(dp->device, &f, MRI_F, NULL, err);
+}
+
+/* What is whole is narrowed and widened as a whole, or its piece is; what is a piece is added. */
 mr_status mri_dp_compile(mri_dp *dp, mr_err *err)
 {
     const mri_bucket *b = dp->params->buckets.v;
     mr_status st = 0;
-    for (size_t i = 0; i < dp->runs.n && !st; i++) {
-        mri_plan **add = &dp->runs.v[i].add;
-        if (dp->runs.v[i].unit == MRI_NO_UNIT)
-            continue;
-        for (size_t k = 0; k < i && !*add; k++)
-            *add = b[k].own_n == b[i].own_n ? dp->runs.v[k].add : NULL;
-        if (!*add)
-            st = compile_add(dp, b[i].own_n, add, err);
+    for (size_t i = 0; i < dp->runs.n; i++) {
+        const mri_bucket_run *run = &dp->runs.v[i];
+        bool piece = run->unit != MRI_NO_UNIT;
+        if (run->narrow) {
+            MR_TRY(compile(dp, MRI_DP_NARROW, b[i].n, err));
+            MR_TRY(compile(dp, MRI_DP_WIDEN, b[i].own_n, err));
+        }
+        if (piece)
+            MR_TRY(compile(dp, run->narrow ? MRI_DP_ADD_NARROW : MRI_DP_ADD, b[i].own_n, err));
     }
+out:
     return st;
 }
 
@@ -67,9 +103,14 @@ static uint64_t arrived_bytes(const mri_dp *dp)
     return dp->n_grads * dp->piece_room * mr_dtype_bytes(dp->params->acc_dtype);
 }
 
+static uint64_t wire_bytes(const mri_dp *dp)
+{
+    return dp->wire_room * mr_dtype_bytes("bf16");
+}
+
 uint64_t mri_dp_bytes(const mri_dp *dp)
 {
-    return dp ? weight_bytes(dp) + grad_bytes(dp) + arrived_bytes(dp) : 0;
+    return dp ? weight_bytes(dp) + grad_bytes(dp) + arrived_bytes(dp) + wire_bytes(dp) : 0;
 }
 
 static mr_status take(mri_dp *dp, uint64_t bytes, char **out, mr_err *err)
@@ -115,6 +156,7 @@ mr_status mri_dp_alloc(mri_dp *dp, mr_err *err)
     MR_TRY(take(dp, weight_bytes(dp), &dp->weights, err));
     MR_TRY(take(dp, grad_bytes(dp), &dp->grads, err));
     MR_TRY(take(dp, arrived_bytes(dp), &dp->arrived, err));
+    MR_TRY(take(dp, wire_bytes(dp), &dp->wire, err));
     dp->weight_tenant = nobody(dp->n_weights);
     dp->grad_tenant = nobody(dp->n_grads);
     place_units(dp);
@@ -126,15 +168,17 @@ void mri_dp_close(mri_dp *dp)
 {
     if (!dp)
         return;
-    const mr_backend_ops *ops = dp->device->ops;
+    const mr_backend_ops *d = dp->device->ops;
     if (dp->weights)
-        ops->free(dp->device->dev, dp->weights, weight_bytes(dp));
+        d->free(dp->device->dev, dp->weights, weight_bytes(dp));
     if (dp->grads)
-        ops->free(dp->device->dev, dp->grads, grad_bytes(dp));
+        d->free(dp->device->dev, dp->grads, grad_bytes(dp));
     if (dp->arrived)
-        ops->free(dp->device->dev, dp->arrived, arrived_bytes(dp));
+        d->free(dp->device->dev, dp->arrived, arrived_bytes(dp));
+    if (dp->wire)
+        d->free(dp->device->dev, dp->wire, wire_bytes(dp));
     for (size_t i = 0; i < dp->plans.n; i++)
-        mri_plan_free(dp->plans.v[i]);
+        mri_plan_free(dp->plans.v[i].plan);
     if (dp->plugin)
         dp->ops->destroy(dp->plugin);
     free(dp->plans.v);

@@ -34,9 +34,19 @@ typedef struct mri_bucket_run { /* one for each bucket: what is under way */
     uint32_t unit, pending;     /* pending: blocks that will still add to its gradients */
     bool reduced;
     uint64_t reduce, gather;    /* tickets; 0: none */
-    mri_plan *add;              /* of an arrived piece to what is kept; shared by equal lengths */
     uint64_t arrived;           /* elements of the arrival buffer before its piece */
+    bool narrow;                /* its gradients travel in bf16, from `wire` elements on */
+    uint64_t wire;
 } mri_bucket_run;
+
+/* Programs of one input and one state, of n elements each. */
+enum mri_dp_op { MRI_DP_ADD, MRI_DP_NARROW, MRI_DP_WIDEN, MRI_DP_ADD_NARROW };
+
+typedef struct mri_dp_plan {
+    enum mri_dp_op op;
+    uint64_t n;
+    mri_plan *plan;
+} mri_dp_plan;
 
 typedef struct mri_bucket_list {
     MRI_VEC(uint32_t) bucket;
@@ -51,11 +61,13 @@ typedef struct mri_dp {
     uint32_t overlap, instances;
     uint32_t n_weights, n_grads; /* buffers */
     uint64_t weight_room, grad_room, piece_room; /* elements of one */
-    char *weights, *grads, *arrived;             /* device */
+    bool narrow;                  /* gradients travel in bf16 where they travel */
+    uint64_t wire_room;           /* elements of all of them */
+    char *weights, *grads, *arrived, *wire; /* device */
     uint32_t *weight_tenant, *grad_tenant;       /* unit whose values a buffer has */
     MRI_VEC(mri_unit) units;
     MRI_VEC(mri_bucket_run) runs; /* by bucket */
-    MRI_VEC(mri_plan *) plans;    /* the different `add`s */
+    MRI_VEC(mri_dp_plan) plans;
     bool last;                    /* the step's last micro-batch runs */
 } mri_dp;
 
@@ -72,6 +84,9 @@ bool mri_dp_pieces(const mri_dp *dp); /* are gradients of some bucket kept as pi
 /* Which buckets each instance of an exec needs; the exec then calls enter() and leave(). */
 void mri_dp_attach(mri_dp *dp, mri_exec *e);
 void mri_dp_detach(mri_exec *e);
+
+/* One of its programs: to = op(from), or to += from. */
+mr_status mri_dp_run(mri_dp *dp, enum mri_dp_op op, uint64_t n, void *from, void *to, mr_err *err);
 
 /* ---- around the work ---- */
 void mri_dp_begin(mri_dp *dp, bool fresh);

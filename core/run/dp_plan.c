@@ -137,12 +137,11 @@ static mr_status set_overlap(void *plan, uint32_t flags, mr_err *err)
 static mr_status set_reduce_in(void *plan, const char *dtype, mr_err *err)
 {
     const dp_plan *p = plan;
-    if (strcmp(dtype, p->dp->params->acc_dtype)) {
-        mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "gradients are to be summed in %.20s", dtype);
-        mr_hint(err, "main gradients are %s and travel in that", p->dp->params->acc_dtype);
-        return MR_E_UNSUPPORTED;
-    }
-    return 0;
+    p->dp->narrow = !strcmp(dtype, "bf16") && strcmp(p->dp->params->acc_dtype, dtype);
+    if (p->dp->narrow || !strcmp(dtype, p->dp->params->acc_dtype))
+        return 0;
+    return wrong(err, "gradients travel in %.20s; bf16 and %s are possible", dtype,
+                 p->dp->params->acc_dtype);
 }
 
 static const mr_shard_builder builder = { sizeof builder, 0, add_bucket, set_buffers, set_overlap,
@@ -171,6 +170,26 @@ static uint32_t unit_of(mri_dp *dp, uint32_t instance)
             return u;
     MRI_PUSH(&dp->units, ((mri_unit){ .instance = instance }));
     return (uint32_t)dp->units.n - 1;
+}
+
+/* Narrow gradients lie as the wide ones do: in a unit's buffer, or each bucket by itself. */
+static void place_wire(mri_dp *dp)
+{
+    uint64_t *in_unit = mri_alloc((dp->units.n + 1) * sizeof *in_unit);
+    dp->wire_room = dp->narrow ? dp->n_grads * dp->grad_room : 0;
+    for (size_t i = 0; i < dp->runs.n && dp->narrow; i++) {
+        const mri_bucket *b = &dp->params->buckets.v[i];
+        mri_bucket_run *run = &dp->runs.v[i];
+        run->narrow = b->ranks > 1;
+        if (run->unit != MRI_NO_UNIT) {
+            run->wire = run->unit % dp->n_grads * dp->grad_room + in_unit[run->unit];
+            in_unit[run->unit] += b->n;
+        } else if (run->narrow) {
+            run->wire = dp->wire_room;
+            dp->wire_room += b->n;
+        }
+    }
+    free(in_unit);
 }
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -244,6 +263,7 @@ mr_status mri_dp_open(mri_world *w, mri_device *d, mri_params *params, const mri
     mri_params_cut(params, p.buckets.v, p.buckets.n);
     p.buckets.v = NULL;
     make_units(dp);
+    place_wire(dp);
     MR_TRY(check_split(dp, config, err));
     st = mri_dp_compile(dp, err);
 out:

@@ -144,42 +144,54 @@ static mr_status reduce_bucket(mri_dp *dp, size_t i, mr_err *err)
     const mri_params *p = dp->params;
     const mri_bucket *b = bucket(dp, i);
     mri_bucket_run *run = &dp->runs.v[i];
-    size_t width = mr_dtype_bytes(p->acc_dtype);
+    const char *dtype = run->narrow ? "bf16" : p->acc_dtype;
+    size_t width = mr_dtype_bytes(dtype);
     bool piece = run->unit != MRI_NO_UNIT;
     const mri_unit *u = piece ? &dp->units.v[run->unit] : NULL;
     char *whole = mri_params_grad_at(p, b->at), *own = mri_params_kept_grad(p, b->own);
     mr_status st = 0;
-    if (piece && !u->fresh)
+    if (run->narrow) {
+        char *wire = dp->wire + run->wire * width;
+        MR_TRY(mri_dp_run(dp, MRI_DP_NARROW, b->n, whole, wire, err));
+        whole = wire;
+        own = wire + (b->own - b->at) * width;
+    } else if (piece && !u->fresh)
         own = dp->arrived + (run->unit % dp->n_grads * dp->piece_room + run->arrived) * width;
     if (p->groups.v[b->group].partial & MRI_AXIS_TP)
-        MR_TRY(submit(dp, MRI_COMM_ALL_REDUCE, MRI_GROUP_TP, whole, whole, b->n, p->acc_dtype,
+        MR_TRY(submit(dp, MRI_COMM_ALL_REDUCE, MRI_GROUP_TP, whole, whole, b->n, dtype,
                       &run->reduce, err));
     if (b->strategy == MR_SHARD_NONE)
-        st = submit(dp, MRI_COMM_ALL_REDUCE, b->comm, whole, whole, b->n, p->acc_dtype,
-                    &run->reduce, err);
+        st = submit(dp, MRI_COMM_ALL_REDUCE, b->comm, whole, whole, b->n, dtype, &run->reduce,
+                    err);
     else if (b->ranks > 1)
-        st = submit(dp, MRI_COMM_REDUCE_SCATTER, b->comm, whole, own, b->own_n, p->acc_dtype,
+        st = submit(dp, MRI_COMM_REDUCE_SCATTER, b->comm, whole, own, b->own_n, dtype,
                     &run->reduce, err);
     else if (piece && !(st = await(dp, &run->reduce, err))) /* the piece is all of it */
         st = dp->device->ops->copy(dp->device->dev, dp->device->stream, own, whole, b->n * width,
                                    err);
     if (!st && !piece && b->comm == MRI_GROUP_DP_IN)
-        st = submit(dp, MRI_COMM_ALL_REDUCE, MRI_GROUP_DP_OUT, own, own, b->own_n, p->acc_dtype,
+        st = submit(dp, MRI_COMM_ALL_REDUCE, MRI_GROUP_DP_OUT, own, own, b->own_n, dtype,
                     &run->reduce, err);
     run->reduced = true;
 out:
     return st;
 }
 
-static mr_status add_arrived(mri_dp *dp, size_t i, mr_err *err)
+/* From where a bucket's sums have arrived to where they are kept, if that is elsewhere. */
+static mr_status keep(mri_dp *dp, size_t i, bool fresh, mr_err *err)
 {
     const mri_params *p = dp->params;
     const mri_bucket_run *run = &dp->runs.v[i];
+    const mri_bucket *b = bucket(dp, i);
+    void *kept = mri_params_kept_grad(p, b->own);
+    if (run->narrow)
+        return mri_dp_run(dp, fresh ? MRI_DP_WIDEN : MRI_DP_ADD_NARROW, b->own_n,
+                          dp->wire + (run->wire + b->own - b->at) * mr_dtype_bytes("bf16"), kept,
+                          err);
     uint64_t from = run->unit % dp->n_grads * dp->piece_room + run->arrived;
-    void *arrived = dp->arrived + from * mr_dtype_bytes(p->acc_dtype);
-    void *kept = mri_params_kept_grad(p, bucket(dp, i)->own);
-    mri_frame f = { .plan = run->add, .label = "pieces ", .state = &kept, .input = &arrived };
-    return mri_launch(dp->device, &f, MRI_F, NULL, err);
+    return fresh ? 0
+                 : mri_dp_run(dp, MRI_DP_ADD, b->own_n,
+                              dp->arrived + from * mr_dtype_bytes(p->acc_dtype), kept, err);
 }
 
 /* The unit's sums are in what is kept, and its buffer is free. */
@@ -193,8 +205,7 @@ static mr_status settle(mri_dp *dp, uint32_t unit, mr_err *err)
         if (dp->runs.v[i].unit != unit)
             continue;
         MR_TRY(await(dp, &dp->runs.v[i].reduce, err));
-        if (!u->fresh)
-            MR_TRY(add_arrived(dp, i, err));
+        MR_TRY(keep(dp, i, u->fresh, err));
     }
     u->fresh = u->reducing = false;
 out:
@@ -287,8 +298,11 @@ mr_status mri_dp_finish(mri_dp *dp, mr_err *err)
             MR_TRY(submit(dp, MRI_COMM_ALL_REDUCE, MRI_GROUP_DP_OUT, own, own, b->own_n,
                           p->acc_dtype, &dp->runs.v[i].reduce, err));
     }
-    for (size_t i = 0; i < dp->runs.n; i++)
+    for (size_t i = 0; i < dp->runs.n; i++) {
         MR_TRY(await(dp, &dp->runs.v[i].reduce, err));
+        if (dp->runs.v[i].unit == MRI_NO_UNIT && dp->runs.v[i].narrow)
+            MR_TRY(keep(dp, i, true, err));
+    }
 out:
     return st;
 }

@@ -60,7 +60,9 @@ typedef struct mr_comm_info {
 } mr_comm_info;
 
 /* Counts are elements; `n` of gather and scatter is what one rank gives or gets. in == out is
- * allowed for all_reduce and broadcast. All calls but abort() [comm]: the world's comm thread. */
+ * allowed for all_reduce and broadcast; all_gather's `in` may be this rank's part of `out`, and
+ * reduce_scatter's `out` this rank's part of `in`. All calls but abort() [comm]: the world's comm
+ * thread. */
 typedef struct mr_comm_ops {
     uint32_t size, flags;
     /* MR_COMM_THREADS: how many ranks the profile asks for, and what they share; else NULL. */

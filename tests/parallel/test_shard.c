@@ -116,6 +116,27 @@ Test(shard, nor_do_strategies_that_sum_alike_in_bf16)
     exactly("precision.recipe=bf16", "precision.masters=remainder");
 }
 
+/* bf16 has 8 bits: gradients that travel in it are off by up to 1/256 each, their norm by less. */
+Test(shard, gradients_may_travel_in_half)
+{
+    static const char *const strategy[] = {
+        "shard.fsdp.strategy=no_shard", "shard.fsdp.strategy=optim",
+        "shard.fsdp.strategy=optim_grads", "shard.fsdp.strategy=optim_grads_params" };
+    steps a = one_rank();
+    for (int k = 0; k < 4; k++) {
+        steps b = steps_run(2, common, (const char *[]){ "shard.plugin=fsdp", strategy[k],
+                                                         "shard.fsdp.reduce_in_bf16=true", NULL });
+        cr_expect(steps_gap(a.norm[0], b.norm[0]) < 2e-3, "%s: norm %g and %g", strategy[k],
+                  a.norm[0], b.norm[0]);
+        cr_expect_neq(a.norm[0], b.norm[0], "%s: nothing was rounded", strategy[k]);
+        for (int i = 0; i < STEPS; i++)
+            cr_expect(steps_gap(a.loss[i], b.loss[i]) < 5e-3, "%s, step %d: loss %g and %g",
+                      strategy[k], i + 1, a.loss[i], b.loss[i]);
+        steps_free(&b);
+    }
+    steps_free(&a);
+}
+
 typedef struct sizes {
     uint64_t bytes[4], buffers[4], elements;
 } sizes;
@@ -152,7 +173,8 @@ Test(shard, memory_shrinks_by_the_formula)
         sizes x = { 0 };
         par_run(par_source("profiles/parity-tiny.ini"),
                 (const char *[]){ "backend.plugin=ref", "train.global_batch=8",
-                                  "shard.plugin=fsdp", row[k % 4].strategy, recipe, NULL }, 4, measure, &x);
+                                  "shard.plugin=fsdp", row[k % 4].strategy, recipe, NULL },
+                4, measure, &x);
         double want = (row[k % 4].whole[k / 4] + row[k % 4].split[k / 4] / 4) * (double)x.elements;
         for (int r = 0; r < 4; r++) {
             cr_expect(fabs((double)x.bytes[r] - want) < 0.03 * want, "%s, %s: rank %d has %llu "
@@ -162,4 +184,25 @@ Test(shard, memory_shrinks_by_the_formula)
                          row[k % 4].strategy, (unsigned long long)x.buffers[r]);
         }
     }
+}
+
+/* Experts lie on ep x edp of the same ranks: their gradients are summed, and their pieces lie, over
+ * those that hold the same experts. */
+Test(shard, experts_are_split_over_their_own_ranks)
+{
+    const char *ep = "mesh.ep=2";
+    check(4, (const char *[]){ ep, NULL }, "ep");
+    check(4, (const char *[]){ ep, "shard.plugin=distopt", NULL }, "ep, distopt");
+    check(4, (const char *[]){ ep, FSDP("optim_grads_params"), NULL }, "ep, fsdp");
+}
+
+/* Parts of matrices over tp; norms and routers, whole on each rank, see a part of the tokens. */
+Test(shard, beside_tensor_parallelism)
+{
+    const char *tp = "mesh.tp=2";
+    check(2, (const char *[]){ tp, NULL }, "tp alone");
+    check(4, (const char *[]){ tp, "shard.plugin=distopt", NULL }, "tp, distopt");
+    check(4, (const char *[]){ tp, FSDP("optim_grads_params"), NULL }, "tp, fsdp");
+    check(4, (const char *[]){ tp, "mesh.sequence_parallel=false", FSDP("optim_grads"), NULL },
+          "tp without sequence parallelism");
 }

@@ -13,7 +13,7 @@
 
 typedef struct distopt {
     int64_t bucket_size;
-    int32_t overlap_grad_reduce, overlap_param_gather;
+    int32_t overlap_grad_reduce, overlap_param_gather, reduce_in_bf16;
 } distopt;
 
 /* [shard.distopt] */
@@ -24,6 +24,8 @@ static const mr_opt opts[] = {
            "sum a bucket's gradients while earlier blocks run backward"),
     MR_OPT(distopt, MR_T_BOOL, overlap_param_gather, "overlap_param_gather", "true",
            "gather a bucket's new weights while the next step begins"),
+    MR_OPT(distopt, MR_T_BOOL, reduce_in_bf16, "reduce_in_bf16", "false",
+           "sums of gradients over ranks travel in bf16, at half the bytes; they are kept in f32"),
 };
 
 static mr_status create(const mr_host *host, const void *config, void **shard, mr_err *err)
@@ -56,6 +58,8 @@ static mr_status plan(void *shard, const mr_shard_model *m, const mr_shard_build
     mr_status st = b->overlap(out, (d->overlap_grad_reduce ? MR_SHARD_OVERLAP_REDUCE : 0) |
                                        (d->overlap_param_gather ? MR_SHARD_OVERLAP_GATHER : 0),
                               err);
+    if (!st && d->reduce_in_bf16)
+        st = b->reduce_in(out, "bf16", err);
     for (uint32_t i = 0, n; i < m->n_parts && !st; i += n) {
         n = bucket_at(d, m, i);
         st = b->bucket(out, i, n, MR_SHARD_OPTIM, err);

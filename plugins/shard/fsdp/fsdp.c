@@ -16,7 +16,7 @@
 typedef struct fsdp {
     const char *strategy;
     int64_t bucket_size, prefetch, gradient_buffers;
-    int32_t overlap_grad_reduce, overlap_param_gather;
+    int32_t overlap_grad_reduce, overlap_param_gather, reduce_in_bf16;
     uint32_t number; /* of the strategy; not an option */
 } fsdp;
 
@@ -39,6 +39,8 @@ static const mr_opt opts[] = {
            "sum gradients while earlier blocks run backward"),
     MR_OPT(fsdp, MR_T_BOOL, overlap_param_gather, "overlap_param_gather", "true",
            "gather weights ahead of their use"),
+    MR_OPT(fsdp, MR_T_BOOL, reduce_in_bf16, "reduce_in_bf16", "false",
+           "sums of gradients over ranks travel in bf16, at half the bytes; they are kept in f32"),
 };
 
 static mr_status create(const mr_host *host, const void *config, void **shard, mr_err *err)
@@ -87,6 +89,8 @@ static mr_status plan(void *shard, const mr_shard_model *m, const mr_shard_build
     mr_status st = b->overlap(out, overlap, err);
     if (!st)
         st = b->buffers(out, (uint32_t)f->prefetch + 1, (uint32_t)f->gradient_buffers, err);
+    if (!st && f->reduce_in_bf16)
+        st = b->reduce_in(out, "bf16", err);
     for (uint32_t i = 0, n; i < m->n_parts && !st; i += n) {
         n = bucket_at(f, m, i);
         st = b->bucket(out, i, n, strategy_of(f, &m->part[i]), err);
