@@ -453,6 +453,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     if (o->needs & MRI_NEED_UPDATE)
         MR_TRY(open_update(s, err));
     MR_TRY(open_steps(s, err));
+    if (s->dp && s->graphs.ops)
+        s->dp->overlap = 0; /* a graph has its collectives begin and end in itself */
     if (!o->dry) { /* all is planned, now it is taken */
         MR_TRY(mri_session_fits(s, err));
         if (s->params.slots.n)
