@@ -172,7 +172,8 @@ static uint32_t unit_of(mri_dp *dp, uint32_t instance)
     return (uint32_t)dp->units.n - 1;
 }
 
-/* Narrow gradients lie as the wide ones do: in a unit's buffer, or each bucket by itself. */
+/* Narrow gradients lie as the wide ones do: in a unit's buffer, or each bucket by itself. Whole ones
+ * of a pipeline's stage stay wide: tied ones are summed over its ends before they are kept. */
 static void place_wire(mri_dp *dp)
 {
     uint64_t *in_unit = mri_alloc((dp->units.n + 1) * sizeof *in_unit);
@@ -180,7 +181,7 @@ static void place_wire(mri_dp *dp)
     for (size_t i = 0; i < dp->runs.n && dp->narrow; i++) {
         const mri_bucket *b = &dp->params->buckets.v[i];
         mri_bucket_run *run = &dp->runs.v[i];
-        run->narrow = b->ranks > 1;
+        run->narrow = b->ranks > 1 && (b->strategy != MR_SHARD_NONE || dp->world->mesh.pp == 1);
         if (run->unit != MRI_NO_UNIT) {
             run->wire = run->unit % dp->n_grads * dp->grad_room + in_unit[run->unit];
             in_unit[run->unit] += b->n;
