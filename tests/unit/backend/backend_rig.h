@@ -271,6 +271,29 @@ static inline bool rig_is_wgmma(const mr_call *c)
     return mr_is(c->in[0], "bf16") && mr_last(c->in[0]) % 8 == 0 && mr_last(c->in[1]) % 8 == 0;
 }
 
+/* Ops of a program over ep or cp ranks that a backend may leave to the reference loops: they are
+ * few numbers, or talk to other ranks, or wait for a kernel. */
+static inline bool rig_lacks(rig *r, const char *what, const char *id, const mr_call *c)
+{
+    static const char *const loops[] = {
+        "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "route_drop", "route_drop.bwd",
+        "moe_counts", "moe_balance_loss", "moe_balance_loss.bwd", "attention.cp",
+        "attention.cp.bwd" };
+    for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
+        mr_kernel_info info = { .size = sizeof info };
+        mr_err err = MR_ERR_INIT;
+        void *kernel = NULL;
+        if (strcmp(id, loops[i]))
+            continue;
+        if (r->ops->query(r->dev, id, c, 0, &kernel, &info, &err)) {
+            rig_refuses(r, what, id, c);
+            return true;
+        }
+        r->ops->release(r->dev, kernel);
+    }
+    return false;
+}
+
 /* A backend may leave a fused op, or some uses of it, to the ops that it stands for. */
 static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr_call *c)
 {
@@ -305,7 +328,7 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
             rig_refuses(r, what, id, c);
             return true;
         }
-    return false;
+    return rig_lacks(r, what, id, c);
 }
 
 /* One call by the reference and twice by the backend; inputs stay as they are. */
