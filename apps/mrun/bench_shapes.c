@@ -62,6 +62,7 @@ const bench_shape bench_shapes[] = {
     { "embedding", "ids=i32[4096]<32000 table=F[32000,512]", true },
     { "embedding", "ids=i32[256]<50304 table=F[50304,768]", false },
     { "cross_entropy", "logits=F[256,50304] targets=i32[256]<50304 weight=S[256]pos", true },
+    { "ahead", "x=S[4096]pos seq_start=i32[4096]start:1024 @keep=0.1", false },
     { "route_topk", "logits=F[4096,128] bias=- @k=1", true },
     { "route_topk", "logits=F[4096,384] bias=S[384] @k=8 @norm=1 @scale=2.5", false },
     { "route_plan", "index=i32[4096,8]<128 @experts=128", true },

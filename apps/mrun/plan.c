@@ -102,7 +102,7 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
         st = mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER, "the model has over 64 block kinds");
     bool steps = !strcmp(pass, "lower") || !strcmp(pass, "streams") || !strcmp(pass, "arena");
     for (uint32_t k = 0; !st && k < a->kinds.n; k++) {
-        consumed[k] = mri_assembly_consumed(a, k);
+        consumed[k] = mri_assembly_consumed(a, k, NULL);
         constant[k] = mri_assembly_constant(a, k);
     }
     for (size_t k = 0; !st && k < a->kinds.n; k++) {

@@ -20,6 +20,7 @@ MRI_OP_FAMILY(swiglu)           /* swiglu, .bwd                                 
 MRI_OP_FAMILY(gelu)             /* gelu, .bwd                                   */
 MRI_OP_FAMILY(weighted_act)     /* weighted_swiglu, weighted_srelu, .bwd        */
 MRI_OP_FAMILY(elementwise)      /* add, cast, store                             */
+MRI_OP_FAMILY(ahead)            /* ahead                                        */
 MRI_OP_FAMILY(cross_entropy)    /* cross_entropy, .bwd                          */
 MRI_OP_FAMILY(route)            /* route_topk, .bwd, route_plan                 */
 MRI_OP_FAMILY(permute)          /* permute, unpermute, permute.dprobs           */

@@ -107,26 +107,50 @@ char *mri_assembly_full_name(const mri_assembly *a, uint32_t i, const char *name
     return mri_format("%s%s", inst->prefix, name);
 }
 
-mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind)
+/* Does some instance of kind `to` read output `out` (NULL: any) of one of kind `from`? */
+static bool reads(const mri_assembly *a, uint32_t to, uint32_t from, const char *out)
+{
+    const mr_prog *q = a->kinds.v[to].prog;
+    for (uint32_t i = 1; i < a->instances.n; i++)
+        for (size_t v = 0; a->instances.v[i].kind == to && v < q->values.n; v++) {
+            mri_edge e;
+            const mri_value *x = &q->values.v[v];
+            if (x->kind == MRI_INPUT && !mri_is_batch_input(x->name) &&
+                mri_assembly_source(a, i, x->name, &e) && a->instances.v[e.from].kind == from &&
+                (!out || !strcmp(e.out, out)))
+                return true;
+        }
+    return false;
+}
+
+/* Which kinds the loss of that name depends on; all where it is NULL. */
+static void which_lead(const mri_assembly *a, const char *loss, bool *leads)
+{
+    for (uint32_t k = 0; k < a->kinds.n; k++)
+        leads[k] = !loss || mri_port_find(&a->kinds.v[k].prog->losses, loss);
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t k = 0; k < a->kinds.n; k++)
+            for (uint32_t to = 0; to < a->kinds.n && !leads[k]; to++)
+                more |= leads[k] = leads[to] && reads(a, to, k, NULL);
+    }
+}
+
+mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind, const char *loss)
 {
     const mr_prog *p = a->kinds.v[kind].prog;
     const char **names = mri_alloc((p->outputs.n + 1) * sizeof *names);
+    bool *leads = mri_alloc(a->kinds.n * sizeof *leads);
     uint64_t n = 0;
+    which_lead(a, loss, leads);
     for (size_t o = 0; o < p->outputs.n; o++) {
         bool read = false;
-        for (uint32_t i = 1; i < a->instances.n; i++) {
-            const mr_prog *q = a->kinds.v[a->instances.v[i].kind].prog;
-            for (size_t v = 0; v < q->values.n && !read; v++) {
-                mri_edge e;
-                const mri_value *x = &q->values.v[v];
-                read = x->kind == MRI_INPUT && !mri_is_batch_input(x->name) &&
-                       mri_assembly_source(a, i, x->name, &e) &&
-                       a->instances.v[e.from].kind == kind && !strcmp(e.out, p->outputs.v[o].name);
-            }
-        }
+        for (uint32_t to = 0; to < a->kinds.n && !read; to++)
+            read = leads[to] && reads(a, to, kind, p->outputs.v[o].name);
         if (read)
             names[n++] = p->outputs.v[o].name;
     }
+    free(leads);
     return (mr_list){ names, n };
 }
 

@@ -66,9 +66,9 @@ mr_status mri_assembly_check_regions(const mri_assembly *a, const mr_list *names
 
 /* the source of input `in` of instance i: default "y" of i-1 for "x" */
 bool mri_assembly_source(const mri_assembly *a, uint32_t i, const char *in, mri_edge *out);
-/* Outputs of a kind that some instance's consumer reads: names borrowed from the program, the
- * list itself freed by the caller. */
-mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind);
+/* Outputs of a kind that some instance's consumer reads, one that `loss` depends on (NULL: any):
+ * names borrowed from the program, the list itself freed by the caller. */
+mr_list mri_assembly_consumed(const mri_assembly *a, uint32_t kind, const char *loss);
 /* Inputs of a kind that no trainable parameter reaches in any of its instances, so that no gradient
  * goes back through them: what frozen first blocks feed. Freed as above. */
 mr_list mri_assembly_constant(const mri_assembly *a, uint32_t kind);

@@ -138,7 +138,7 @@ static mr_status compile_kinds(mri_exec *e, mr_err *err)
     mr_list *constant = mri_alloc(a->kinds.n * sizeof *constant);
     mr_status st = 0;
     for (uint32_t k = 0; k < a->kinds.n; k++) {
-        consumed[k] = mri_assembly_consumed(a, k);
+        consumed[k] = mri_assembly_consumed(a, k, e->opt.plan.loss);
         constant[k] = mri_assembly_constant(a, k);
     }
     for (size_t k = 0; k < a->kinds.n && !st; k++) {

@@ -153,12 +153,12 @@ mr_status mri_session_cut(const mri_session *s, mri_assembly *a, const mr_block_
     return mri_shard_assembly(a, s->world ? &s->world->mesh : &alone, env, err);
 }
 
-/* All parameters by name and type, before any exec: of a session that only describes, and of a
- * model of pictures, where with pictures in none of a job's execs, or apart from the text (decode),
- * no exec has them all. (Training on text alone is of text alone.) */
-static mr_status describe(mri_session *s, mr_err *err)
+/* All parameters of a mode by name and type, before any exec: of a session that only describes, and
+ * of a model of pictures, where with pictures in none of a job's execs, or apart from the text
+ * (decode), no exec has them all. (Training on text alone is of text alone.) */
+static mr_status describe(mri_session *s, const char *mode, mr_err *err)
 {
-    mr_block_env env = { .size = sizeof env, .mode = "infer", .tokens = 1, .seq = 1,
+    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = 1, .seq = 1,
                          .images = s->info.image_size > 0 };
     mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err);
     st = st ? st : mri_session_cut(s, s->described, &env, err);
@@ -355,7 +355,7 @@ static mr_status open_described(mri_session *s, mr_err *err)
     if (mri_config_choice(s->config, "tokenizer", 0) && !s->config->model.hf)
         MR_TRY(open_tokenizer(s, err)); /* it knows the vocabulary */
     MR_TRY(open_model(s, err));
-    MR_TRY(describe(s, err));
+    MR_TRY(describe(s, "train", err)); /* where a family has all that its checkpoints hold */
 out:
     return st;
 }
@@ -440,7 +440,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     int64_t tokens = config->train.micro_batch * config->train.seq;
     MR_TRY(mri_pictures_check(s, o, err));
     if (s->info.image_size && !(o->needs & MRI_NEED_TRAIN))
-        MR_TRY(describe(s, err));
+        MR_TRY(describe(s, "infer", err));
     if (o->needs & MRI_NEED_TRAIN)
         MR_TRY(make_exec(s, o, "train", o->train_tokens ? o->train_tokens : tokens, &s->train,
                          err));

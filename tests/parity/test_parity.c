@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Logits, loss and every gradient of the tiny fixtures equal what transformers computes (in
- * double), to 1e-5 of the tensor's largest value in fp32, on every backend of the build.
+ * Logits, losses and every gradient of the tiny fixtures equal what transformers computes (of
+ * multi-token prediction: what the equations written out in PyTorch do; all in double), to 1e-5 of the tensor's largest value in fp32, on every backend of the build.
  * A gradient that is zero in exact arithmetic (below 1e-9 of the largest) is compared on the
  * scale of all gradients.
  */
@@ -75,6 +75,12 @@ static void parity(const char *fixture, const char *family, const char *backend,
     kit_ok(mri_session_gradients_of(s, &b, &r, &err), &err, "gradients");
     double loss = r.loss;
     compare("loss", &loss, want(f, "loss"), 0, tolerance);
+    const mri_tensor *mtp = mri_safetensors_find(f, "mtp_loss");
+    cr_assert_eq(r.n_aux, mtp != NULL);
+    if (mtp) {
+        cr_assert_str_eq(r.aux_name[0], "mtp_loss");
+        compare("mtp_loss", r.aux, mtp, 0, tolerance);
+    }
 
     double all = 0;
     for (size_t i = 0; i < s->params.slots.n; i++) {
@@ -145,6 +151,8 @@ PARITY(deepseek_shared, "deepseek-shared", "kimi_k2")
 PARITY(deepseek_eps, "deepseek-eps", "kimi_k2")
 PARITY(deepseek_mscale, "deepseek-mscale", "kimi_k2")
 PARITY(deepseek_groups, "deepseek-groups", "kimi_k2")
+PARITY(mtp, "mtp", "kimi_k2")
+PARITY(mtp_tied, "mtp-tied", "kimi_k2")
 PARITY(llama4_vlm_tile, "llama4-vlm-tile", "vlm")
 PARITY(llama4_vlm_tiles, "llama4-vlm-tiles", "vlm")
 PARITY(llava_clip, "llava-clip", "llava")

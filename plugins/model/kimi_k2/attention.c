@@ -14,7 +14,7 @@ static mr_val query_latent(const k2_model *m, const k2_block *b, mr_val x)
     mr_net n = b->net;
     if (!m->q_rank)
         return x;
-    mr_val w = k2_down_weight(m, n, "self_attn.q_a_proj.weight", m->q_rank);
+    mr_val w = k2_down_weight(m, n, "self_attn.q_a_proj.weight", m->q_rank, m->hidden);
     mr_val bias = k2_bias(m, n, "self_attn.q_a_proj.bias", m->q_rank);
     mr_val c = MR_OP(n, "linear", MR_IN(x, w, bias), MR_NOAT);
     return k2_norm(b, c, "self_attn.q_a_layernorm.weight", m->q_rank, m->latent_eps);
@@ -34,7 +34,7 @@ static void latents(const k2_model *m, const k2_block *b, mr_val x, mr_val laten
 {
     mr_net n = b->net;
     int64_t L = m->kv_rank;
-    mr_val w = k2_down_weight(m, n, "self_attn.kv_a_proj_with_mqa.weight", L + m->rope);
+    mr_val w = k2_down_weight(m, n, "self_attn.kv_a_proj_with_mqa.weight", L + m->rope, m->hidden);
     mr_val bias = k2_bias(m, n, "self_attn.kv_a_proj_with_mqa.bias", L + m->rope);
     mr_val t = MR_OP(n, "linear", MR_IN(x, w, bias), MR_NOAT);
     MR_OPN(n, "split", latent, 2, MR_IN(t), MR_AT(mr_ai("first", L)));

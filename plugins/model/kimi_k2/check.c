@@ -61,6 +61,8 @@ static mr_status check_sizes(const k2_model *m, mr_err *err)
           KEYS("[model.kimi_k2] expert_hidden", "moe_intermediate_size") },
         { "experts", m->experts, 1, 65536, moe,
           KEYS("[model.kimi_k2] experts", "n_routed_experts") },
+        { "mtp_layers", m->mtp_layers, 0, 64, true,
+          KEYS("[model.kimi_k2] mtp_layers", "num_nextn_predict_layers") },
         { "shared_experts", m->shared, 0, 65536, moe,
           KEYS("[model.kimi_k2] shared_experts", "n_shared_experts") },
     };

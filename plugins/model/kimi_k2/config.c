@@ -6,6 +6,7 @@
  * losses, init_std, max_positions) may come from the profile always.
  */
 #include "kimi_k2.h"
+#include <stdio.h>
 #include <stdlib.h>
 
 static int64_t or_else(int64_t v, int64_t otherwise)
@@ -48,6 +49,7 @@ static void from_profile(k2_model *m, const mr_model_sizes *s, const k2_config *
     m->truncate = true;
     m->bias = c->attention_bias;
     m->tie = c->tie;
+    m->mtp_layers = c->mtp_layers;
 }
 
 /* A size that the profile states must be the one that the model has: of config.json, or that
@@ -80,6 +82,7 @@ static mr_status agree(const k2_model *m, const mr_model_sizes *s, mr_err *err)
 
 static mr_status from_file(k2_model *m, const mr_host *host, const mr_model_env *env, mr_err *err)
 {
+    char name[128];
     const mr_json_service *js = MR_CAN(host, ext) ? host->ext(host->self, MR_EXT_JSON) : NULL;
     if (!js)
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST,
@@ -88,6 +91,11 @@ static mr_status from_file(k2_model *m, const mr_host *host, const mr_model_env 
     mr_status st = k2_read_hf(m, js, env->hf_config, err);
     if (st)
         return st;
+    /* saved by transformers, the folder has lost the modules that its config.json still counts */
+    snprintf(name, sizeof name, "%smodel.layers.%lld.eh_proj.weight", m->prefix,
+             (long long)m->layers);
+    if (!MR_CAN(env, has_tensor) || !env->has_tensor(env->weights, name))
+        m->mtp_layers = 0;
     m->max_positions = or_else(env->sizes->max_positions, m->max_positions);
     if (env->sizes->init_std > 0)
         m->init_std = env->sizes->init_std;
@@ -106,6 +114,7 @@ mr_status k2_resolve(const mr_host *host, const mr_model_env *env, const k2_conf
     m->aux_loss = cfg->aux_loss;
     m->aux_type = cfg->aux_loss_type ? cfg->aux_loss_type : "seq_aux";
     m->z_loss = cfg->z_loss;
+    m->mtp_loss = cfg->mtp_loss;
     m->imported = env->hf_config != NULL;
     if (m->imported)
         MR_TRY(from_file(m, host, env, err));

@@ -22,6 +22,8 @@ void k2_head(const k2_model *m, const k2_block *b)
     mr_val x = n.b->input(n.p, "x", &t);
     x = mr_logit_rows(n, b->env, x);
     x = k2_norm(b, x, "model.norm.weight", m->hidden, m->eps);
+    if (k2_predicts_more(m, b->env->mode))
+        n.b->output(n.p, "h", x); /* which the first module reads */
     mr_val w = k2_in_weight(m, n, "lm_head.weight", m->vocab, m->hidden);
     mr_val logits = MR_OP(n, "linear", MR_IN(x, w, 0), MR_NOAT); /* [T, V] */
     if (!b->train)

@@ -3,8 +3,7 @@
  * hf_read.c - a model from Hugging Face's config.json of model type deepseek_v3 or kimi_k2, at
  * the top or as the text_config of a multimodal file; rope keys as transformers 4.x (rope_theta,
  * rope_scaling) or 5.x (rope_parameters) spells them. A key that the file leaves out has the
- * class default of DeepseekV3Config. What this family does not compute is refused by name; the
- * modules for multi-token prediction are left unread, as transformers leaves them.
+ * class default of DeepseekV3Config. What this family does not compute is refused by name.
  */
 #include "../hf.h"
 #include "kimi_k2.h"
@@ -38,6 +37,7 @@ static void read_sizes(k2_model *m, hf_reader *r)
     m->init_std = hf_number(r, "initializer_range", 0.02);
     m->bias = hf_number(r, "attention_bias", 0) != 0;
     m->tie = hf_number(r, "tie_word_embeddings", 0) != 0;
+    m->mtp_layers = hf_integer(r, "num_nextn_predict_layers", 0);
     m->pad = hf_pad(r, m->vocab);
 }
 

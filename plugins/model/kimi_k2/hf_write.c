@@ -66,7 +66,7 @@ mr_status k2_write_hf(const k2_model *m, char *json, uint64_t cap, mr_err *err)
         { "n_group", moe ? m->groups : 1 },
         { "topk_group", moe ? m->group_topk : 1 },
         { "max_position_embeddings", m->max_positions },
-        { "num_nextn_predict_layers", 0 },
+        { "num_nextn_predict_layers", k2_predicts_more(m, "train") ? m->mtp_layers : 0 },
     };
     mr_status st = check(m, err);
     if (st)

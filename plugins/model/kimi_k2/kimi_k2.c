@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * kimi_k2.c - units model/kimi_k2 and model/deepseek_v3, one family: its option rows, and the
- * table that core calls. The blocks are "embed", "layer.dense", "layer.moe" and "head"; an
- * instance's parameters carry the names of Hugging Face's DeepseekV3ForCausalLM, which holds the
+ * table that core calls. The blocks are "embed", "layer.dense", "layer.moe", "head" and
+ * in training "mtp.1" ...; an instance's parameters carry the names of Hugging Face's DeepseekV3ForCausalLM, which holds the
  * experts of a layer as one tensor, too.
  */
 #include "kimi_k2.h"
 #include <stdio.h>
+#include <stdlib.h>
 
 static mr_status create(const mr_host *host, const mr_model_env *env, const void *config,
                         void **model, mr_err *err)
@@ -45,23 +46,20 @@ static mr_status assemble(void *model, const mr_assembler *a, mr_asm *as, mr_err
     }
     if (at >= 0)
         at = a->instance(as, "head", m->prefix);
-    if (at < 0)
-        return mr_fail(err, MR_E_PROGRAM, MR_BLAME_HOST,
-                       "kimi_k2: the host refused a block of the assembly");
-    if (m->tie) {
+    if (at >= 0 && m->tie) {
         snprintf(name, sizeof name, "%smodel.embed_tokens.weight", m->prefix);
         a->bind(as, at, "lm_head.weight", name);
     }
-    return 0;
+    if (at >= 0 && k2_predicts_more(m, MR_HAS(a, env) && a->env ? a->env->mode : "train"))
+        at = k2_assemble_mtp(m, a, as, at);
+    return at >= 0 ? 0
+                   : mr_fail(err, MR_E_PROGRAM, MR_BLAME_HOST,
+                             "kimi_k2: the host refused a block of the assembly");
 }
 
-/* x + attention(norm x), then + feed_forward(norm x) */
-static void build_layer(const k2_model *m, const k2_block *b)
+mr_val k2_layer(const k2_model *m, const k2_block *b, mr_val x)
 {
     mr_net n = b->net;
-    mr_type t = mr_type2("model", b->env->tokens, m->hidden);
-    mr_val x = n.b->input(n.p, "x", &t);
-
     mr_val a = k2_norm(b, x, "input_layernorm.weight", m->hidden, m->eps);
     k2_region(b, "attn");
     a = k2_attention(m, b, a);
@@ -72,7 +70,14 @@ static void build_layer(const k2_model *m, const k2_block *b)
     k2_region(b, b->moe ? "moe" : "mlp");
     f = b->moe ? k2_moe(m, b, f) : k2_dense(m, b, f);
     k2_end(b);
-    n.b->output(n.p, "y", MR_OP(n, "add", MR_IN(x, f), MR_NOAT));
+    return MR_OP(n, "add", MR_IN(x, f), MR_NOAT);
+}
+
+static void build_layer(const k2_model *m, const k2_block *b)
+{
+    mr_net n = b->net;
+    mr_type t = mr_type2("model", b->env->tokens, m->hidden);
+    n.b->output(n.p, "y", k2_layer(m, b, n.b->input(n.p, "x", &t)));
 }
 
 static mr_status build(void *model, const char *kind, const mr_block_env *env,
@@ -82,7 +87,9 @@ static mr_status build(void *model, const char *kind, const mr_block_env *env,
     k2_block b = { .env = env, .net = { builder, prog } };
     b.train = !strcmp(env->mode, "train");
     b.decode = !strcmp(env->mode, "decode");
-    b.moe = !strcmp(kind, "layer.moe");
+    if (!strncmp(kind, K2_MTP, strlen(K2_MTP)))
+        b.mtp = strtoll(kind + strlen(K2_MTP), NULL, 10);
+    b.moe = b.mtp ? m->first_dense < m->layers : !strcmp(kind, "layer.moe");
     if (!b.train && !b.decode && strcmp(env->mode, "infer"))
         return mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_HOST,
                        "kimi_k2 knows no mode \"%s\" (train, infer, decode)", env->mode);
@@ -90,7 +97,9 @@ static mr_status build(void *model, const char *kind, const mr_block_env *env,
         k2_embed(m, &b);
     else if (!strcmp(kind, "head"))
         k2_head(m, &b);
-    else if (b.moe || !strcmp(kind, "layer.dense"))
+    else if (b.mtp > 0 && b.mtp <= m->mtp_layers && b.train)
+        k2_mtp(m, &b);
+    else if (!b.mtp && (b.moe || !strcmp(kind, "layer.dense")))
         build_layer(m, &b);
     else
         return mr_fail(err, MR_E_PROGRAM, MR_BLAME_HOST, "kimi_k2 has no block \"%s\"", kind);
@@ -155,6 +164,10 @@ static const mr_opt options[] = {
                   "balance over the micro-batch, or over each sequence"),
     MR_OPT_RANGE(k2_config, MR_T_FLOAT, z_loss, "z_loss", "0", 0, 1e6,
                  "coefficient of the router's z-loss in training; 0: none"),
+    MR_OPT_RANGE(k2_config, MR_T_INT, mtp_layers, "mtp_layers", "0", 0, 64,
+                 "modules that predict further tokens in training (DeepSeek-V3 1)"),
+    MR_OPT_RANGE(k2_config, MR_T_FLOAT, mtp_loss, "mtp_loss", "0.1", 0, 1e6,
+                 "coefficient of those modules' mean loss; 0: they are left out"),
 };
 
 static const mr_model_ops table = {
@@ -171,8 +184,8 @@ static const mr_model_ops table = {
  * finds its family. */
 static const mr_unit units[] = {
     UNIT("kimi_k2", "Kimi-K2 and DeepSeek-V3: sizes from [model] and these options, or from "
-                    "[model] hf = DIR, which leaves only aux_loss, aux_loss_type and z_loss to "
-                    "the profile"),
+                    "[model] hf = DIR, which leaves only aux_loss, aux_loss_type, z_loss and "
+                    "mtp_loss to the profile"),
     UNIT("deepseek_v3", "the same as model/kimi_k2, by the model type of its checkpoints"),
 };
 

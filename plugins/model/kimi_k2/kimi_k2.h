@@ -19,8 +19,9 @@ typedef struct k2_config {
     double routed_scale, latent_norm_eps;
     double rope_factor, beta_fast, beta_slow, mscale, mscale_all_dim;
     int64_t rope_original_max_positions;
-    double aux_loss, z_loss;
+    double aux_loss, z_loss, mtp_loss;
     const char *aux_loss_type;
+    int64_t mtp_layers;
     int32_t norm_topk, attention_bias, tie, pad;
 } k2_config;
 
@@ -37,10 +38,11 @@ typedef struct k2_model {
     int64_t rope_original;
     bool truncate; /* the ramp of YaRN begins and ends at whole pairs */
 
-    double aux_loss, z_loss; /* coefficients in mode "train"; 0: none */
+    double aux_loss, z_loss, mtp_loss; /* coefficients in mode "train"; 0: none */
     const char *aux_type;    /* "aux" | "seq_aux" */
     bool norm_topk, bias, tie;
     bool imported; /* from config.json: what is merely unwise is taken as it is */
+    int64_t mtp_layers; /* modules for multi-token prediction, behind the layers; 0: none */
     int64_t pad; /* the embedding's row that is not trained; -1: none */
 
     const char *prefix; /* of all names: "" or, in a multimodal checkpoint, "language_model." */
@@ -48,11 +50,14 @@ typedef struct k2_model {
     double turn_factor, scale; /* of cosines and sines; of the attention's scores */
 } k2_model;
 
-/* A block kind is one of two layers or an end of the model. */
+/* A block kind is one of two layers, an end of the model, or a module for multi-token prediction
+ * ("mtp.1" ...), which holds a layer. */
+#define K2_MTP "mtp."
 typedef struct k2_block {
     const mr_block_env *env;
     mr_net net;
     bool moe, train, decode;
+    int64_t mtp; /* module 1 .. mtp_layers; 0: none */
 } k2_block;
 
 /* config.c: the model from the profile's sizes and options, or from config.json */
@@ -73,12 +78,18 @@ mr_val k2_dense(const k2_model *m, const k2_block *b, mr_val x);
 mr_val k2_moe(const k2_model *m, const k2_block *b, mr_val x);
 void k2_embed(const k2_model *m, const k2_block *b);
 void k2_head(const k2_model *m, const k2_block *b);
+/* kimi_k2.c: x [T, D] -> x + attention(norm x), then + feed_forward(norm x) */
+mr_val k2_layer(const k2_model *m, const k2_block *b, mr_val x);
+/* mtp.c: the modules behind block `at`, the head; returns the last, or -1 */
+int32_t k2_assemble_mtp(const k2_model *m, const mr_assembler *a, mr_asm *as, int32_t at);
+void k2_mtp(const k2_model *m, const k2_block *b);
+bool k2_predicts_more(const k2_model *m, const char *mode);
 
 /* params.c: one declaration a kind of parameter, with Megatron's initialisers */
 mr_val k2_norm_weight(mr_net n, const char *name, int64_t width);
 mr_val k2_bias(const k2_model *m, mr_net n, const char *name, int64_t out);
 mr_val k2_in_weight(const k2_model *m, mr_net n, const char *name, int64_t out, int64_t in);
-mr_val k2_down_weight(const k2_model *m, mr_net n, const char *name, int64_t out);
+mr_val k2_down_weight(const k2_model *m, mr_net n, const char *name, int64_t out, int64_t in);
 mr_val k2_out_weight(const k2_model *m, mr_net n, const char *name, int64_t out, int64_t in);
 mr_val k2_router_weight(const k2_model *m, mr_net n, const char *name);
 mr_val k2_router_bias(const k2_model *m, mr_net n, const char *name);

@@ -67,10 +67,10 @@ mr_val k2_in_weight(const k2_model *m, mr_net n, const char *name, int64_t out, 
     return declare(n, name, mr_type2("model", out, in), "tp:0 fsdp:1", "normal", m->init_std, 0);
 }
 
-/* [out, D] to a latent, whole on every tp rank */
-mr_val k2_down_weight(const k2_model *m, mr_net n, const char *name, int64_t out)
+/* [out, in] to a latent or to a module's own stream, whole on every tp rank */
+mr_val k2_down_weight(const k2_model *m, mr_net n, const char *name, int64_t out, int64_t in)
 {
-    return declare(n, name, mr_type2("model", out, m->hidden), "fsdp:1", "normal", m->init_std, 0);
+    return declare(n, name, mr_type2("model", out, in), "fsdp:1", "normal", m->init_std, 0);
 }
 
 /* [out, in], columns split over tp: writes to the residual stream */

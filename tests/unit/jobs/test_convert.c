@@ -160,8 +160,8 @@ Test(convert, trained_weights_come_back_and_score_as_the_run_does)
     job_free(&j);
 }
 
-/* Modules for multi-token prediction: not computed with, carried along. Their copy of the
- * embedding follows the embedding. */
+/* Modules that a family has no blocks for are carried along. Their copy of the embedding follows
+ * the embedding. */
 Test(convert, tensors_beside_the_model_survive_training)
 {
     job j = job_new();
@@ -189,6 +189,69 @@ Test(convert, tensors_beside_the_model_survive_training)
     cr_assert(same(find(back, more[1].name), embed), "its copy is the new embedding");
     cr_assert_not_null(json_object_get(config(&j, "back"), "a_key_of_tomorrow"));
     cr_assert(there(&j, "back/chat_template.jinja"));
+    job_free(&j);
+}
+
+static double sum_of_squares(const mri_tensor *t)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < mr_numel(&t->type); i++)
+        sum += pow(((const float *)t->data)[i], 2);
+    return sum;
+}
+
+/* Multi-token prediction: its modules go out under their names and come in again, are trained, and
+ * change neither scores nor the gradient of the text's loss. */
+Test(convert, modules_that_predict_further_tokens_are_trained)
+{
+    static const char tune[] =
+        "[run]\ndir = tuned\n[data]\nplugin = text\n[data.text]\npath = text.txt\n"
+        "[sink]\nplugin = jsonl\n[model]\nplugin = kimi_k2\nhf = hf\nmax_positions = 64\n"
+        "[optimizer]\nlr = 1e-2\nschedule = constant\n[train]\nsteps = 3\nseq = 16\n";
+    static const char profile[] =
+        "[run]\ndir = run\n[data]\nplugin = text\n[data.text]\npath = text.txt\n"
+        "[tokenizer]\nplugin = bytes\n[model]\nplugin = kimi_k2\nlayers = 2\nhidden = 16\n"
+        "heads = 2\nffn_hidden = 24\nvocab = 256\nmax_positions = 64\n"
+        "[model.kimi_k2]\nkv_lora_rank = 8\nnope_dim = 4\nrope_dim = 4\nvalue_dim = 4\n"
+        "experts = 4\nexperts_per_token = 2\nexpert_hidden = 8\nmtp_layers = 1\n"
+        "[train]\nsteps = 1\nseq = 16\n";
+    static const char *const own[] = { "eh_proj.weight", "enorm.weight", "shared_head.norm.weight",
+                                       "mlp.experts.3.up_proj.weight", "mlp.gate.weight" };
+    job j = job_new();
+    job_write(job_path(&j, "mtp.ini"), profile, sizeof profile - 1);
+    job_write(job_path(&j, "tune.ini"), tune, sizeof tune - 1);
+    job_result r = job_run(&j, "mtp.ini");
+    job_expect(&r, 0, NULL);
+    r = job_run(&j, "convert", "run", "--to", "hf", "--out", "hf");
+    job_expect(&r, 0, NULL);
+    cr_assert_eq(json_integer_value(json_object_get(config(&j, "hf"),
+                                                    "num_nextn_predict_layers")), 1);
+    r = job_run(&j, "tune.ini");
+    job_expect(&r, 0, NULL);
+    cr_assert(strstr(job_read(job_path(&j, "tuned/log.jsonl")), "\"mtp_loss\":"));
+    r = job_run(&j, "convert", "tuned", "--to", "hf", "--out", "back");
+    job_expect(&r, 0, NULL);
+    cr_assert_str_eq(score(&j, "tuned", NULL), score(&j, "--hf", "back"));
+    r = job_run(&j, "score", "--hf", "back", "--ids", "1 2 3 4 5 6 7", "--grad", "a.st");
+    job_expect(&r, 0, NULL);
+    r = job_run(&j, "score", "--hf", "back", "--ids", "1 2 3 4 5 6 7", "--grad", "b.st", "--set",
+                "model.deepseek_v3.mtp_loss=0");
+    job_expect(&r, 0, NULL);
+
+    mri_safetensors *before = open_folder(&j, "hf"), *after = open_folder(&j, "back"), *a, *b;
+    mr_err err = MR_ERR_INIT;
+    cr_assert_eq(mri_safetensors_open(job_path(&j, "a.st"), &a, &err), 0, "%s", err.what);
+    cr_assert_eq(mri_safetensors_open(job_path(&j, "b.st"), &b, &err), 0, "%s", err.what);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        char *name = mri_format("model.layers.2.%s", own[i]);
+        cr_assert(!same(find(before, name), find(after, name)), "%s is not trained", name);
+        cr_assert_eq(sum_of_squares(find(a, name)), 0, "%s", name);
+        cr_assert_null(mri_safetensors_find(b, name), "%s", name);
+    }
+    for (size_t i = 0; i < mri_safetensors_count(b); i++) {
+        const mri_tensor *t = mri_safetensors_at(b, i);
+        cr_assert(same(t, find(a, t->name)), "%s", t->name);
+    }
     job_free(&j);
 }
 
