@@ -39,6 +39,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -85,6 +86,10 @@ VARIANTS = {
     # a padding id: torch does not train its row of the embedding
     "llama4-pad": (dict(pad_token_id=3, num_hidden_layers=2, no_rope_layer_interval=2), ROPE,
                    CHUNKY),
+    # experts in fp8, a tensor each and transposed, as compressed-tensors writes them; what is
+    # computed is with the numbers that they stand for
+    "llama4-split": (dict(num_hidden_layers=2, no_rope_layer_interval=2, num_experts_per_tok=2),
+                     ROPE, CHUNKY),
 }
 
 DEEPSEEK = dict(
@@ -272,10 +277,11 @@ def write(out, model, expect, weights, grads):
     save_file(both, out / "expect.safetensors")
 
 
-def draw(model, lengths, k, min_gap=MIN_ROUTE_GAP):
+def draw(model, lengths, k, min_gap=MIN_ROUTE_GAP, then=lambda model: None):
     """Weights and ids whose routes are clear; (expect, grads) of the first such seed."""
     for seed in range(1, 200):
         redraw(model, seed)
+        then(model)
         expect, grads, gap = expectation(model, lengths, 1000 + seed, k)
         if gap >= min_gap:
             return expect, grads, seed, gap
@@ -288,10 +294,45 @@ def make_llama4(name, out):
     config._attn_implementation = "eager"
     model = transformers.Llama4ForCausalLM(config).float().eval()
     k = config.num_experts_per_tok
-    expect, grads, seed, gap = draw(model, lengths, k)
+    split = name == "llama4-split"
+    expect, grads, seed, gap = draw(model, lengths, k, then=lambda m: fp8(m) if split else None)
     weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
     write(out / name, model, expect, weights, grads)
+    if split:
+        write_split(out / name, fp8(model))
     return seed, gap
+
+
+def fp8(model):
+    """Rounds the experts to e4m3 with a scale an output; tensors by the names that vLLM reads."""
+    tensors = {}
+    for name, p in model.named_parameters():
+        folder, _, last = name.rpartition(".")
+        if not folder.endswith(".experts"):
+            tensors[name] = p.detach()
+            continue
+        for e in range(len(p)):
+            parts = dict(zip(("gate", "up"), p.data[e].T.chunk(2))) if last == "gate_up_proj" \
+                else {"down": p.data[e].T}
+            for kind, w in parts.items():  # [out, in], a view of the parameter
+                scale = w.abs().amax(1, keepdim=True) / 448
+                codes = (w / scale).to(torch.float8_e4m3fn)
+                w.copy_(codes.float() * scale)
+                tensors[f"{folder}.{e}.{kind}_proj.weight"] = codes
+                tensors[f"{folder}.{e}.{kind}_proj.weight_scale"] = scale
+    return tensors
+
+
+def write_split(out, tensors):
+    config = json.loads((out / "config.json").read_text())
+    weights = dict(num_bits=8, type="float", strategy="channel", symmetric=True, dynamic=False)
+    config["quantization_config"] = dict(
+        quant_method="compressed-tensors", format="float-quantized",
+        config_groups=dict(group_0=dict(targets=["Linear"], weights=weights)),
+        ignore=["re:.*self_attn.*", "re:.*shared_expert.*", "re:.*router.*", "lm_head"])
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_torch_file({n: x.contiguous().clone() for n, x in tensors.items()},
+                    out / "model.safetensors")
 
 
 def one_by_one(weights):

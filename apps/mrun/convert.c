@@ -40,13 +40,17 @@ mr_status convert_open(app *a, const mri_config *c, convert_source *s, mr_err *e
             *err = none;
             st = none.code;
         }
+        goto out;
     }
+    if (s->dir)
+        MR_TRY(mri_quant_open(s->dir, &s->quant, err));
 out:
     return st;
 }
 
 void convert_close(convert_source *s)
 {
+    mri_quant_free(s->quant);
     mri_safetensors_close(s->folder);
     mri_checkpoint_close(s->checkpoint);
     mri_session_close(s->model);
@@ -89,13 +93,14 @@ static const char *dtype_of(const char *word)
 
 /* ---- what is made -------------------------------------------------------------------------- */
 
-static mr_status to_hf(const convert_source *s, const mri_cfg_convert *d, convert_list *l,
+static mr_status to_hf(convert_source *s, const mri_cfg_convert *d, convert_list *l,
                        mri_new_folder *f, mr_err *err)
 {
     const char *dtype = dtype_of(d->dtype);
     mri_tensor_source bytes = convert_bytes_of(l);
     uint64_t most = 0;
     mr_status st = 0;
+    s->plain = s->checkpoint || (s->quant && dtype);
     MR_TRY(parse_size(d->max_shard_size, &most, err));
     MR_TRY(convert_to_hf(s, dtype, l, err));
     MR_TRY(mri_new_folder_begin(f, d->out, convert_bytes(l), d->force, err));
@@ -224,7 +229,7 @@ static void say(const app *a, const convert_list *l, const char *out)
                 "they are: %s%s\n", l->n_others, l->others.s, l->n_others > 8 ? ", ..." : "");
     if (l->left_out)
         fprintf(stderr, "mrun: %zu tensors of the source folder are left out: scales of weights "
-                "that are no longer quantised, quantised ones, heads that are not read\n",
+                "that are no longer quantised, heads that are not read\n",
                 l->left_out);
 out:
     free(size);

@@ -11,12 +11,15 @@
 #define MRUN_CONVERT_H
 #include "app.h"
 #include "core/run/session.h"
+#include "core/store/quant.h"
 
 typedef struct convert_source {
     mri_session *model;        /* that only describes: parameters, config.json                  */
     mri_checkpoint *checkpoint; /* of a run; NULL: the folder itself is converted               */
     const mri_safetensors *weights; /* the checkpoint's                                         */
     mri_safetensors *folder;   /* [model] hf's, which a run may have begun with; or NULL        */
+    mri_quant *quant;          /* what its quantised tensors are read by, or NULL               */
+    bool plain;                /* no tensor is written quantised, but as its numbers            */
     const char *dir;           /* that folder's path, also where it has no weights; or NULL     */
 } convert_source;
 
@@ -25,8 +28,10 @@ void convert_close(convert_source *s);
 
 /* ---- convert_tensors.c -------------------------------------------------------------------- */
 typedef struct convert_from { /* where an outgoing tensor comes from */
-    const mri_tensor *t; /* elements `at` .. of it; NULL: the pieces of `slot`, joined */
+    mri_stored stored; /* elements `at` .. of it, plain or quantised; data NULL: the pieces of
+                          `slot`, joined */
     uint64_t at;
+    int64_t ld; /* of mri_export */
     size_t slot;
 } convert_from;
 

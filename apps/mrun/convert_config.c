@@ -88,6 +88,7 @@ static void set_ids(json_t *o, const mr_tokenizer_info *t)
 
 static bool edit(const convert_source *s, json_t *doc, const char *dtype)
 {
+    static const char *const schemes[] = { "quantization_config", "compression_config" };
     json_t *text = json_object_get(doc, "text_config");
     json_t *sizes = json_is_object(text) ? text : doc;
     bool changed = spell_rope(sizes);
@@ -96,12 +97,12 @@ static bool edit(const convert_source *s, json_t *doc, const char *dtype)
         if (sizes != doc)
             changed |= set_dtype(sizes, dtype, false);
     }
-    if (!s->checkpoint)
-        return changed;
-    /* a profile may set the length of the context; trained weights are not quantised */
-    changed |= set_integer(sizes, "max_position_embeddings", s->model->info.max_positions);
-    changed |= !json_object_del(doc, "quantization_config");
-    changed |= !json_object_del(sizes, "quantization_config");
+    if (s->checkpoint) /* a profile may set the length of the context */
+        changed |= set_integer(sizes, "max_position_embeddings", s->model->info.max_positions);
+    for (size_t i = 0; i < 2 && s->plain; i++) {
+        changed |= !json_object_del(doc, schemes[i]);
+        changed |= !json_object_del(sizes, schemes[i]);
+    }
     return changed;
 }
 
@@ -183,7 +184,7 @@ static bool ends_with(const char *name, const char *end)
 }
 
 /* Weights, in whatever format, and what is written anew. */
-static bool left_behind(const char *name, bool config)
+static bool left_behind(const convert_source *s, const char *name, bool config)
 {
     static const char *const ends[] = { ".safetensors", ".index.json", ".bin", ".pt", ".pth",
                                         ".gguf", ".h5", ".msgpack", ".onnx", ".ckpt" };
@@ -194,6 +195,8 @@ static bool left_behind(const char *name, bool config)
     for (size_t i = 0; i < sizeof mruns / sizeof *mruns; i++)
         if (!strcmp(name, mruns[i]))
             return true;
+    if (s->plain && !strcmp(name, "hf_quant_config.json"))
+        return true;
     return *name == '.' || (!config && !strcmp(name, "config.json"));
 }
 
@@ -211,15 +214,15 @@ static bool of_tokenizer(const char *name)
     return !strncmp(name, "tokenization_", 13) && ends_with(name, ".py");
 }
 
-static mr_status copy_files(const mri_new_folder *f, const char *dir, bool tokenizer_only,
-                            bool config, mr_err *err)
+static mr_status copy_files(const convert_source *s, const mri_new_folder *f, const char *dir,
+                            bool tokenizer_only, bool config, mr_err *err)
 {
     struct dirent *e;
     struct stat sb;
     mr_status st = 0;
     DIR *d = opendir(dir);
     while (d && !st && (e = readdir(d))) {
-        if (tokenizer_only ? !of_tokenizer(e->d_name) : left_behind(e->d_name, config))
+        if (tokenizer_only ? !of_tokenizer(e->d_name) : left_behind(s, e->d_name, config))
             continue;
         char *path = mri_format("%s/%s", dir, e->d_name);
         if (!stat(path, &sb) && S_ISREG(sb.st_mode))
@@ -238,11 +241,11 @@ mr_status convert_copy_files(const convert_source *s, const mri_new_folder *f, b
     const mri_profile *p = s->model->config->profile;
     mr_status st = 0;
     if (s->dir)
-        return copy_files(f, s->dir, false, config, err);
+        return copy_files(s, f, s->dir, false, config, err);
     for (size_t i = 0; i < 2 && !st; i++) {
         const mri_entry *e = mri_profile_get(p, readers[i], "dir");
         if (e && e->used && *e->value)
-            st = copy_files(f, e->value, true, config, err);
+            st = copy_files(s, f, e->value, true, config, err);
     }
     return st;
 }

@@ -2,7 +2,7 @@
  *
  * convert_tensors.c - which tensors are written, and from what. The names on both sides come from
  * the family's parameter declarations alone (core/run/export.h, pieces.h); what a folder holds
- * beside them (modules for multi-token prediction, a vision tower) goes along unchanged.
+ * beside them (modules without blocks, a vision tower) goes along.
  */
 #include "convert.h"
 #include "core/run/export.h"
@@ -33,20 +33,22 @@ static void list_name(mri_str *s, size_t *n, const char *name)
 static void push(convert_list *l, char *name, const mr_type *type, const char *dtype,
                  convert_from from)
 {
+    from.stored.name = name;
     mri_tensor t = { name, *type, NULL };
     t.type.dtype = dtype;
     MRI_PUSH(&l->out, t);
     MRI_PUSH(&l->from, from);
 }
 
-/* The dtype that a parameter is written in: `own` of the source. What blocks read in f32 (a
+/* The dtype that a parameter (or, slot NULL, another tensor) is written in. What blocks read in f32 (a
  * router's correction bias) stays as it is: rounded it would choose other experts. */
 static const char *written_as(const convert_source *s, const mri_tensor_slot *slot,
-                              const char *own, const char *asked)
+                              const mri_stored *from, const char *asked)
 {
-    if (slot->f32 || !is_float(own))
+    const char *own = from->type.dtype;
+    if ((slot && slot->f32) || !is_float(own))
         return own;
-    return asked ? asked : s->checkpoint ? s->model->model_dtype : own;
+    return asked ? asked : s->checkpoint || from->rule ? s->model->model_dtype : own;
 }
 
 typedef struct missing {
@@ -67,13 +69,13 @@ static mr_status refuse_missing(const convert_source *s, missing *m, mr_err *err
     return MR_E_STORE_MISSING;
 }
 
-static mr_status bad_shape(const mri_tensor *t, const mr_type *want, mr_err *err)
+static mr_status bad_shape(const char *name, const mr_type *is, const mr_type *want, mr_err *err)
 {
     mri_str s = { 0 };
-    mri_type_print(&t->type, &s);
+    mri_type_print(is, &s);
     mri_str_add(&s, ", the model's is ");
     mri_type_print(want, &s);
-    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "tensor %s is %s", t->name, s.s);
+    mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER, "tensor %s is %s", name, s.s);
     mri_str_free(&s);
     return MR_E_STORE_FORMAT;
 }
@@ -85,19 +87,9 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Is `name` one of the sorted names, or what a quantised one consists of (NAME_scale_inv)? */
-static bool known(const char *const *names, size_t n, const char *name, bool *part)
+static bool known(const char *const *names, size_t n, const char *name)
 {
-    *part = false;
-    if (bsearch(&name, names, n, sizeof *names, by_text))
-        return true;
-    for (const char *c = strchr(name, '_'); c && !*part; c = strchr(c + 1, '_')) {
-        char *head = mri_strndup(name, (size_t)(c - name));
-        const char *key = head;
-        *part = bsearch(&key, names, n, sizeof *names, by_text) != NULL;
-        free(head);
-    }
-    return false;
+    return bsearch(&name, names, n, sizeof *names, by_text) != NULL;
 }
 
 /* Modules for multi-token prediction repeat the embedding and the head. In a trained model such a
@@ -137,70 +129,151 @@ static bool unread_head(const convert_source *s, const char *name)
            mri_params_find(&s->model->params, name) < 0;
 }
 
-static void add_others(const convert_source *s, const char *dtype, convert_list *l)
+/* The weight that a tensor is the codes of: "a.weight_packed" holds a.weight. The caller frees. */
+static char *weight_of(const char *name)
+{
+    const char *end = strrchr(name, '_');
+    bool packed = end && !strcmp(end, "_packed");
+    return packed ? mri_strndup(name, (size_t)(end - name)) : mri_strdup(name);
+}
+
+/* Numbers that no program reads without their scales. Other whole numbers are what they are. */
+static bool holds_codes(const mri_tensor *t)
+{
+    static const char *const dtypes[] = { "f8e4m3", "i8", "u8" };
+    size_t n = strlen(t->name), k = strlen("_packed");
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
+        if (!strcmp(t->type.dtype, dtypes[i]))
+            return true;
+    return n > k && !strcmp(t->name + n - k, "_packed");
+}
+
+/* Is t a part of a quantised weight, which is written without? */
+static bool only_part(const convert_source *s, const char *const *names, size_t n,
+                      const mri_tensor *t)
+{
+    char *weight = weight_of(t->name);
+    bool part = mri_quant_companion(s->quant, t->name) || known(names, n, weight);
+    free(weight);
+    return part;
+}
+
+/* What stands beside the parameters, under its own name: numbers, also where it is quantised;
+ * other things as they are. Already known names are passed over. */
+static mr_status add_other(const convert_source *s, const mri_tensor *t, const char *dtype,
+                           convert_list *l, mr_err *err)
+{
+    convert_from from = { { .name = t->name, .type = t->type, .data = t }, 0, 0, SIZE_MAX };
+    char *name = mri_strdup(t->name);
+    const mri_tensor *now = s->checkpoint ? copied_of(s, t, &from.slot) : NULL;
+    mr_status st = 0;
+    if (now)
+        from.stored = (mri_stored){ .type = now->type, .data = now };
+    else if (s->plain && s->quant && holds_codes(t)) {
+        bool found;
+        free(name);
+        name = weight_of(t->name);
+        MR_TRY(mri_stored_find(s->folder, s->quant, name, &from.stored, &found, err));
+        MRI_ASSERT(found); /* else a reason was given */
+    }
+    /* a copy in the dtype of what it is a copy of, others as they are unless one is asked for */
+    const mri_tensor_slot *slot = now ? &s->model->params.slots.v[from.slot] : NULL;
+    const char *as = now || from.stored.rule || dtype
+                         ? written_as(s, slot, &from.stored, dtype)
+                         : t->type.dtype;
+    push(l, name, &from.stored.type, as, from);
+    list_name(&l->others, &l->n_others, name);
+    return 0;
+out:
+    free(name);
+    return st;
+}
+
+static mr_status add_others(const convert_source *s, const char *dtype, convert_list *l,
+                            mr_err *err)
 {
     size_t n = l->out.n;
     const char **names = mri_alloc((n + 1) * sizeof *names);
+    mr_status st = 0;
     for (size_t i = 0; i < n; i++)
         names[i] = l->out.v[i].name;
     qsort(names, n, sizeof *names, by_text);
-    for (size_t i = 0; i < mri_safetensors_count(s->folder); i++) {
-        const mri_tensor *t = mri_safetensors_at(s->folder, i), *now = NULL;
-        bool part;
-        size_t slot = SIZE_MAX;
-        if (known(names, n, t->name, &part))
+    for (size_t i = 0; i < mri_safetensors_count(s->folder) && !st; i++) {
+        const mri_tensor *t = mri_safetensors_at(s->folder, i);
+        bool head = s->checkpoint && unread_head(s, t->name);
+        if (known(names, n, t->name))
             continue;
-        /* the folder itself keeps all it has; a run's weights are no longer quantised */
-        if (s->checkpoint && (part || unread_head(s, t->name) || !mr_dtype_bytes(t->type.dtype) ||
-                              (mr_dtype_bytes(t->type.dtype) == 1))) {
+        if (head || (s->plain && only_part(s, names, n, t)))
             l->left_out++;
-            continue;
-        }
-        if (s->checkpoint)
-            now = copied_of(s, t, &slot);
-        const char *as = dtype && is_float(t->type.dtype) ? dtype : t->type.dtype;
-        if (now)
-            as = written_as(s, &s->model->params.slots.v[slot], now->type.dtype, dtype);
-        convert_from from = { now ? now : t, 0, slot };
-        push(l, mri_strdup(t->name), &t->type, as, from);
-        list_name(&l->others, &l->n_others, t->name);
+        else
+            st = add_other(s, t, dtype, l, err);
     }
     free(names);
+    return st;
 }
 
 /* ---- the lists ----------------------------------------------------------------------------- */
 
+/* Where the numbers of one tensor come from. *found false: from nowhere. */
+static mr_status find_source(const convert_source *s, const mri_export *e, convert_from *from,
+                             bool *found, mr_err *err)
+{
+    const mri_tensor_slot *slot = &s->model->params.slots.v[e->slot];
+    const char *name = s->checkpoint ? slot->name : e->name;
+    const mr_type own = mri_slot_stored(slot), *type = s->checkpoint ? &own : &e->type;
+    mr_status st = mri_stored_find(s->checkpoint ? s->weights : s->folder,
+                                   s->checkpoint ? NULL : s->quant, name, &from->stored, found, err);
+    if (!st && *found && !same_shape(&from->stored.type, type))
+        st = bad_shape(name, &from->stored.type, type, err);
+    from->slot = e->slot;
+    from->at = s->checkpoint ? e->at : 0;
+    from->ld = s->checkpoint ? e->ld : 0;
+    return st;
+}
+
+/* The folder as it is: every tensor's bytes, quantised ones too. Those of no parameter are named. */
+static void add_untouched(const convert_source *s, const uint8_t *used, convert_list *l)
+{
+    for (size_t i = 0; i < mri_safetensors_count(s->folder); i++) {
+        const mri_tensor *t = mri_safetensors_at(s->folder, i);
+        convert_from from = { { .name = t->name, .type = t->type, .data = t }, 0, 0, SIZE_MAX };
+        push(l, mri_strdup(t->name), &t->type, t->type.dtype, from);
+        if (!used[i] && !mri_quant_companion(s->quant, t->name))
+            list_name(&l->others, &l->n_others, t->name);
+    }
+}
+
 mr_status convert_to_hf(const convert_source *s, const char *dtype, convert_list *l, mr_err *err)
 {
     const mri_params *p = &s->model->params;
+    bool untouched = !s->checkpoint && !dtype;
+    uint8_t *used = mri_alloc(s->folder ? mri_safetensors_count(s->folder) + 1 : 1);
     mri_exports e = { 0 };
     missing m = { 0 };
     mr_status st = 0;
     l->source = s;
-    MR_TRY(mri_export_all(p, s->folder, &e, err));
+    MR_TRY(mri_export_all(p, s->folder, s->quant, &e, err));
     for (size_t i = 0; i < e.n; i++) {
-        const mri_tensor_slot *slot = &p->slots.v[e.v[i].slot];
-        const char *name = s->checkpoint ? slot->name : e.v[i].name;
-        const mr_type own = mri_slot_stored(slot), *type = s->checkpoint ? &own : &e.v[i].type;
-        const mri_tensor *t = mri_safetensors_find(s->checkpoint ? s->weights : s->folder, name);
-        if (!t) {
-            list_name(&m.names, &m.n, name);
-            continue;
-        }
-        if (!same_shape(&t->type, type)) {
-            st = bad_shape(t, type, err);
-            goto out;
-        }
-        convert_from from = { t, s->checkpoint ? e.v[i].at : 0, e.v[i].slot };
-        push(l, mri_strdup(e.v[i].name), &e.v[i].type, written_as(s, slot, t->type.dtype, dtype),
-             from);
+        convert_from from = { 0 };
+        bool found;
+        MR_TRY(find_source(s, &e.v[i], &from, &found, err));
+        if (!found)
+            list_name(&m.names, &m.n, s->checkpoint ? p->slots.v[e.v[i].slot].name : e.v[i].name);
+        else if (untouched)
+            used[from.stored.data - mri_safetensors_at(s->folder, 0)] = 1;
+        else
+            push(l, mri_strdup(e.v[i].name), &e.v[i].type,
+                 written_as(s, &p->slots.v[e.v[i].slot], &from.stored, dtype), from);
     }
     MR_TRY(refuse_missing(s, &m, err));
-    if (s->folder)
-        add_others(s, dtype, l);
+    if (untouched)
+        add_untouched(s, used, l);
+    else if (s->folder)
+        MR_TRY(add_others(s, dtype, l, err));
 out:
     mri_exports_free(&e);
     mri_str_free(&m.names);
+    free(used);
     return st;
 }
 
@@ -211,24 +284,21 @@ mr_status convert_to_mrun(const convert_source *s, const char *dtype, convert_li
     missing m = { 0 };
     mr_status st = 0;
     l->source = s;
-    MR_TRY(mri_export_all(p, s->folder, &e, err));
+    MR_TRY(mri_export_all(p, s->folder, s->quant, &e, err));
     for (size_t i = 0; i < e.n; i++) {
         const mri_tensor_slot *slot = &p->slots.v[e.v[i].slot];
-        const mri_tensor *t = mri_safetensors_find(s->folder, e.v[i].name);
-        if (!t) {
+        convert_from from = { 0 };
+        bool found;
+        MR_TRY(find_source(s, &e.v[i], &from, &found, err));
+        if (!found)
             list_name(&m.names, &m.n, e.v[i].name);
+        if (!found || (i && e.v[i - 1].slot == e.v[i].slot)) /* a further piece */
             continue;
-        }
-        if (!same_shape(&t->type, &e.v[i].type)) {
-            st = bad_shape(t, &e.v[i].type, err);
-            goto out;
-        }
-        if (e.v[i].at) /* a further piece */
-            continue;
-        bool joined = slot->n != (uint64_t)mr_numel(&t->type);
-        convert_from from = { joined ? NULL : t, 0, e.v[i].slot };
         const mr_type own = mri_slot_stored(slot);
-        push(l, mri_strdup(slot->name), &own, written_as(s, slot, t->type.dtype, dtype), from);
+        const char *as = written_as(s, slot, &from.stored, dtype);
+        if (from.stored.rule || slot->n != (uint64_t)mr_numel(&from.stored.type) || e.v[i].ld)
+            from.stored.data = NULL; /* joined */
+        push(l, mri_strdup(slot->name), &own, as, from);
     }
     MR_TRY(refuse_missing(s, &m, err));
 out:
@@ -279,30 +349,46 @@ static mr_status convert(convert_list *l, const mri_tensor *t, const void *from,
     return st;
 }
 
+/* The numbers of a tensor, or of a parameter's pieces, in new memory. */
+static mr_status gather(const convert_source *s, const convert_from *from, const mri_tensor *t,
+                        void **out, const char **own, mr_err *err)
+{
+    const mri_stored *x = &from->stored;
+    uint64_t n = (uint64_t)mr_numel(&t->type);
+    if (!x->data)
+        return mri_pieces_join(s->folder, s->quant, &s->model->params.slots.v[from->slot], s->dir,
+                               out, own, err);
+    *own = x->type.dtype;
+    *out = mri_alloc(n * mr_dtype_bytes(*own));
+    if (x->rule)
+        mri_stored_read(x, 0, (int64_t)n, *out);
+    else
+        mri_turn(*out, (const char *)x->data->data + from->at * mr_dtype_bytes(*own),
+                 t->type.dim[0], t->type.dim[1], from->ld, mr_dtype_bytes(*own));
+    return 0;
+}
+
 static mr_status bytes_of(void *ctx, const mri_tensor *t, const void **data, mr_err *err)
 {
     convert_list *l = ctx;
-    const convert_source *s = l->source;
     const convert_from *from = &l->from.v[t - l->out.v];
-    const char *own;
-    if (!from->t) {
-        void *joined;
-        const mri_tensor_slot *slot = &s->model->params.slots.v[from->slot];
-        mr_status st = mri_pieces_join(s->folder, NULL, slot, s->dir, &joined, &own, err);
-        if (st)
-            return st;
+    const mri_stored *x = &from->stored;
+    const char *own = x->type.dtype;
+    void *made = NULL;
+    mr_status st = 0;
+    if (!x->data || x->rule || from->ld)
+        MR_TRY(gather(l->source, from, t, &made, &own, err));
+    *data = made ? made : (const char *)x->data->data + from->at * mr_dtype_bytes(own);
+    if (strcmp(own, t->type.dtype)) {
+        st = convert(l, t, *data, own, data, err);
+    } else if (made) {
         free(l->room);
-        *data = l->room = joined;
-        if (strcmp(own, t->type.dtype)) {
-            l->room = NULL; /* convert() frees what it replaces */
-            st = convert(l, t, joined, own, data, err);
-            free(joined);
-        }
-        return st;
+        l->room = made;
+        made = NULL;
     }
-    own = from->t->type.dtype;
-    *data = (const char *)from->t->data + from->at * mr_dtype_bytes(own);
-    return strcmp(own, t->type.dtype) ? convert(l, t, *data, own, data, err) : 0;
+out:
+    free(made);
+    return st;
 }
 
 mri_tensor_source convert_bytes_of(convert_list *l)
@@ -315,8 +401,7 @@ uint64_t convert_bytes(const convert_list *l)
     uint64_t sum = 0;
     for (size_t i = 0; i < l->out.n; i++) {
         const mr_type *t = &l->out.v[i].type;
-        const mri_tensor *from = l->from.v[i].t;
-        bool same = from && !mr_dtype_bytes(t->dtype); /* of less than a byte, copied as it is */
+        bool same = l->from.v[i].stored.data && !mr_dtype_bytes(t->dtype); /* less than a byte */
         sum += same ? (uint64_t)mr_numel(t) : (uint64_t)mr_bytes(t);
         sum += strlen(l->out.v[i].name) + 128; /* in the header */
     }

@@ -120,13 +120,15 @@ static void read_broken(inspect_view *v, const mri_tensor_slot *s, const char *w
 static void read_slot(inspect_view *v, const mri_tensor_slot *s, uint8_t *used, size_t *n)
 {
     mri_pieces p = { 0 };
+    const mri_stored *part;
     mr_err err = MR_ERR_INIT;
     if (mri_pieces_find(v->set, v->quant, s, "the folder", &p, &err))
         read_broken(v, s, err.what, used, n);
     else
         for (size_t i = 0; i < p.list.n; i++)
-            mark_stored(v->set, used, &p.list.v[i].from);
-    free(p.list.v);
+            for (uint32_t k = 0; (part = mri_stretch_part(&p.list.v[i], k)); k++)
+                mark_stored(v->set, used, part);
+    mri_pieces_free(&p);
 }
 
 static void compare(inspect_view *v, const mri_session *s)

@@ -145,13 +145,17 @@ static mr_status read_gradients(mri_session *s, float ***out, mr_err *err)
 static mr_status write_gradients(mri_session *s, const char *path, mr_err *err)
 {
     mri_safetensors *like = NULL;
+    mri_quant *quant = NULL;
     mri_exports e = { 0 };
     MRI_VEC(mri_tensor) t = { 0 };
+    MRI_VEC(float *) turned = { 0 };
     float **g = NULL;
     mr_status st = 0;
     if (s->config->model.hf && mri_safetensors_open_folder(s->config->model.hf, &like, NULL))
         like = NULL; /* config.json alone: the names that the family gives */
-    MR_TRY(mri_export_all(&s->params, like, &e, err));
+    if (like)
+        MR_TRY(mri_quant_open(s->config->model.hf, &quant, err));
+    MR_TRY(mri_export_all(&s->params, like, quant, &e, err));
     MR_TRY(read_gradients(s, &g, err));
     for (size_t i = 0; i < e.n; i++) {
         mri_tensor x = { e.v[i].name, e.v[i].type, NULL };
@@ -159,6 +163,12 @@ static mr_status write_gradients(mri_session *s, const char *path, mr_err *err)
             continue;
         x.type.dtype = "f32";
         x.data = g[e.v[i].slot] + e.v[i].at;
+        if (e.v[i].ld) {
+            float *own = mri_alloc((size_t)mr_numel(&x.type) * sizeof *own);
+            mri_turn(own, x.data, x.type.dim[0], x.type.dim[1], e.v[i].ld, sizeof *own);
+            MRI_PUSH(&turned, own);
+            x.data = own;
+        }
         MRI_PUSH(&t, x);
     }
     MR_TRY(mri_safetensors_write(path, t.v, t.n, NULL, err));
@@ -166,7 +176,11 @@ out:
     for (size_t i = 0; g && i < s->params.slots.n; i++)
         free(g[i]);
     free(g);
+    for (size_t i = 0; i < turned.n; i++)
+        free(turned.v[i]);
+    free(turned.v);
     free(t.v);
+    mri_quant_free(quant);
     mri_exports_free(&e);
     mri_safetensors_close(like);
     return st;

@@ -8,7 +8,8 @@
  * (the only one that talks to the device) enqueues copies while others are filled.
  *
  * A byte is touched once by the CPU: read from the page cache, written in its final form. Beside
- * the parameters the host needs the ring and a scratch of 256 KiB a thread, whatever the model.
+ * the parameters the host needs the ring and a scratch of 256 KiB a thread, whatever the model; 4 MiB
+ * where files hold a matrix transposed, whose chunks are rows of it gathered from all of its tensors.
  * Invariant: chunk i lies in slot i % n of the ring; it is filled only after the copies of chunk
  * i - n are done, and shipped only after it was filled.
  */
@@ -38,6 +39,7 @@ typedef struct loader {
     MRI_VEC(chunk) chunks;
     pthread_mutex_t lock;
     pthread_cond_t moved;
+    size_t scratch;        /* elements, of a thread */
     size_t next;           /* chunk to take */
     size_t wanted;         /* chunks below it were asked of the kernel */
     size_t shipped;        /* chunks below it have left their slots */
@@ -59,30 +61,60 @@ static int in_file_order(const void *a, const void *b)
     return (x > y) - (x < y); /* a set lists its tensors by file and offset */
 }
 
+/* Of a turned matrix whole rows, or parts of one. */
+static int64_t whole_rows(const mri_stretch *x, int64_t at, int64_t n)
+{
+    int64_t unit = x->turned ? x->turned->cols : 1, rest = unit - at % unit;
+    return at % unit || n < unit ? (n < rest ? n : rest) : n / unit * unit;
+}
+
+static int64_t chunk_at(const mri_stretch *x, int64_t at)
+{
+    int64_t left = x->n - at, unit = x->turned ? x->turned->cols : 1;
+    if (unit > CHUNK || at % unit) {
+        left = unit - at % unit;
+        unit = 1;
+    }
+    return left < CHUNK / unit * unit ? left : CHUNK / unit * unit;
+}
+
 /* What other ranks keep is not read. */
 static void cut(loader *l, const mri_pieces *p)
 {
     for (size_t i = 0; i < p->list.n; i++) {
         const mri_stretch *x = &p->list.v[i];
-        int64_t all = mr_numel(&x->from.type), n;
-        for (int64_t at = 0; at < all; at += n) {
+        l->scratch = x->turned ? CHUNK : l->scratch;
+        for (int64_t at = 0, n; at < x->n; at += n) {
             bool held = true;
-            uint64_t span = x->state ? (uint64_t)all
+            uint64_t span = x->state ? (uint64_t)x->n
                                      : mri_params_span(l->params, x->slot,
                                                        x->at + (uint64_t)at, &held);
-            n = all - at < CHUNK || !held ? all - at : CHUNK;
-            n = (uint64_t)n < span ? n : (int64_t)span;
+            n = held ? chunk_at(x, at) : x->n - at;
+            n = (uint64_t)n < span ? n : whole_rows(x, at, (int64_t)span);
             if (held)
                 MRI_PUSH(&l->chunks, ((chunk){ x, at, (uint32_t)n }));
         }
     }
 }
 
+/* Bytes of the i-th tensor that the chunk is the first (done: the last) to read; all of them, of a
+ * turned matrix. NULL past the last. */
+static const uint8_t *first_read(const chunk *c, uint32_t i, bool done, uint64_t *n)
+{
+    const mri_stored *s = mri_stretch_part(c->piece, i);
+    if (!s || !c->piece->turned)
+        return s ? mri_stored_bytes(s, c->first, c->n, n) : NULL;
+    bool border = done ? c->first + c->n == c->piece->n : !c->first;
+    return mri_stored_bytes(s, 0, border ? mr_numel(&s->type) : 0, n);
+}
+
 static void advise(const loader *l, const chunk *c, int what)
 {
+    const uint8_t *p;
     uint64_t n;
-    const uint8_t *p = mri_stored_bytes(&c->piece->from, c->first, c->n, &n);
-    mri_safetensors_advise(l->set, p, n, what);
+    for (uint32_t i = 0; (p = first_read(c, i, what == MRI_DONE, &n)); i++)
+        if (what != MRI_READ || !c->piece->turned)
+            mri_safetensors_advise(l->set, p, n, what);
 }
 
 /* Asks for the chunks that are to come after chunk i, each once. Under the lock; only tells. */
@@ -90,8 +122,8 @@ static void read_ahead(loader *l, size_t i)
 {
     uint64_t ahead = 0, n;
     for (size_t k = i; k < l->chunks.n && ahead < AHEAD; k++) {
-        mri_stored_bytes(&l->chunks.v[k].piece->from, l->chunks.v[k].first, l->chunks.v[k].n, &n);
-        ahead += n;
+        for (uint32_t part = 0; first_read(&l->chunks.v[k], part, false, &n); part++)
+            ahead += n;
         if (k >= l->wanted) {
             advise(l, &l->chunks.v[k], MRI_WANT);
             l->wanted = k + 1;
@@ -122,18 +154,22 @@ static mr_status fill(loader *l, size_t i, float *scratch, mr_err *err)
         to[k] = !l->slots ? f[k].at
                           : l->ring[i % l->slots] + (k ? (size_t)CHUNK * f[0].width : 0);
     advise(l, c, MRI_READ);
-    int64_t step = x->from.rule ? BLOCK : c->n;
+    int64_t step = x->from.rule && !x->turned ? BLOCK : c->n;
+    const char *dtype = x->turned ? "f32" : x->from.type.dtype;
     for (int64_t at = 0; at < c->n && !st; at += step) {
         int64_t n = c->n - at < step ? c->n - at : step;
         uint64_t ignored;
         const void *from = scratch;
         void *part[2] = { n_forms > 0 ? to[0] + (size_t)at * f[0].width : NULL,
                           n_forms > 1 ? to[1] + (size_t)at * f[1].width : NULL };
-        if (x->from.rule)
+        if (x->turned)
+            st = mri_turned_read(x->turned, c->first, n, scratch, err);
+        else if (x->from.rule)
             mri_stored_read(&x->from, c->first + at, n, scratch);
         else
             from = mri_stored_bytes(&x->from, c->first + at, n, &ignored);
-        st = mri_params_encode(f, n_forms, part, from, x->from.type.dtype, (uint64_t)n, err);
+        if (!st)
+            st = mri_params_encode(f, n_forms, part, from, dtype, (uint64_t)n, err);
     }
     advise(l, c, MRI_DONE);
     return st;
@@ -152,7 +188,7 @@ static void failed(loader *l, mr_status st, const mr_err *err)
 static void *work(void *arg)
 {
     loader *l = arg;
-    float *scratch = mri_alloc(BLOCK * sizeof *scratch);
+    float *scratch = mri_alloc(l->scratch * sizeof *scratch);
     pthread_mutex_lock(&l->lock);
     while (!l->st && l->next < l->chunks.n) {
         if (l->slots && l->next - l->shipped >= l->slots) {
@@ -261,7 +297,8 @@ static void free_ring(loader *l)
 mr_status mri_load(mri_params *p, mri_device *d, const mri_safetensors *f, mri_pieces *pieces,
                    mr_err *err)
 {
-    loader l = { .params = p, .device = d, .set = f, .err = MR_ERR_INIT };
+    loader l = { .params = p, .device = d, .set = f, .scratch = BLOCK,
+                 .err = MR_ERR_INIT };
     pthread_t thread[THREADS];
     size_t want = processors(), n = 0;
     mr_status st = 0;

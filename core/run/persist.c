@@ -197,8 +197,10 @@ static void tell_unread(const mri_session *s, const mri_safetensors *f, const mr
     size_t n = mri_safetensors_count(f), unread = 0;
     const mri_tensor *first = NULL;
     uint8_t *used = mri_alloc(n);
+    const mri_stored *part;
     for (size_t i = 0; i < p->list.n; i++)
-        used[p->list.v[i].from.data - mri_safetensors_at(f, 0)] = 1;
+        for (uint32_t k = 0; (part = mri_stretch_part(&p->list.v[i], k)); k++)
+            used[part->data - mri_safetensors_at(f, 0)] = 1;
     for (size_t i = n; i-- > 0;) {
         const mri_tensor *t = mri_safetensors_at(f, i);
         if (used[i] || mri_quant_companion(q, t->name))
@@ -231,8 +233,8 @@ static mr_status load_weights(mri_session *s, const mri_safetensors *f, const mr
             MR_TRY(mri_load_box(&s->params, &s->device, f, q, &s->params.slots.v[i], where,
                                 &boxed, err));
 out:
-    free(pieces.list.v);
-    free(boxed.list.v);
+    mri_pieces_free(&pieces);
+    mri_pieces_free(&boxed);
     return st;
 }
 
@@ -257,13 +259,14 @@ static mr_status load_states(mri_session *s, const mri_safetensors *f, mr_err *e
                              s->params.acc_dtype);
             if (st)
                 break;
-            mri_stretch piece = { slot, 0, { .name = t->name, .type = t->type, .data = t },
+            mri_stretch piece = { slot, 0, mr_numel(&t->type),
+                                  { .name = t->name, .type = t->type, .data = t }, NULL,
                                   state_part(s, x, slot) };
             MRI_PUSH(&pieces.list, piece);
         }
     if (!st && pieces.list.n)
         st = mri_load(&s->params, &s->device, f, &pieces, err);
-    free(pieces.list.v);
+    mri_pieces_free(&pieces);
     return st;
 }
 

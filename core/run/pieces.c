@@ -60,10 +60,75 @@ static mr_status no_piece(const mri_tensor_slot *s, const char *name, const char
 
 static void push(mri_pieces *out, const mri_tensor_slot *s, uint64_t at, const mri_stored *from)
 {
-    mri_stretch p = { s, at, *from, NULL };
+    mri_stretch p = { .slot = s, .at = at, .n = mr_numel(&from->type), .from = *from };
     p.from.name = from->data->name;
     MRI_PUSH(&out->list, p);
 }
+
+void mri_pieces_free(mri_pieces *p)
+{
+    for (size_t i = 0; i < p->list.n; i++)
+        free(p->list.v[i].turned);
+    free(p->list.v);
+    memset(p, 0, sizeof *p);
+}
+
+const mri_stored *mri_stretch_part(const mri_stretch *s, uint32_t i)
+{
+    if (s->turned)
+        return i < s->turned->n ? &s->turned->part[i] : NULL;
+    return i ? NULL : &s->from;
+}
+
+/* ---- transposed matrices -------------------------------------------------------------------- */
+
+/* The tensors for count `at`, which are together the transpose of the matrix from *n on. */
+static mr_status find_turned(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
+                             const char *where, int64_t at, uint32_t first, uint64_t *n,
+                             mri_pieces *out, mr_err *err)
+{
+    const mr_type *own = &s->desc.type;
+    mri_turned *m = mri_alloc(sizeof *m + (strlen(s->desc.tensors) / 2 + 1) * sizeof *m->part);
+    mr_status st = 0;
+    m->rows = own->dim[first];
+    m->cols = own->dim[first + 1];
+    int64_t left = m->cols;
+    for (const char *w = s->desc.tensors; *(w += strspn(w, " ")); w += strcspn(w, " ")) {
+        char *name = mri_piece_name(s, w, strcspn(w, " "), at);
+        mri_stored *t = &m->part[m->n++];
+        bool found;
+        st = mri_stored_find(f, q, name, t, &found, err);
+        if (!st && !found)
+            st = no_piece(s, name, where, err);
+        free(name);
+        if (st)
+            goto out;
+        t->name = t->data->name;
+        if (t->type.rank != 2 || t->type.dim[1] != m->rows || t->type.dim[0] < 1 ||
+            t->type.dim[0] > left) {
+            st = misfit(t, s, where, err);
+            mr_detail(err, "it is to be columns of %" PRId64 " numbers, of which %" PRId64
+                      " are missing", m->rows, left);
+            goto out;
+        }
+        left -= t->type.dim[0];
+    }
+    if (left || !m->n) {
+        st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
+                     "%s: the tensors of parameter %s leave %" PRId64 " of %" PRId64
+                     " columns unfilled", where, s->name, left, m->cols);
+        goto out;
+    }
+    mri_stretch p = { s, *n, m->rows * m->cols, m->part[0], m, NULL };
+    MRI_PUSH(&out->list, p);
+    *n += (uint64_t)p.n;
+    return 0;
+out:
+    free(m);
+    return st;
+}
+
+/* ---- all ------------------------------------------------------------------------------------ */
 
 /* The pieces for count `at`, which fill elements from *n on. */
 static mr_status find_one(const mri_safetensors *f, const mri_quant *q, const mri_tensor_slot *s,
@@ -116,8 +181,22 @@ mr_status mri_pieces_find(const mri_safetensors *f, const mri_quant *q, const mr
         return no_piece(s, s->name, where, err);
     bool counted = strchr(s->desc.tensors, '#') && b->rank > 1;
     int64_t count = counted ? b->dim[0] : 1;
+    bool turned = s->desc.flags & MR_PARAM_TURNED;
+    if (turned && s->desc.type.rank != 2u + counted)
+        return mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                       "parameter %s is no matrix, or several, that could be turned", s->name);
     for (int64_t i = 0; i < count && !st; i++)
-        st = find_one(f, q, s, where, i, counted, &n, out, err);
+        st = (turned ? find_turned : find_one)(f, q, s, where, i, counted, &n, out, err);
+    return st;
+}
+
+static mr_status join_turned(const mri_stretch *x, char *to, const char *dtype, mr_err *err)
+{
+    float *f = mri_alloc((size_t)x->n * sizeof *f);
+    mr_status st = mri_turned_read(x->turned, 0, x->n, f, err);
+    if (!st)
+        st = mri_convert(to, dtype, f, "f32", (uint64_t)x->n, err);
+    free(f);
     return st;
 }
 
@@ -133,15 +212,19 @@ mr_status mri_pieces_join(const mri_safetensors *f, const mri_quant *q, const mr
     out = mri_alloc(s->n * each);
     for (size_t i = 0; i < all.list.n; i++) {
         const mri_stretch *x = &all.list.v[i];
+        const mri_stored *part;
         char *to = out + x->at * each;
-        if (strcmp(x->from.type.dtype, *dtype)) {
-            st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
-                         "%s: tensor %s is %s, %s of the same parameter is %s", where,
-                         x->from.name, x->from.type.dtype, all.list.v[0].from.name, *dtype);
-            goto out;
-        }
-        if (x->from.rule)
-            mri_stored_read(&x->from, 0, mr_numel(&x->from.type), (float *)(void *)to);
+        for (uint32_t k = 0; (part = mri_stretch_part(x, k)); k++)
+            if (strcmp(part->type.dtype, *dtype)) {
+                st = mr_fail(err, MR_E_STORE_FORMAT, MR_BLAME_USER,
+                             "%s: tensor %s is %s, %s of the same parameter is %s", where,
+                             part->name, part->type.dtype, all.list.v[0].from.name, *dtype);
+                goto out;
+            }
+        if (x->turned)
+            MR_TRY(join_turned(x, to, *dtype, err));
+        else if (x->from.rule)
+            mri_stored_read(&x->from, 0, x->n, (float *)(void *)to);
         else
             memcpy(to, x->from.data->data, mr_bytes(&x->from.type));
     }
@@ -150,7 +233,7 @@ out:
         free(out);
         out = NULL;
     }
-    free(all.list.v);
+    mri_pieces_free(&all);
     *data = out;
     return st;
 }

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * pieces.h - which tensors of a folder make a parameter: the one of its name, or several that
- * the folder has in its stead (mr_param.tensors), each plain or quantised.
+ * the folder has in its stead (mr_param.tensors), each plain or quantised, together perhaps a
+ * matrix transposed.
  */
 #ifndef MRI_PIECES_H
 #define MRI_PIECES_H
 #include "core/store/quant.h"
 #include "params.h"
+#include "turned.h"
 
-typedef struct mri_stretch { /* elements [at, at + those of `from`) of a parameter */
+typedef struct mri_stretch { /* elements [at, at + n) of a parameter */
     const mri_tensor_slot *slot;
     uint64_t at;
+    int64_t n;
     mri_stored from;
+    mri_turned *turned; /* NULL, or the matrix that is read; `from` is its first part, then */
     char *state; /* NULL, or where on the device an optimizer's state of the parameter lies: it is
                     what is read, in the dtype of `from` */
 } mri_stretch;
@@ -19,6 +23,10 @@ typedef struct mri_stretch { /* elements [at, at + those of `from`) of a paramet
 typedef struct mri_pieces {
     MRI_VEC(mri_stretch) list;
 } mri_pieces;
+
+void mri_pieces_free(mri_pieces *p);
+/* the tensors that a stretch is read from: the i-th, NULL past the last */
+const mri_stored *mri_stretch_part(const mri_stretch *s, uint32_t i);
 
 /* the full name of piece `word` (one of tensors' names, of `len` letters) for count `at`; the
  * caller frees */

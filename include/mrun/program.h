@@ -70,10 +70,15 @@ typedef struct mr_attr {
  * tensors: NULL, or the tensors that a Hugging Face folder has in the parameter's stead: names
  * separated by blanks, each to stand after the last dot of the full name; end to end they are the
  * parameter. `#` counts its first dim: "#.gate_proj.weight #.up_proj.weight" of [E, 2F, D] are
- * 2E tensors of [F, D].
+ * 2E tensors of [F, D]. With MR_PARAM_TURNED they are, end to end, each matrix transposed: of
+ * [E, D, 2F], too, the above are 2E tensors of [F, D]. Where a folder has none yet, a parameter is
+ * written as those tensors; with MR_PARAM_WHOLE as one of its own name.
  * stored: the dims that files give the parameter, of as many elements in the same order;
  * stored_rank 0: its own (the weight of a convolution is a matrix in programs). */
-enum { MR_PARAM_NO_DECAY = 1, MR_PARAM_FROZEN = 2, MR_PARAM_F32 = 4 };
+enum {
+    MR_PARAM_NO_DECAY = 1, MR_PARAM_FROZEN = 2, MR_PARAM_F32 = 4,
+    MR_PARAM_TURNED = 8, MR_PARAM_WHOLE = 16
+};
 typedef struct mr_param {
     uint32_t size, flags;
     mr_type type;

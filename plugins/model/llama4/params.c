@@ -9,6 +9,9 @@
  * Placement names the logical axis of a dim. The gate and up halves of an expert lie side
  * by side in one dim, so a contiguous cut of that dim would part them: experts are split
  * over ep and fsdp, not over tp.
+ *
+ * Folders hold the experts of a layer as one tensor, as transformers has them; or, such that were
+ * quantised by weight, a tensor each and transposed: experts.7.gate_proj.weight [F, D].
  */
 #include "llama4.h"
 #include <math.h>
@@ -30,6 +33,22 @@ static mr_val declare(mr_net n, const char *name, mr_type type, const char *plac
 static double out_std(const l4_model *m)
 {
     return m->init_std / sqrt(2.0 * (double)m->layers);
+}
+
+/* [E, in, out] */
+static mr_val declare_experts(const l4_model *m, mr_net n, const char *name, int64_t in,
+                              int64_t out, double scale, const char *tensors)
+{
+    mr_param p;
+    memset(&p, 0, sizeof p);
+    p.size = sizeof p;
+    p.flags = MR_PARAM_TURNED | MR_PARAM_WHOLE;
+    p.type = mr_type3("model", m->experts, in, out);
+    p.placement = "ep:0 fsdp:1";
+    p.init = "normal";
+    p.scale = scale;
+    p.tensors = tensors;
+    return n.b->param(n.p, name, &p);
 }
 
 mr_val l4_norm_weight(const l4_model *m, mr_net n, const char *name)
@@ -67,13 +86,13 @@ mr_val l4_router_weight(const l4_model *m, mr_net n, const char *name)
 /* [E, D, 2F] input-major: columns 0..F gate, F..2F up */
 mr_val l4_expert_in(const l4_model *m, mr_net n, const char *name)
 {
-    return declare(n, name, mr_type3("model", m->experts, m->hidden, 2 * m->expert_hidden),
-                   "ep:0 fsdp:1", "normal", m->init_std, 0);
+    return declare_experts(m, n, name, m->hidden, 2 * m->expert_hidden, m->init_std,
+                           "#.gate_proj.weight #.up_proj.weight");
 }
 
 /* [E, F, D] input-major */
 mr_val l4_expert_out(const l4_model *m, mr_net n, const char *name)
 {
-    return declare(n, name, mr_type3("model", m->experts, m->expert_hidden, m->hidden),
-                   "ep:0 fsdp:1", "normal", out_std(m), 0);
+    return declare_experts(m, n, name, m->expert_hidden, m->hidden, out_std(m),
+                           "#.down_proj.weight");
 }

@@ -4,6 +4,7 @@
  * config.json that mrun does not know, tensors that the family does not compute with, a run's
  * trained weights under their Hugging Face names; and nothing appears half, or over something else.
  */
+#include "core/run/turned.h"
 #include "job.h"
 #include <math.h>
 
@@ -305,6 +306,164 @@ Test(convert, to_a_run_and_back)
     same_folder(&j, "hf", "back");
     r = job_run(&j, "convert", "run", "--to", "mrun", "--out", "twice");
     JOB_EXPECT(&r, 2, "a run of mrun's already");
+    job_free(&j);
+}
+
+static bool quantised(const job *j, const char *dir)
+{
+    return json_object_get(config(j, dir), "quantization_config") != NULL;
+}
+
+/* Llama 4 with experts in fp8, a tensor each and transposed: as it is, as plain numbers, through a
+ * run of mrun's, and trained on; the folder keeps its form. */
+Test(convert, transposed_and_quantised_experts_come_back_as_the_folder_has_them)
+{
+    job j = job_new();
+    const char *gate = "model.layers.1.feed_forward.experts.2.gate_proj.weight";
+    char *scale = mri_format("%s_scale", gate), *own, *dir = fixture("llama4-split");
+    own = score(&j, "--hf", dir);
+    job_result r = job_run(&j, "convert", dir, "--out", "same");
+    job_expect(&r, 0, NULL);
+    cr_assert_null(strstr(r.err, "does not compute"), "%s", r.err);
+    same_folder(&j, dir, "same");
+    cr_assert(quantised(&j, "same"));
+
+    r = job_run(&j, "convert", dir, "--out", "plain", "--dtype", "fp32");
+    job_expect(&r, 0, NULL);
+    cr_assert(!quantised(&j, "plain"));
+    cr_assert_str_eq(own, score(&j, "--hf", "plain"));
+    mri_safetensors *f = open_folder(&j, "plain");
+    for (size_t i = 0; i < mri_safetensors_count(f); i++)
+        cr_assert_str_eq(mri_safetensors_at(f, i)->type.dtype, "f32");
+    cr_assert(find(f, gate)->type.dim[0] == 20 && find(f, gate)->type.dim[1] == 24);
+    cr_assert_null(mri_safetensors_find(f, scale));
+
+    r = job_run(&j, "convert", dir, "--to", "mrun", "--out", "run", "--dtype", "fp32");
+    job_expect(&r, 0, NULL);
+    cr_assert_str_eq(own, score(&j, "run", NULL));
+    r = job_run(&j, "convert", "run", "--to", "hf", "--out", "back", "--dtype", "fp32");
+    job_expect(&r, 0, NULL);
+    cr_assert_str_eq(own, score(&j, "--hf", "back"));
+    cr_assert(!quantised(&j, "back"));
+    job_free(&j);
+}
+
+/* A copy of Llama 4's folder with the experts apart, their matrices transposed. */
+static void split_experts(const job *j, const char *from, const char *to)
+{
+    mri_safetensors *f = open_folder(j, from);
+    MRI_VEC(mri_tensor) t = { 0 };
+    mr_err err = MR_ERR_INIT;
+    for (size_t i = 0; i < mri_safetensors_count(f); i++) {
+        const mri_tensor *x = mri_safetensors_at(f, i);
+        const char *at = strstr(x->name, ".experts.");
+        if (!at) {
+            MRI_PUSH(&t, *x);
+            continue;
+        }
+        static const char *const in[] = { "gate_proj", "up_proj" }, *const out[] = { "down_proj" };
+        bool up = strstr(at, "gate_up_proj") != NULL;
+        int64_t rows = x->type.dim[1], cols = x->type.dim[2], n = up ? cols / 2 : cols;
+        for (int64_t e = 0; e < x->type.dim[0]; e++)
+            for (int64_t k = 0; k < (up ? 2 : 1); k++) {
+                float *w = mri_alloc((size_t)(n * rows) * sizeof *w);
+                mri_turn(w, (const float *)x->data + e * rows * cols + k * n, n, rows, cols, 4);
+                mri_tensor p = { mri_format("%.*s.experts.%lld.%s.weight", (int)(at - x->name),
+                                            x->name, (long long)e, (up ? in : out)[k]),
+                                 mr_type2("f32", n, rows), w };
+                MRI_PUSH(&t, p);
+            }
+    }
+    cr_assert_eq(mkdir(job_path(j, to), 0777), 0);
+    cr_assert_eq(mri_safetensors_write(job_path(j, mri_format("%s/model.safetensors", to)), t.v,
+                                       t.n, NULL, &err), 0, "%s", err.what);
+    json_dump_file(config(j, from), job_path(j, mri_format("%s/config.json", to)), 0);
+}
+
+Test(convert, a_run_gives_transposed_experts_back_to_the_folder_that_has_them)
+{
+    job j = job_new();
+    train(&j, "run", "1", "run.seed=7");
+    job_result r = job_run(&j, "convert", "run", "--to", "hf", "--out", "whole");
+    job_expect(&r, 0, NULL);
+    find(open_folder(&j, "whole"), "model.layers.1.feed_forward.experts.gate_up_proj");
+    split_experts(&j, "whole", "hf");
+    cr_assert_str_eq(score(&j, "--hf", "whole"), score(&j, "--hf", "hf"));
+    job_write(job_path(&j, "tune.ini"), from_hf, sizeof from_hf - 1);
+    r = job_run(&j, "tune.ini");
+    job_expect(&r, 0, NULL);
+    r = job_run(&j, "convert", "tuned", "--to", "hf", "--out", "back");
+    job_expect(&r, 0, NULL);
+    mri_safetensors *a = open_folder(&j, "hf"), *b = open_folder(&j, "back");
+    cr_assert_eq(mri_safetensors_count(a), mri_safetensors_count(b));
+    find(b, "model.layers.1.feed_forward.experts.2.down_proj.weight");
+    cr_assert_str_eq(score(&j, "tuned", NULL), score(&j, "--hf", "back"));
+    r = job_run(&j, "score", "--hf", "back", "--ids", "1 2 3 4 5", "--grad", "g.st");
+    job_expect(&r, 0, NULL);
+    mri_safetensors *g;
+    mr_err err = MR_ERR_INIT;
+    cr_assert_eq(mri_safetensors_open(job_path(&j, "g.st"), &g, &err), 0);
+    for (size_t i = 0; i < mri_safetensors_count(b); i++) {
+        const mri_tensor *w = mri_safetensors_at(b, i);
+        cr_assert(mr_same_type(&find(g, w->name)->type, &w->type), "%s", w->name);
+    }
+    job_free(&j);
+}
+
+/* Codes of another name than the weight's, of a parameter and of a module without blocks. */
+Test(convert, packed_weights_become_numbers_of_the_weights_name)
+{
+    static const char scheme[] =
+        "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\", "
+        "\"config_groups\": {\"g\": {\"targets\": [\"Linear\"], \"weights\": {\"num_bits\": 4, "
+        "\"type\": \"int\", \"strategy\": \"group\", \"group_size\": 12, \"symmetric\": true}}}}";
+    static const char *const of[] = { "model.layers.0.mlp.down_proj.weight", "other.weight" };
+    static uint32_t codes[24 * 5];
+    static float scales[24 * 3];
+    static const int64_t shape[2] = { 24, 36 };
+    job j = job_new();
+    MRI_VEC(mri_tensor) t = { 0 };
+    mri_safetensors *f = open_folder(&j, fixture("kimi"));
+    mr_err err = MR_ERR_INIT;
+    for (int i = 0; i < 24 * 5; i++)
+        codes[i] = 0xdcba9876; /* from -2 to 5 */
+    for (int i = 0; i < 24 * 3; i++)
+        scales[i] = 0.5f + (float)i;
+    for (size_t i = 0; i < mri_safetensors_count(f); i++)
+        if (strcmp(mri_safetensors_at(f, i)->name, of[0]))
+            MRI_PUSH(&t, *mri_safetensors_at(f, i));
+    for (int i = 0; i < 2; i++) {
+        mri_tensor parts[] = {
+            { mri_format("%s_packed", of[i]), mr_type2("i32", 24, 5), codes },
+            { mri_format("%s_scale", of[i]), mr_type2("f32", 24, 3), scales },
+            { mri_format("%s_shape", of[i]), mr_type1("i64", 2), shape },
+        };
+        for (int k = 0; k < 3; k++)
+            MRI_PUSH(&t, parts[k]);
+    }
+    cr_assert_eq(mkdir(job_path(&j, "hf"), 0777), 0);
+    cr_assert_eq(mri_safetensors_write(job_path(&j, "hf/model.safetensors"), t.v, t.n, NULL, &err),
+                 0, "%s", err.what);
+    json_t *o = json_load_file(mri_format("%s/config.json", fixture("kimi")), 0, NULL);
+    json_object_set_new(o, "quantization_config", json_loads(scheme, 0, NULL));
+    json_dump_file(o, job_path(&j, "hf/config.json"), 0);
+
+    job_result r = job_run(&j, "convert", "hf", "--out", "same");
+    JOB_EXPECT(&r, 0, "1 tensors that the family does not", "other.weight");
+    same_folder(&j, "hf", "same");
+    r = job_run(&j, "convert", "hf", "--out", "plain", "--dtype", "fp32");
+    job_expect(&r, 0, NULL);
+    mri_safetensors *plain = open_folder(&j, "plain");
+    cr_assert_eq(mri_safetensors_count(plain), mri_safetensors_count(f) + 1);
+    for (int i = 0; i < 2; i++) {
+        const mri_tensor *w = find(plain, of[i]);
+        const float *x = w->data;
+        cr_assert(w->type.dim[0] == 24 && w->type.dim[1] == 36 && mr_is(&w->type, "f32"));
+        for (int k = 0; k < 24 * 36; k++)
+            cr_assert_eq(x[k], (float)(k % 36 % 8 - 2) * scales[k / 36 * 3 + k % 36 / 12]);
+    }
+    cr_assert(!quantised(&j, "plain"));
+    cr_assert_str_eq(score(&j, "--hf", "hf"), score(&j, "--hf", "plain"));
     job_free(&j);
 }
 

@@ -288,7 +288,7 @@ static char *parameters(fk_model *m, bool stored)
             if (is_bound(m, i, q->name))
                 continue;
             char *full = mri_format("%s%s", m->as.at.v[i].prefix, q->name);
-            if (stored && *q->tensors)
+            if (stored && *q->tensors && !(q->flags & MR_PARAM_WHOLE))
                 add_tensors(&lines, full, q);
             else
                 MRI_PUSH(&lines, line_of("", 0, full, &q->type, 0));
