@@ -59,7 +59,7 @@ static bool has_word(const char *list, const char *word)
 {
     size_t n = strlen(word);
     for (const char *p = list; (p = strstr(p, word)); p++)
-        if ((p == list || p[-1] == ' ') && (!p[n] || p[n] == ' '))
+        if ((p == list || p[-1] == ' ') && strchr(" @", p[n])) /* the end, too */
             return true;
     return false;
 }

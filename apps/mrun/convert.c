@@ -115,11 +115,12 @@ out:
 static mr_status write_profile(const convert_source *s, const mri_new_folder *f, mri_str *text,
                                mr_err *err)
 {
-    static const char *const here[] = { "run.dir", "model.hf", "tokenizer.hf.dir",
-                                        "tokenizer.tiktoken.dir" };
+    const mri_choice *tokenizer = mri_config_choice(s->model->config, "tokenizer", 0);
+    char *reads = tokenizer ? mri_format("tokenizer.%s.dir", tokenizer->unit->name) : NULL;
+    const char *const here[] = { "run.dir", "model.hf", reads };
     mri_profile *p = s->model->config->profile;
     mr_status st = mri_profile_set(p, "job.run=score", err);
-    for (size_t i = 0; i < sizeof here / sizeof *here && !st; i++) {
+    for (size_t i = 0; i < sizeof here / sizeof *here && here[i] && !st; i++) {
         const char *dot = strrchr(here[i], '.');
         char *section = mri_strndup(here[i], (size_t)(dot - here[i]));
         const mri_entry *e = mri_profile_get(p, section, dot + 1);
@@ -130,6 +131,7 @@ static mr_status write_profile(const convert_source *s, const mri_new_folder *f,
         }
         free(section);
     }
+    free(reads);
     if (!st) {
         mri_profile_print(p, false, text);
         st = mri_new_folder_text(f, "profile.resolved.ini", text->s, err);

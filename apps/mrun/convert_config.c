@@ -237,15 +237,17 @@ static mr_status copy_files(const convert_source *s, const mri_new_folder *f, co
 mr_status convert_copy_files(const convert_source *s, const mri_new_folder *f, bool config,
                              mr_err *err)
 {
-    static const char *const readers[] = { "tokenizer.hf", "tokenizer.tiktoken" };
+    const mri_choice *tokenizer = mri_config_choice(s->model->config, "tokenizer", 0);
     const mri_profile *p = s->model->config->profile;
     mr_status st = 0;
     if (s->dir)
         return copy_files(s, f, s->dir, false, config, err);
-    for (size_t i = 0; i < 2 && !st; i++) {
-        const mri_entry *e = mri_profile_get(p, readers[i], "dir");
+    if (tokenizer) {
+        char *section = mri_format("tokenizer.%s", tokenizer->unit->name);
+        const mri_entry *e = mri_profile_get(p, section, "dir");
         if (e && e->used && *e->value)
             st = copy_files(s, f, e->value, true, config, err);
+        free(section);
     }
     return st;
 }

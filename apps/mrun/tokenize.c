@@ -182,7 +182,7 @@ static mr_status folder_config(app *a, const app_args *args, const char *dir, mr
     char *found[2];
     MRI_VEC(const char *) sets = { 0 };
     mr_status st;
-    if (!mri_source_tokenizer(dir, found)) {
+    if (!mri_source_tokenizer(a->registry, dir, found)) {
         mr_fail(err, MR_E_STORE_MISSING, MR_BLAME_USER,
                 "%s holds neither tokenizer.json nor tiktoken.model", dir);
         mr_hint(err, "name another file: --set tokenizer.plugin=tiktoken --set "

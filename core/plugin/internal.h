@@ -39,6 +39,10 @@ bool mri_note_parse(const char *path, mri_note *out); /* false: no note, or not 
 void mri_note_free(mri_note *n);
 /* the next "kind/name" of a list; false at the end. *rest moves on. */
 bool mri_note_next(const char **rest, char *kind, size_t kind_cap, char *name, size_t name_cap);
+enum { MRI_NOTE_MARK = 64 };
+/* and what stands behind the unit's @, or "" */
+bool mri_note_next_marked(const char **rest, char *kind, size_t kind_cap, char *name,
+                          size_t name_cap, char mark[MRI_NOTE_MARK]);
 bool mri_note_has(const mri_note *n, const char *kind, const char *name);
 
 /* Is the file a shared object for this machine that exports mrun_plugin_v1? Reads only. */

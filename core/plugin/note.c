@@ -275,12 +275,22 @@ void mri_note_free(mri_note *n)
 
 bool mri_note_next(const char **rest, char *kind, size_t kind_cap, char *name, size_t name_cap)
 {
+    char mark[MRI_NOTE_MARK];
+    return mri_note_next_marked(rest, kind, kind_cap, name, name_cap, mark);
+}
+
+bool mri_note_next_marked(const char **rest, char *kind, size_t kind_cap, char *name,
+                          size_t name_cap, char mark[MRI_NOTE_MARK])
+{
     const char *p = *rest;
     while (*p) {
         p += strspn(p, " ");
-        size_t n = strcspn(p, " "), k = strcspn(p, "/ ");
+        size_t n = strcspn(p, "@ "), k = strcspn(p, "/@ ");
         const char *word = p;
         p += n;
+        size_t marked = *p == '@' ? strcspn(++p, " ") : 0;
+        snprintf(mark, MRI_NOTE_MARK, "%.*s", (int)(marked < MRI_NOTE_MARK ? marked : 0), p);
+        p += marked;
         if (k && k + 1 < n && k < kind_cap && n - k - 1 < name_cap) {
             memcpy(kind, word, k);
             kind[k] = 0;

@@ -376,3 +376,23 @@ const char **mri_registry_names(mri_registry *r, const char *kind, size_t *n)
     *n = found.n;
     return list;
 }
+
+char *mri_registry_marked(mri_registry *r, const char *kind,
+                          bool (*there)(const void *ctx, const char *mark), const void *ctx)
+{
+    char k[64], m[128], mark[MRI_NOTE_MARK], *found = NULL;
+    mri_note note;
+    mri_search_walk(&r->search);
+    for (size_t i = 0; i < r->search.files.n; i++) {
+        if (!mri_note_parse(r->search.files.v[i], &note))
+            continue;
+        for (const char *rest = note.units;
+             mri_note_next_marked(&rest, k, sizeof k, m, sizeof m, mark);)
+            if (*mark && !strcmp(k, kind) && (!found || strcmp(m, found) < 0) && there(ctx, mark)) {
+                free(found);
+                found = mri_strdup(m);
+            }
+        mri_note_free(&note);
+    }
+    return found;
+}

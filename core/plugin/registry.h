@@ -64,6 +64,11 @@ void mri_listing_free(mri_listing *list, size_t n);
 /* names of units of a kind, from notes, for did-you-mean; freed by the caller as one block */
 const char **mri_registry_names(mri_registry *r, const char *kind, size_t *n);
 
+/* The unit of that kind whose note marks it (MR_PLUGIN_NOTE) with something that is `there`; of
+ * several the first by name. The caller frees; NULL: none. */
+char *mri_registry_marked(mri_registry *r, const char *kind,
+                          bool (*there)(const void *ctx, const char *mark), const void *ctx);
+
 /* every folder of the search path and what was found in it, a line each; the caller frees */
 char *mri_registry_searched(mri_registry *r);
 

@@ -2,9 +2,9 @@
  *
  * family.c - see family.h. A family's plugin has a unit by the name of every model_type that it
  * takes, "_text" left off; a folder that has no model_type is known by its architectures, where
- * "DeepseekV3ForCausalLM" stands for deepseek_v3; one with a vision_config is model/vlm's, which
- * makes its text of the others. Names come from the plugins' notes: none is
- * loaded to find the one that is right.
+ * "DeepseekV3ForCausalLM" stands for deepseek_v3. Before all that goes a unit that its note marks
+ * with a key that config.json has: one that is composed of others, as for pictures. Names and marks
+ * come from the plugins' notes: none is loaded to find the one that is right.
  */
 #include "family.h"
 #include "core/base/json.h"
@@ -68,6 +68,11 @@ static mr_status unknown(const words *w, const char *const *names, size_t n, con
     return MR_E_PLUGIN_NOT_FOUND;
 }
 
+static bool has_key(const void *json, const char *mark)
+{
+    return mri_json_service.has(json, mark);
+}
+
 mr_status mri_family_of(mri_registry *reg, const char *dir, char **name, mr_err *err)
 {
     char *path = mri_format("%s/config.json", dir);
@@ -79,8 +84,8 @@ mr_status mri_family_of(mri_registry *reg, const char *dir, char **name, mr_err 
     mr_status st = 0;
     *name = NULL;
     MR_TRY(mri_json_read(path, CONFIG_MAX, &json, err));
-    if (mri_json_service.has(json, "vision_config"))
-        MRI_PUSH(&w.list, mri_strdup("vlm"));
+    if ((*name = mri_registry_marked(reg, "model", has_key, json)))
+        goto out;
     add_type(&w, json, "model_type");
     add_type(&w, json, "text_config.model_type");
     add_architecture(&w, json, "architectures.0");

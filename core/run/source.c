@@ -6,29 +6,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Which plugin reads which file of a model's folder; the first that is there. */
-static const struct {
-    const char *file, *plugin;
-} tokenizer_files[] = { { "tokenizer.json", "hf" }, { "tiktoken.model", "tiktoken" } };
-
-bool mri_source_tokenizer(const char *dir, char *sets[2])
-{
-    struct stat sb;
-    for (size_t i = 0; i < sizeof tokenizer_files / sizeof *tokenizer_files; i++) {
-        const char *plugin = tokenizer_files[i].plugin;
-        char *path = mri_format("%s/%s", dir, tokenizer_files[i].file);
-        bool there = !stat(path, &sb);
-        free(path);
-        if (!there)
-            continue;
-        sets[0] = mri_format("tokenizer.plugin=%s", plugin);
-        sets[1] = mri_format("tokenizer.%s.dir=%s", plugin, dir);
-        return true;
-    }
-    sets[0] = sets[1] = NULL;
-    return false;
-}
-
 static bool exists(const char *dir, const char *name)
 {
     struct stat sb;
@@ -36,6 +13,20 @@ static bool exists(const char *dir, const char *name)
     bool found = !stat(path, &sb);
     free(path);
     return found;
+}
+
+static bool has_file(const void *dir, const char *mark)
+{
+    return exists(dir, mark);
+}
+
+bool mri_source_tokenizer(mri_registry *reg, const char *dir, char *sets[2])
+{
+    char *plugin = mri_registry_marked(reg, "tokenizer", has_file, dir);
+    sets[0] = plugin ? mri_format("tokenizer.plugin=%s", plugin) : NULL;
+    sets[1] = plugin ? mri_format("tokenizer.%s.dir=%s", plugin, dir) : NULL;
+    free(plugin);
+    return sets[0] != NULL;
 }
 
 /* The setting that keeps to the folder that was named, wherever it was made: a checkpoint itself,
@@ -82,7 +73,7 @@ mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
             family = mri_format("model.plugin=%s", name);
             MRI_PUSH(&sets, family);
         }
-        if (mri_source_tokenizer(hf, tokenizer)) {
+        if (mri_source_tokenizer(reg, hf, tokenizer)) {
             MRI_PUSH(&sets, tokenizer[0]);
             MRI_PUSH(&sets, tokenizer[1]);
         }

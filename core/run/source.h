@@ -15,8 +15,8 @@ mr_status mri_source_config(mri_registry *reg, const char *path, const char *hf,
                             const char *const *sets, size_t n_sets, mri_config **out, mr_err *err);
 
 /* The settings "tokenizer.plugin=..." and "tokenizer.NAME.dir=..." for a folder's tokenizer files,
- * which the caller frees; false: there are none that a plugin reads by its name alone. */
-bool mri_source_tokenizer(const char *dir, char *sets[2]);
+ * which the caller frees; false: there are none that a tokenizer's note names. */
+bool mri_source_tokenizer(mri_registry *reg, const char *dir, char *sets[2]);
 
 /* Where the weights are: the checkpoint that was named, or the run's newest; *out NULL: the folder
  * of [model] hf, which was named on the command line, or which no run has trained on yet. */

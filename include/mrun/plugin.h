@@ -178,7 +178,9 @@ typedef struct mr_plugin {
         MR_ABI_TARGET
 
 /* Text that the host reads without dlopen(), so that a plugin is listed even when a
- * library it needs is missing. `units` is "kind/name kind/name". */
+ * library it needs is missing. `units` is "kind/name kind/name". What in a model's folder asks for
+ * a unit stands behind an @: a key of config.json for a model that is not found by its model_type
+ * ("model/vlm@vision_config"), a file for a tokenizer ("tokenizer/hf@tokenizer.json"). */
 #define MR_STR_(x) #x
 #define MR_STR(x) MR_STR_(x)
 #define MR_PLUGIN_NOTE(id, version, units) \

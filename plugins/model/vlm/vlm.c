@@ -128,4 +128,4 @@ MR_EXPORT const mr_plugin mrun_plugin_v1 = {
     NULL,
     NULL,
 };
-MR_PLUGIN_NOTE("org.mrun.vlm", "0.1.0", "model/vlm model/llava");
+MR_PLUGIN_NOTE("org.mrun.vlm", "0.1.0", "model/vlm@vision_config model/llava");

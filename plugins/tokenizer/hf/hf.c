@@ -118,7 +118,7 @@ static const mr_unit units[] = { {
     .table = &ops,
 } };
 
-MR_PLUGIN_NOTE("org.mrun.tokenizer.hf", "0.1.0", "tokenizer/hf");
+MR_PLUGIN_NOTE("org.mrun.tokenizer.hf", "0.1.0", "tokenizer/hf@tokenizer.json");
 
 MR_EXPORT const mr_plugin MR_PLUGIN_SYMBOL = {
     MR_PLUGIN_HEADER,

@@ -308,7 +308,8 @@ static const mr_unit units[] = { {
     .table = &ops,
 } };
 
-MR_PLUGIN_NOTE("org.mrun.tokenizer.tiktoken", "0.1.0", "tokenizer/tiktoken");
+MR_PLUGIN_NOTE("org.mrun.tokenizer.tiktoken", "0.1.0",
+               "tokenizer/tiktoken@tiktoken.model");
 
 MR_EXPORT const mr_plugin MR_PLUGIN_SYMBOL = {
     MR_PLUGIN_HEADER,

@@ -28,6 +28,13 @@ Test(note, is_read_in_parts)
     cr_assert_str_eq(kind, "op");
     cr_assert_str_eq(name, "b");
     cr_assert(!mri_note_next(&rest, kind, sizeof kind, name, sizeof name));
+    char mark[MRI_NOTE_MARK];
+    rest = "model/a@key.of_it model/b@ @x model/c";
+    static const char *const want[][2] = { { "a", "key.of_it" }, { "b", "" }, { "c", "" } };
+    for (int i = 0; i < 3; i++) {
+        cr_assert(mri_note_next_marked(&rest, kind, sizeof kind, name, sizeof name, mark));
+        cr_assert(!strcmp(name, want[i][0]) && !strcmp(mark, want[i][1]), "%s@%s", name, mark);
+    }
     mri_note_free(&n);
     free(path);
 }
