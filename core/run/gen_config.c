@@ -93,6 +93,8 @@ mr_status mri_gen_config_read(const char *dir, mri_gen_config *g, mr_err *err)
         g->there = true;
         MR_TRY(read_sampling(own, path, g, err));
         MR_TRY(read_eos(json_object_get(own, "eos_token_id"), path, g, err));
+    } else { /* as if it were empty */
+        g->has_temperature = true;
     }
     if (!g->eos.n) {
         MR_TRY(open_json(dir, "config.json", &model, &config, err));

@@ -2,7 +2,8 @@
  *
  * gen_config.h - how a Hugging Face folder wants to be sampled: its generation_config.json, read
  * as transformers reads it. Invariant: what the file does not say is not set here, but for what
- * transformers takes for granted (do_sample false; top_k 50 where it samples).
+ * transformers takes for granted (do_sample false, also without the file; top_k 50 where it
+ * samples).
  */
 #ifndef MRI_GEN_CONFIG_H
 #define MRI_GEN_CONFIG_H

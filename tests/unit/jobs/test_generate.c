@@ -216,6 +216,7 @@ Test(generate, a_folders_own_settings_hold_until_someone_says_otherwise)
     job_result drawn = from_folder(&j, NULL, "--temperature", "1");
     job_expect(&greedy, 0, NULL);
     cr_assert_str_neq(greedy.out, drawn.out);
+    cr_assert_str_eq(from_folder(&j, NULL, "--batch", "1").out, greedy.out, "as transformers does");
     job_result r = from_folder(&j, "{\"temperature\": 0.6}", "--batch", "1");
     cr_assert_str_eq(r.out, greedy.out, "without do_sample nothing is drawn");
     r = from_folder(&j, NULL, "--temperature", "1");
