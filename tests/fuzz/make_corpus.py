@@ -3,6 +3,7 @@
 """make_corpus.py: seeds of the fuzz targets (corpus/NAME/), from the fixtures and by hand. Run
 again when a target or a fixture changes; what a fuzzer finds is added beside the seeds, by a name
 of what it broke."""
+import base64
 import json
 import os
 import struct
@@ -117,8 +118,60 @@ def image():
     put("image", "bomb.png", small[:16] + struct.pack(">II", 1 << 30, 1 << 30) + small[24:])
 
 
+def tokenizer():
+    """Small ones of each kind: a byte each and a few merges, with every part that a file may have."""
+    signs = [c for c in range(256) if 33 <= c <= 126 or 161 <= c <= 172 or 174 <= c]
+    letter = {b: chr(b) for b in signs}
+    letter.update({b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in letter)})
+    vocab = {letter[b]: b for b in range(256)}
+    merges = [["t", "h"], ["th", "e"], [letter[32], "c"]]
+    for i, (a, b) in enumerate(merges):
+        vocab[a + b] = 256 + i
+    end = {"id": 259, "content": "<|end|>", "single_word": False, "lstrip": False,
+           "rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": True}
+    split = {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}|\\s+(?!\\S)|[^\\s]+"},
+             "behavior": "Isolated", "invert": False}
+    ends = {"type": "TemplateProcessing", "pair": [], "special_tokens":
+            {"<|end|>": {"id": "<|end|>", "ids": [259], "tokens": ["<|end|>"]}},
+            "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+                       {"Sequence": {"id": "A", "type_id": 0}}]}
+    # what a fuzzer changes comes first: the beginnings that replay.c makes are of that
+    plain = {"pre_tokenizer": level, "normalizer": None, "added_tokens": [end], "decoder": level,
+             "model": {"type": "BPE", "merges": merges, "vocab": vocab}}
+    parts = {**plain, "normalizer": {"type": "NFC"}, "post_processor": ends, "pre_tokenizer": {
+        "type": "Sequence", "pretokenizers": [split, {**level, "use_regex": False}]}}
+    words = [" ".join(m) for m in merges]
+
+    def variant(name, **over):
+        put("tokenizer", name, json.dumps({**plain, **over}, ensure_ascii=False))
+
+    variant("plain.json")
+    put("tokenizer", "parts.json", json.dumps(parts))
+    variant("merges-of-words.json", model={**plain["model"], "merges": words})
+    variant("far-id.json", model={**plain["model"], "vocab": {**vocab, "far": 1 << 60}})
+    variant("id-twice.json", model={**plain["model"], "vocab": {**vocab, "twice": 3}})
+    variant("no-such-merge.json", model={**plain["model"], "merges": [["xyz", "th"]]})
+    variant("slow-regex.json", pre_tokenizer={**split, "pattern": {"Regex": "(\\S+)*\\1(?=b)"}})
+    variant("bad-regex.json", pre_tokenizer={**split, "pattern": {"Regex": "(?<n>[\\p{Q"}})
+    put("tokenizer", "deep.json", "[" * 3000)
+
+    def rank_file(tokens, name):
+        put("tokenizer", name, b"".join(base64.b64encode(t) + b" %d\n" % i
+                                        for i, t in enumerate(tokens)))
+
+    all_bytes = [bytes([b]) for b in range(256)]
+    rank_file(all_bytes + [b"th", b"the", b" c", b"\xe4\xbd"], "ranks.tiktoken")
+    rank_file(all_bytes[:255], "a-byte-short.tiktoken")
+    rank_file(all_bytes + [b"th", b"th"], "twice.tiktoken")
+    put("tokenizer", "far.tiktoken", b"IQ== 0\nIg== 99999999999999999999\n")
+    put("tokenizer", "no-base64.tiktoken", b"I?== 0\n=\n \n\x00 1")
+
+
 if __name__ == "__main__":
     image()
+    tokenizer()
     safetensors()
     index()
     quant()
