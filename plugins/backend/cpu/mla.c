@@ -2,7 +2,8 @@
  *
  * mla.c - heads of latent attention, and rows cut in two: rope_tail, mla_kv, mla_kv.bwd, split,
  * concat. All are bound by memory: rows are copied as bytes, only the rotated part of a head is
- * computed, and what the heads share is turned once a token.
+ * computed, and what the heads share is turned once a token. Few pairs are turned in double and
+ * rounded once: that costs nothing there, and tiny models are compared with references.
  */
 #include "turn.h"
 #include <stdlib.h>
@@ -14,6 +15,8 @@ struct mla {
     int64_t tokens, heads;
     int64_t nope, rope, value; /* widths in a head */
     float factor, sign;
+    int few;         /* pairs: turn_exact() */
+    double exact;    /* factor, before it was rounded */
     double *freq;    /* [rope / 2] */
     uint64_t stride; /* bytes of a part's scratch: cos, sin and sums, [rope] each */
 };
@@ -28,6 +31,22 @@ static inline void *at(arr a, int64_t i)
 static inline void copy(arr to, int64_t i, arr from, int64_t j, int64_t n) /* of one dtype */
 {
     memmove(at(to, i), at(from, j), (size_t)n * (from.bf ? 2 : 4));
+}
+
+/* The pairs of `n` rows that lie `step` apart, added up, turned by the angles of `pos` times sign. */
+static void turn_exact(const struct mla *k, arr x, int64_t n, int64_t step, arr y, int32_t pos,
+                       double sign)
+{
+    for (int64_t i = 0; i < k->rope; i += 2) {
+        double angle = pos * k->freq[i / 2], a = 0, b = 0;
+        double c = cos(angle) * k->exact, s = sin(angle) * k->exact * sign;
+        for (int64_t r = 0; r < n; r++) {
+            a += (double)get(x, r * step + i);
+            b += (double)get(x, r * step + i + 1);
+        }
+        put(y, i, (float)(a * c - b * s));
+        put(y, i + 1, (float)(b * c + a * s));
+    }
 }
 
 static int parts_of(const struct mla *k)
@@ -50,12 +69,17 @@ static mr_status tail_run(const struct kernel *base, const mr_buf *in, const mr_
         int64_t lo, hi;
         cpu_range(k->tokens, 1, p, parts, &lo, &hi);
         for (int64_t t = lo; t < hi; t++) {
-            turn_angles(k->freq, k->rope / 2, pos[t], k->factor, k->sign, 1, c, s);
+            if (!k->few)
+                turn_angles(k->freq, k->rope / 2, pos[t], k->factor, k->sign, 1, c, s);
             for (int64_t h = 0; h < k->heads; h++) {
                 int64_t i = (t * k->heads + h) * (k->nope + k->rope);
                 if (x.p != y.p)
                     copy(y, i, x, i, k->nope);
-                turn_pairs(arr_at(x, i + k->nope), arr_at(y, i + k->nope), k->rope, c, s);
+                if (k->few)
+                    turn_exact(k, arr_at(x, i + k->nope), 1, 0, arr_at(y, i + k->nope), pos[t],
+                               (double)k->sign);
+                else
+                    turn_pairs(arr_at(x, i + k->nope), arr_at(y, i + k->nope), k->rope, c, s);
             }
         }
     }
@@ -80,8 +104,12 @@ static mr_status kv_run(const struct kernel *base, const mr_buf *in, const mr_bu
         cpu_range(k->tokens, 1, p, parts, &lo, &hi);
         for (int64_t t = lo; t < hi; t++) {
             int64_t first = t * H * (n + r) + n;
-            turn_angles(k->freq, r / 2, pos[t], k->factor, 1, 1, c, s);
-            turn_pairs(arr_at(kr, t * r), arr_at(key, first), r, c, s);
+            if (k->few) {
+                turn_exact(k, arr_at(kr, t * r), 1, 0, arr_at(key, first), pos[t], 1);
+            } else {
+                turn_angles(k->freq, r / 2, pos[t], k->factor, 1, 1, c, s);
+                turn_pairs(arr_at(kr, t * r), arr_at(key, first), r, c, s);
+            }
             for (int64_t h = 0; h < H; h++) {
                 int64_t to = (t * H + h) * (n + r), from = (t * H + h) * (n + v);
                 copy(key, to, kv, from, n);
@@ -122,11 +150,16 @@ static mr_status kv_bwd_run(const struct kernel *base, const mr_buf *in, const m
                     copy(dkv, to + n, dv, (t * H + h) * v, v);
                 else
                     zero(dkv, to + n, v);
-                for (int64_t i = 0; dk.p && i < r; i += W) {
+                for (int64_t i = 0; dk.p && !k->few && i < r; i += W) {
                     int l = LANES(i, r);
                     st((arr){ sum, 0 }, i, l,
                        ld((arr){ sum, 0 }, i, l) + ld(dk, from + n + i, l));
                 }
+            }
+            if (k->few && dk.p) {
+                turn_exact(k, arr_at(dk, t * H * (n + r) + n), H, n + r, arr_at(dkr, t * r), pos[t],
+                           -1);
+                continue;
             }
             turn_angles(k->freq, r / 2, pos[t], k->factor, -1, 1, c, s);
             turn_pairs((arr){ sum, 0 }, arr_at(dkr, t * r), r, c, s);
@@ -185,7 +218,8 @@ static mr_status positions(struct mla *k, const mr_call *c, kernel_run *run, mr_
 {
     const mr_attr *f = mr_attr_find(c, "inv_freq");
     k->rope = f && f->type == MR_A_F64S ? 2 * (int64_t)f->n : 0;
-    k->factor = (float)mr_attr_f(c, "factor", 1);
+    k->exact = mr_attr_f(c, "factor", 1);
+    k->factor = (float)k->exact;
     k->sign = mr_attr_i(c, "inverse", 0) ? -1.0f : 1.0f;
     if (!k->rope)
         return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER, "rotations without frequencies");
@@ -216,6 +250,7 @@ static mr_status tail_prepare(struct kernel *base, const mr_call *c, mr_err *err
     k->tokens = mr_rows(c->in[0]);
     k->heads = C > 0 ? D / C : 0;
     k->nope = C - k->rope;
+    k->few = k->tokens * k->heads * k->rope <= 2 * TURN_FEW; /* angles are made anew for a head */
     base->flags |= MR_K_INPLACE0;
     return st ? st : C < 1 || D % C || k->nope < 0 ? misfit(err, k, D) : MR_OK;
 }
@@ -226,6 +261,7 @@ static mr_status heads(struct mla *k, const mr_call *c, const mr_type *kv, kerne
     mr_status st = positions(k, c, run, err);
     k->tokens = mr_rows(kv);
     k->heads = mr_attr_i(c, "heads", 0);
+    k->few = k->tokens * k->rope <= 2 * TURN_FEW;
     k->nope = mr_attr_i(c, "nope_dim", 0);
     k->value = k->heads > 0 ? mr_last(kv) / k->heads - k->nope : 0;
     return st ? st
