@@ -159,6 +159,7 @@ static const struct {
 } classes[] = { { "linear", "dense products" },
                 { "grouped_linear", "expert products" },
                 { "attention", "attention" },
+                { "qkv_attention", "attention" },
                 { "", "element-wise" } };
 
 static const char *class_of(const ledger *l, const ledger_entry *e)

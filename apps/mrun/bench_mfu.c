@@ -19,11 +19,11 @@ static double attention_flops(const mr_prog *p, const mri_node *n, int64_t seq)
 {
     const mr_type *types[2 * MRI_MAX_OPERANDS];
     mr_call c = mri_node_call(p, n, types);
-    int64_t heads = mr_attr_i(&c, "heads", 0), group = mr_attr_i(&c, "kv_heads", heads);
+    int64_t heads = mr_attr_i(&c, "heads", 0);
     int64_t chunk = mr_attr_i(&c, "chunk", 0), span = chunk > 0 && chunk < seq ? chunk : seq;
-    if (heads < 1 || group < 1)
+    if (heads < 1)
         return 0;
-    int64_t width = mr_last(c.in[0]) / heads + mr_last(c.in[2]) / group;
+    int64_t width = mr_attr_i(&c, "head_dim", 0) + mr_last(c.out[0]) / heads; /* of q and v */
     return 3.0 * (double)heads * (double)span * (double)width;
 }
 
@@ -44,7 +44,8 @@ static void add_block(const mr_prog *p, double tokens, int64_t seq, bench_work *
     }
     for (size_t i = 0; i < p->nodes.n; i++)
         if (p->nodes.v[i].phase == MRI_F && !p->nodes.v[i].recomputed &&
-            !strcmp(p->nodes.v[i].def->id, "attention"))
+            (!strcmp(p->nodes.v[i].def->id, "attention") ||
+             !strcmp(p->nodes.v[i].def->id, "qkv_attention")))
             w->attention += attention_flops(p, &p->nodes.v[i], seq);
 }
 

@@ -7,8 +7,37 @@
  *     lse = ln Σ_j e^z_j,  p_j = e^(z_j - lse),  o = Σ_j p_j v_j.
  * Backward from o and lse alone (Dao et al. 2022): with dp_j = <do, v_j>, δ = <do, o>,
  *     ds_j = p_j (dp_j - δ),  dv_j += p_j do,  dq += scale ds_j k_j,  dk_j += scale ds_j q.
+ *
+ * qkv_attention is the same of one operand whose rows are q, k and v side by side, as one product
+ * of the three makes them; its gradient is such an operand too.
  */
 #include "core/ops/heads.h"
+
+/* Where the heads of a token lie in an operand: rows `row` values apart, the first at `at`. */
+typedef struct heads_in {
+    mri_view x;
+    int64_t at, row;
+} heads_in;
+
+typedef struct qkv {
+    heads_in q, k, v;
+} qkv;
+
+static qkv apart(const mri_heads *n, mri_view q, mri_view k, mri_view v)
+{
+    return (qkv){ { q, 0, n->H * n->C }, { k, 0, n->G * n->C }, { v, 0, n->G * n->Cv } };
+}
+
+static qkv beside(const mri_heads *n, mri_view x)
+{
+    int64_t k = n->H * n->C, v = k + n->G * n->C, row = v + n->G * n->Cv;
+    return (qkv){ { x, 0, row }, { x, k, row }, { x, v, row } };
+}
+
+static int64_t place(const heads_in *o, int64_t t, int64_t value)
+{
+    return o->at + t * o->row + value;
+}
 
 static double dot(mri_view a, int64_t ia, mri_view b, int64_t ib, int64_t n)
 {
@@ -58,40 +87,44 @@ static mr_status attention_vjp(const mr_vjp *v, mr_err *err)
     return 0;
 }
 
-static mr_status attention_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+static mr_status forward(const char *op, const mri_heads *n, int64_t T, const qkv *a,
+                         mri_view start, mri_view o, mri_view lse, mr_err *err)
 {
-    mri_view q = mri_in_view(c, in, 0), k = mri_in_view(c, in, 1), v = mri_in_view(c, in, 2);
-    mri_view start = mri_in_view(c, in, 3);
-    mri_view o = mri_out_view(c, out, 0), lse = mri_out_view(c, out, 1);
-    mri_heads n = mri_heads_of(c, 2);
-    int64_t T = c->in[0]->dim[0];
     double *z = mri_alloc((size_t)T * sizeof *z);
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
         int64_t s;
-        MR_TRY(start_of(start, &n, "attention", t, &s, err));
-        int64_t first = mri_first_seen(&n, s, t), last = mri_last_seen(&n, s, t);
-        for (int64_t h = 0; h < n.H; h++) {
-            int64_t g = h / (n.H / n.G);
+        MR_TRY(start_of(start, n, op, t, &s, err));
+        int64_t first = mri_first_seen(n, s, t), last = mri_last_seen(n, s, t);
+        for (int64_t h = 0; h < n->H; h++) {
+            int64_t g = h / (n->H / n->G), iq = place(&a->q, t, h * n->C);
             double max = -INFINITY, sum = 0;
             for (int64_t j = first; j <= last; j++) {
-                z[j] = n.scale * dot(q, (t * n.H + h) * n.C, k, (j * n.G + g) * n.C, n.C);
+                z[j] = n->scale * dot(a->q.x, iq, a->k.x, place(&a->k, j, g * n->C), n->C);
                 max = fmax(max, z[j]);
             }
             for (int64_t j = first; j <= last; j++)
                 sum += z[j] = exp(z[j] - max);
-            mri_put(lse, t * n.H + h, max + log(sum));
-            for (int64_t i = 0; i < n.Cv; i++) {
+            mri_put(lse, t * n->H + h, max + log(sum));
+            for (int64_t i = 0; i < n->Cv; i++) {
                 double y = 0;
                 for (int64_t j = first; j <= last; j++)
-                    y += z[j] * mri_get(v, (j * n.G + g) * n.Cv + i);
-                mri_put(o, (t * n.H + h) * n.Cv + i, y / sum);
+                    y += z[j] * mri_get(a->v.x, place(&a->v, j, g * n->Cv + i));
+                mri_put(o, (t * n->H + h) * n->Cv + i, y / sum);
             }
         }
     }
 out:
     free(z);
     return st;
+}
+
+static mr_status attention_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_heads n = mri_heads_of(c, 2);
+    qkv a = apart(&n, mri_in_view(c, in, 0), mri_in_view(c, in, 1), mri_in_view(c, in, 2));
+    return forward("attention", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 3),
+                   mri_out_view(c, out, 0), mri_out_view(c, out, 1), err);
 }
 
 static void attention_cost(const mr_call *c, mr_cost *cost)
@@ -110,55 +143,119 @@ static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
     return st ? st : mri_heads_promise(c, 3, 6, err, "attention.bwd");
 }
 
-static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+static mr_status backward(const char *op, const mri_heads *n, int64_t T, const qkv *a, mri_view dy,
+                          mri_view o, mri_view lse, mri_view start, const qkv *d, mr_err *err)
 {
-    mri_view dy = mri_in_view(c, in, 0), q = mri_in_view(c, in, 1), k = mri_in_view(c, in, 2);
-    mri_view v = mri_in_view(c, in, 3), o = mri_in_view(c, in, 4), lse = mri_in_view(c, in, 5);
-    mri_view start = mri_in_view(c, in, 6);
-    mri_view dq = mri_out_view(c, out, 0), dk = mri_out_view(c, out, 1);
-    mri_view dv = mri_out_view(c, out, 2);
-    mri_heads n = mri_heads_of(c, 3);
-    int64_t T = c->in[0]->dim[0], nk = T * n.G * n.C, nv = T * n.G * n.Cv;
+    int64_t nk = T * n->G * n->C, nv = T * n->G * n->Cv;
     /* keys and values gather from many queries: sums in double, stored once at the end */
-    double *sk = mri_alloc((size_t)(nk + nv + n.C) * sizeof *sk), *sv = sk + nk, *sq = sv + nv;
+    double *sk = mri_alloc((size_t)(nk + nv + n->C) * sizeof *sk), *sv = sk + nk, *sq = sv + nv;
     mr_status st = 0;
     for (int64_t t = 0; t < T; t++) {
         int64_t s;
-        MR_TRY(start_of(start, &n, "attention.bwd", t, &s, err));
-        int64_t last = mri_last_seen(&n, s, t);
-        for (int64_t h = 0; h < n.H; h++) {
-            int64_t g = h / (n.H / n.G), iq = (t * n.H + h) * n.C, io = (t * n.H + h) * n.Cv;
-            double delta = dot(dy, io, o, io, n.Cv);
-            for (int64_t i = 0; i < n.C; i++)
+        MR_TRY(start_of(start, n, op, t, &s, err));
+        int64_t last = mri_last_seen(n, s, t);
+        for (int64_t h = 0; h < n->H; h++) {
+            int64_t g = h / (n->H / n->G), io = (t * n->H + h) * n->Cv;
+            int64_t iq = place(&a->q, t, h * n->C);
+            double delta = dot(dy, io, o, io, n->Cv);
+            for (int64_t i = 0; i < n->C; i++)
                 sq[i] = 0;
-            for (int64_t j = mri_first_seen(&n, s, t); j <= last; j++) {
-                int64_t ik = (j * n.G + g) * n.C, iv = (j * n.G + g) * n.Cv;
-                double p = exp(n.scale * dot(q, iq, k, ik, n.C) - mri_get(lse, t * n.H + h));
-                double ds = n.scale * p * (dot(dy, io, v, iv, n.Cv) - delta);
-                for (int64_t i = 0; i < n.C; i++) {
-                    sq[i] += ds * mri_get(k, ik + i);
-                    sk[ik + i] += ds * mri_get(q, iq + i);
+            for (int64_t j = mri_first_seen(n, s, t); j <= last; j++) {
+                int64_t ik = place(&a->k, j, g * n->C), iv = place(&a->v, j, g * n->Cv);
+                double p = exp(n->scale * dot(a->q.x, iq, a->k.x, ik, n->C) -
+                               mri_get(lse, t * n->H + h));
+                double ds = n->scale * p * (dot(dy, io, a->v.x, iv, n->Cv) - delta);
+                for (int64_t i = 0; i < n->C; i++) {
+                    sq[i] += ds * mri_get(a->k.x, ik + i);
+                    sk[(j * n->G + g) * n->C + i] += ds * mri_get(a->q.x, iq + i);
                 }
-                for (int64_t i = 0; i < n.Cv; i++)
-                    sv[iv + i] += p * mri_get(dy, io + i);
+                for (int64_t i = 0; i < n->Cv; i++)
+                    sv[(j * n->G + g) * n->Cv + i] += p * mri_get(dy, io + i);
             }
-            for (int64_t i = 0; i < n.C; i++)
-                mri_put(dq, iq + i, sq[i]);
+            for (int64_t i = 0; i < n->C; i++)
+                mri_put(d->q.x, place(&d->q, t, h * n->C + i), sq[i]);
         }
     }
     for (int64_t i = 0; i < nk; i++)
-        mri_put(dk, i, sk[i]);
+        mri_put(d->k.x, place(&d->k, i / (n->G * n->C), i % (n->G * n->C)), sk[i]);
     for (int64_t i = 0; i < nv; i++)
-        mri_put(dv, i, sv[i]);
+        mri_put(d->v.x, place(&d->v, i / (n->G * n->Cv), i % (n->G * n->Cv)), sv[i]);
 out:
     free(sk);
     return st;
+}
+
+static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_heads n = mri_heads_of(c, 3);
+    qkv a = apart(&n, mri_in_view(c, in, 1), mri_in_view(c, in, 2), mri_in_view(c, in, 3));
+    qkv d = apart(&n, mri_out_view(c, out, 0), mri_out_view(c, out, 1), mri_out_view(c, out, 2));
+    return backward("attention.bwd", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 0),
+                    mri_in_view(c, in, 4), mri_in_view(c, in, 5), mri_in_view(c, in, 6), &d, err);
 }
 
 /* five products where forward has two: z again, dp, dv, dq, dk */
 static void bwd_cost(const mr_call *c, mr_cost *cost)
 {
     mri_heads n = mri_heads_of(c, 3);
+    double pairs = (double)n.H * mri_pairs(&n, c->in[0]->dim[0]);
+    mri_cost(c, cost, pairs * 2 * (double)(3 * n.C + 2 * n.Cv), 0);
+}
+
+/* ---- q, k and v side by side ---------------------------------------------------------------- */
+static mr_status beside_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    mri_heads n = mri_heads_beside(c, 0);
+    mr_status st = mri_heads_infer_as(&n, c, out, err, "qkv_attention",
+                                      "qkv:F[T,W] seq_start:i32[T] -> o:F[T,H*V] lse:S[T,H]");
+    return st ? st : mri_heads_promise(c, 0, 1, err, "qkv_attention");
+}
+
+static mr_status beside_vjp(const mr_vjp *v, mr_err *err)
+{
+    (void)err;
+    if (v->dout[0] && mri_need(v, 0))
+        mri_emit_n(v, &v->din[0], 1, "qkv_attention.bwd",
+                   MR_IN(v->dout[0], v->in[0], v->out[0], v->out[1], v->in[1]), v->call->attr,
+                   v->call->n_attr);
+    return 0;
+}
+
+static mr_status beside_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_heads n = mri_heads_beside(c, 0);
+    qkv a = beside(&n, mri_in_view(c, in, 0));
+    return forward("qkv_attention", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 1),
+                   mri_out_view(c, out, 0), mri_out_view(c, out, 1), err);
+}
+
+static void beside_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_heads n = mri_heads_beside(c, 0);
+    double pairs = (double)n.H * mri_pairs(&n, c->in[0]->dim[0]);
+    mri_cost(c, cost, pairs * 2 * (double)(n.C + n.Cv), 0);
+}
+
+static mr_status beside_bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    mri_heads n = mri_heads_beside(c, 1);
+    mr_status st = mri_heads_infer_as(&n, c, out, err, "qkv_attention.bwd",
+                                      "do:F[T,H*V] qkv:F[T,W] o:F[T,H*V] lse:S[T,H] "
+                                      "seq_start:i32[T] -> dqkv:F[T,W]");
+    return st ? st : mri_heads_promise(c, 1, 4, err, "qkv_attention.bwd");
+}
+
+static mr_status beside_bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_heads n = mri_heads_beside(c, 1);
+    qkv a = beside(&n, mri_in_view(c, in, 1)), d = beside(&n, mri_out_view(c, out, 0));
+    return backward("qkv_attention.bwd", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 0),
+                    mri_in_view(c, in, 2), mri_in_view(c, in, 3), mri_in_view(c, in, 4), &d, err);
+}
+
+static void beside_bwd_cost(const mr_call *c, mr_cost *cost)
+{
+    mri_heads n = mri_heads_beside(c, 1);
     double pairs = (double)n.H * mri_pairs(&n, c->in[0]->dim[0]);
     mri_cost(c, cost, pairs * 2 * (double)(3 * n.C + 2 * n.Cv), 0);
 }
@@ -190,5 +287,21 @@ const mr_op_def mri_ops_attention[] = {
       .sig = "do q k v o lse seq_start? -> dq dk dv", .attrs = MRI_HEADS_ATTRS " causal:i=1",
       .shape = bwd_shape, .ref = bwd_ref, .cost = bwd_cost,
       .shard = "T H, T H, T H, T H, T H, T H, T -> T H, T H, T H | H:map:heads,kv_heads" },
+    { MRI_OP, .id = "qkv_attention",
+      .doc = "attention of queries, keys and values that lie side by side in each row",
+      .sig = "qkv seq_start? -> o lse", .attrs = MRI_HEADS_ATTRS " causal:i=1",
+      .shape = beside_shape, .vjp = beside_vjp, .ref = beside_ref, .cost = beside_cost,
+      .shard = "T W, T -> T O, T H |",
+      .cases = MRI_CASES(
+          "qkv=F[8,32] seq_start=i32[8]zero @heads=4 @kv_heads=2 @head_dim=4",
+          "qkv=F[67,28] seq_start=i32[67]start:23 @heads=4 @kv_heads=2 @head_dim=3 @scale=0.7",
+          "qkv=F[33,30] seq_start=i32[33]start:19 @heads=3 @kv_heads=1 @head_dim=6 @chunk=8",
+          "qkv=F[12,16] seq_start=i32[12]start:4 @heads=2 @kv_heads=1 @head_dim=4 @seq=4 @packed=0",
+          "qkv=F[99,42] seq_start=- @heads=4 @kv_heads=2 @head_dim=6 @seq=33 @packed=0 @causal=0") },
+    { MRI_OP, .flags = MR_OP_NO_VJP, .id = "qkv_attention.bwd",
+      .doc = "gradients of qkv_attention, side by side too",
+      .sig = "do qkv o lse seq_start? -> dqkv", .attrs = MRI_HEADS_ATTRS " causal:i=1",
+      .shape = beside_bwd_shape, .ref = beside_bwd_ref, .cost = beside_bwd_cost,
+      .shard = "T O, T W, T O, T H, T -> T W |" },
     MRI_OPS_END
 };

@@ -32,19 +32,36 @@ static inline mri_heads mri_heads_of(const mr_call *c, uint32_t v)
     return h;
 }
 
-/* Checks the attributes, then the shapes, with H G C V bound. */
+/* Queries, keys and values side by side in one operand: G values are what H queries and G keys of
+ * C leave of a row, each as wide as that allows. */
+static inline mri_heads mri_heads_beside(const mr_call *c, uint32_t qkv)
+{
+    mri_heads h = mri_heads_of(c, qkv);
+    h.Cv = h.G > 0 ? (mr_last(c->in[qkv]) - (h.H + h.G) * h.C) / h.G : 0;
+    return h;
+}
+
+/* Checks the attributes, then the shapes, with H G C V bound, and W = H C + G C + G V. */
+static inline mr_status mri_heads_infer_as(const mri_heads *h, const mr_call *c,
+                                           mr_type *const *out, mr_err *err, const char *op,
+                                           const char *spec)
+{
+    if (h->H < 1 || h->G < 1 || h->H % h->G)
+        return mri_op_fail(err, op, "kv_heads is %lld, must divide heads, %lld", (long long)h->G,
+                           (long long)h->H);
+    if (h->C < 1 || h->chunk < 0 || h->seq < 0)
+        return mri_op_fail(err, op, "head_dim is %lld, chunk %lld and seq %lld, must be at least 1, "
+                           "0 and 0", (long long)h->C, (long long)h->chunk, (long long)h->seq);
+    return mri_infer(c, out, err, op, spec,
+                     MRI_GIVEN({ "H", h->H }, { "G", h->G }, { "C", h->C }, { "V", h->Cv },
+                               { "W", (h->H + h->G) * h->C + h->G * h->Cv }));
+}
+
 static inline mr_status mri_heads_infer(const mr_call *c, mr_type *const *out, mr_err *err,
                                         const char *op, uint32_t v, const char *spec)
 {
     mri_heads h = mri_heads_of(c, v);
-    if (h.H < 1 || h.G < 1 || h.H % h.G)
-        return mri_op_fail(err, op, "kv_heads is %lld, must divide heads, %lld", (long long)h.G,
-                           (long long)h.H);
-    if (h.C < 1 || h.chunk < 0 || h.seq < 0)
-        return mri_op_fail(err, op, "head_dim is %lld, chunk %lld and seq %lld, must be at least 1, "
-                           "0 and 0", (long long)h.C, (long long)h.chunk, (long long)h.seq);
-    return mri_infer(c, out, err, op, spec,
-                     MRI_GIVEN({ "H", h.H }, { "G", h.G }, { "C", h.C }, { "V", h.Cv }));
+    return mri_heads_infer_as(&h, c, out, err, op, spec);
 }
 
 /* T tokens are whole sequences of seq, if that is promised; `start` is the operand seq_start. */

@@ -302,10 +302,10 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
         "rope_norm.bwd", "linear_add",     "linear_add.dgrad", "unpermute_add", "permute.bwd",
         "linear_gelu", "linear_gelu.dgrad", "linear.wgrad.first", "grouped_linear.wgrad.first",
         "linears", "linear_swiglu", "experts_swiglu", "experts_add", "router",
-        "rope_attention.paged" };
+        "rope_attention.paged", "qkv_attention", "qkv_attention.bwd" };
     static const char *const f8[] = { "amax", "quantize", "linear.fp8", "linear.fp8.wgrad",
                                       "linear.fp8.wgrad.first" }; /* no CPU computes in them */
-    const size_t few_rows = sizeof fused / sizeof *fused - 6; /* from there on: few rows, bf16 */
+    const size_t few_rows = sizeof fused / sizeof *fused - 8; /* from there on: few shapes, bf16 */
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
         if (!strcmp(id, fused[i]) &&
             (r->no_fused || i >= few_rows || strstr(id, "gelu") ||

@@ -19,6 +19,7 @@ Test(catalogue, holds_every_documented_dense_op_once)
         "comm.copy", "comm.reduce", "comm.gather", "comm.reduce_scatter", "comm.slice",
         "embedding.part", "cross_entropy.part", "cross_entropy.merge",
         "ahead",
+        "qkv_attention", "qkv_attention.bwd",
     };
     const mr_op_def *def;
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
