@@ -2,28 +2,18 @@
  *
  * attention_cudnn.c - attention and its gradient through cuDNN, for bf16 calls that promise
  * packed = 0: T tokens are sequences of `seq`, which with chunks that divide them are as many
- * shorter ones. The graphs are those that cuDNN knows as attention: products, a mask made of two
- * indices, a softmax of max, difference, exponential and sum; its flash kernels take them whole.
- * Tensors keep our layout, token after token, by their strides.
+ * shorter ones. Tensors keep our layout, token after token, by their strides; so q, k and v may as
+ * well be the parts of one operand's rows (qkv_attention), and their gradients another's.
  *
- * Forward: z = scale q kᵀ, hidden above the diagonal, lse = max + ln sum, o = softmax(z) v.
- * Backward: p = e^(z - lse), delta = <do, o>, ds = scale p (do vᵀ - delta), dv = pᵀ do,
- * dk = dsᵀ q, dq = ds k. Flops 2 pairs H (C + V) and 2 pairs H (3 C + 2 V); floor that over
- * 990e12 s. dq is summed over blocks of keys in f32 in whatever order they end, unless the query
- * asks for a deterministic kernel: that one keeps ds in memory, 2 batch H seq² bytes, so it takes
- * as many sequences and key heads at a time as fit a bounded room.
+ * Flops 2 pairs H (C + V) and 2 pairs H (3 C + 2 V); floor that over 990e12 s. dq is summed over
+ * blocks of keys in f32 in whatever order they end, unless the query asks for a deterministic
+ * kernel: that one keeps ds in memory, 2 batch H seq^2 bytes, so it takes as many sequences and key
+ * heads at a time as fit a bounded room.
  */
-#include "cudnn.h"
+#include "attention_graphs.h"
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
-
-/* `heads` query heads, c wide, on `kv` key heads, values v wide; of each token's row_heads and
- * row_kv. The key of a plan: no holes. */
-struct sdpa {
-    int64_t batch, seq, heads, kv, c, v, row_heads, row_kv;
-    int64_t backward, deterministic, full; /* full: no mask */
-};
 
 struct attention {
     struct kernel base;
@@ -31,6 +21,7 @@ struct attention {
     int64_t batches, groups; /* calls that make the whole: slices of sequences, of heads */
     const struct dnn_plan *plan;
     float scale, hidden; /* hidden: the score of a key that is not seen */
+    int64_t at_k, at_v;  /* where q, k and v lie side by side: values before k and v, else 0 */
 };
 
 /* Bytes of ds that a deterministic gradient keeps at a time, and the share of the GPU's memory that
@@ -38,176 +29,7 @@ struct attention {
 #define SLICE_ROOM 0x1p32
 enum { SLICE_SHARE = 32, LARGEST_SHARE = 8 };
 
-/* memory that the graphs are given, in their order */
-enum { END_Q, END_K, END_V, END_O, END_LSE, END_SCALE, END_HIDDEN, FORWARD_ENDS,
-       END_DO = FORWARD_ENDS, END_DQ, END_DK, END_DV, END_ONE, END_DELTA, END_DQ_SUM, ENDS };
-
-#define DIMS(...) (const int64_t[]){ __VA_ARGS__ }
 #define SELF const struct attention *k = (const struct attention *)base
-
-/* ---- tensors ---------------------------------------------------------------------------- */
-/* heads of all the heads of a token, `width` wide */
-typedef struct heads_of {
-    int64_t n, all, width;
-} heads_of;
-
-static heads_of queries(const struct sdpa *s, int64_t width)
-{
-    return (heads_of){ s->heads, s->row_heads, width };
-}
-
-static heads_of keys(const struct sdpa *s, int64_t width)
-{
-    return (heads_of){ s->kv, s->row_kv, width };
-}
-
-/* [T, all * width] seen as batch, n, seq, width */
-static dnn_tensor rows(struct dnn_graph *g, int end, const struct sdpa *s, heads_of h)
-{
-    return dnn_end(g, end + 1, DNN_DATA_BFLOAT16, 16, DIMS(s->batch, h.n, s->seq, h.width),
-                   DIMS(s->seq * h.all * h.width, h.width, h.all * h.width, 1));
-}
-
-/* the same, the last two turned */
-static dnn_tensor columns(struct dnn_graph *g, int end, const struct sdpa *s, heads_of h)
-{
-    return dnn_end(g, end + 1, DNN_DATA_BFLOAT16, 16, DIMS(s->batch, h.n, h.width, s->seq),
-                   DIMS(s->seq * h.all * h.width, h.width, 1, h.all * h.width));
-}
-
-/* f32 [T, H] */
-static dnn_tensor a_row(struct dnn_graph *g, int end, const struct sdpa *s)
-{
-    return dnn_end(g, end + 1, DNN_DATA_FLOAT, 4, DIMS(s->batch, s->heads, s->seq, 1),
-                   DIMS(s->seq * s->row_heads, 1, s->row_heads, 1));
-}
-
-/* batch, heads, seq, `width`, dense and never in memory */
-static dnn_tensor dense(struct dnn_graph *g, int type, const struct sdpa *s, int64_t width)
-{
-    return dnn_between(g, type, DIMS(s->batch, s->heads, s->seq, width),
-                       DIMS(s->heads * s->seq * width, s->seq * width, width, 1));
-}
-
-static dnn_tensor scores(struct dnn_graph *g, int type, const struct sdpa *s)
-{
-    return dense(g, type, s, s->seq);
-}
-
-static dnn_tensor scores_turned(struct dnn_graph *g, const struct sdpa *s)
-{
-    return dnn_between(g, DNN_DATA_BFLOAT16, DIMS(s->batch, s->heads, s->seq, s->seq),
-                       DIMS(s->heads * s->seq * s->seq, s->seq * s->seq, 1, s->seq));
-}
-
-/* y = mode(x, b), both scores */
-static dnn_tensor each(struct dnn_graph *g, const struct sdpa *s, int mode, dnn_tensor x,
-                       dnn_tensor b)
-{
-    dnn_tensor y = scores(g, DNN_DATA_FLOAT, s);
-    dnn_pointwise(g, mode, DNN_DATA_FLOAT, x, b, NULL, y);
-    return y;
-}
-
-/* what lies above the diagonal becomes `hidden` */
-static dnn_tensor causal(struct dnn_graph *g, const struct sdpa *s, dnn_tensor x, dnn_tensor hidden)
-{
-    dnn_tensor query = scores(g, DNN_DATA_INT32, s), key = scores(g, DNN_DATA_INT32, s);
-    dnn_tensor seen = scores(g, DNN_DATA_BOOLEAN, s), y = scores(g, DNN_DATA_FLOAT, s);
-    dnn_index(g, 2, x, query);
-    dnn_index(g, 3, x, key);
-    dnn_pointwise(g, DNN_POINTWISE_CMP_GE, DNN_DATA_BOOLEAN, query, key, NULL, seen);
-    dnn_pointwise(g, DNN_POINTWISE_BINARY_SELECT, DNN_DATA_FLOAT, x, hidden, seen, y);
-    return y;
-}
-
-/* ---- graphs ----------------------------------------------------------------------------- */
-static void forward(struct dnn_graph *g, const struct sdpa *s)
-{
-    dnn_tensor q = rows(g, END_Q, s, queries(s, s->c)), k = columns(g, END_K, s, keys(s, s->c));
-    dnn_tensor v = rows(g, END_V, s, keys(s, s->v)), o = rows(g, END_O, s, queries(s, s->v));
-    dnn_tensor lse = a_row(g, END_LSE, s);
-    dnn_tensor scale = dnn_scalar(g, END_SCALE + 1);
-    dnn_tensor z = scores(g, DNN_DATA_FLOAT, s), p = scores(g, DNN_DATA_BFLOAT16, s);
-    dnn_tensor max = dense(g, DNN_DATA_FLOAT, s, 1), sum = dense(g, DNN_DATA_FLOAT, s, 1);
-    dnn_tensor ln = dense(g, DNN_DATA_FLOAT, s, 1);
-
-    dnn_matmul(g, q, k, z);
-    z = each(g, s, DNN_POINTWISE_MUL, z, scale);
-    if (!s->full) /* the last end: without it the others stay where they are */
-        z = causal(g, s, z, dnn_scalar(g, END_HIDDEN + 1));
-    dnn_reduce(g, DNN_REDUCE_TENSOR_MAX, z, max);
-    z = each(g, s, DNN_POINTWISE_EXP, each(g, s, DNN_POINTWISE_SUB, z, max), NULL);
-    dnn_reduce(g, DNN_REDUCE_TENSOR_ADD, z, sum);
-    dnn_pointwise(g, DNN_POINTWISE_LOG, DNN_DATA_FLOAT, sum, NULL, NULL, ln);
-    dnn_pointwise(g, DNN_POINTWISE_ADD, DNN_DATA_FLOAT, max, ln, NULL, lse);
-    dnn_pointwise(g, DNN_POINTWISE_DIV, DNN_DATA_FLOAT, z, sum, NULL, p);
-    dnn_matmul(g, p, v, o);
-}
-
-/* d [batch, kv, seq, width] = a b, summed over the heads that share a key head */
-static void product_of_keys(struct dnn_graph *g, const struct sdpa *s, dnn_tensor a, dnn_tensor b,
-                            dnn_tensor d, int64_t width)
-{
-    dnn_tensor all = d;
-    if (s->heads != s->kv)
-        all = dense(g, DNN_DATA_BFLOAT16, s, width);
-    dnn_matmul(g, a, b, all);
-    if (s->heads != s->kv)
-        dnn_reduce(g, DNN_REDUCE_TENSOR_ADD, all, d);
-}
-
-static void backward(struct dnn_graph *g, const struct sdpa *s)
-{
-    dnn_tensor q = rows(g, END_Q, s, queries(s, s->c)), k = columns(g, END_K, s, keys(s, s->c));
-    dnn_tensor v = columns(g, END_V, s, keys(s, s->v)), o = rows(g, END_O, s, queries(s, s->v));
-    dnn_tensor lse = a_row(g, END_LSE, s);
-    dnn_tensor scale = dnn_scalar(g, END_SCALE + 1), hidden = dnn_scalar(g, END_HIDDEN + 1);
-    dnn_tensor dy = rows(g, END_DO, s, queries(s, s->v)), dq = rows(g, END_DQ, s, queries(s, s->c));
-    dnn_tensor dk = rows(g, END_DK, s, keys(s, s->c)), dv = rows(g, END_DV, s, keys(s, s->v));
-    dnn_tensor one = dnn_scalar(g, END_ONE + 1);
-    dnn_tensor delta = dnn_end(g, END_DELTA + 1, DNN_DATA_FLOAT, 16,
-                               DIMS(s->batch, s->heads, s->seq, 1),
-                               DIMS(s->heads * s->seq, s->seq, 1, 1));
-    dnn_tensor both = dense(g, DNN_DATA_FLOAT, s, s->v), sum = dense(g, DNN_DATA_FLOAT, s, 1);
-    dnn_tensor z = scores(g, DNN_DATA_FLOAT, s), dp = scores(g, DNN_DATA_FLOAT, s), p, ds;
-    dnn_tensor turned = scores_turned(g, s), turned_ds = scores_turned(g, s);
-    dnn_tensor k_rows = dnn_between(g, DNN_DATA_BFLOAT16, DIMS(s->batch, s->kv, s->seq, s->c),
-                                    DIMS(s->seq * s->row_kv * s->c, s->c, s->row_kv * s->c, 1));
-
-    dnn_pointwise(g, DNN_POINTWISE_MUL, DNN_DATA_FLOAT, dy, o, NULL, both);
-    dnn_reduce(g, DNN_REDUCE_TENSOR_ADD, both, sum);
-    dnn_pointwise(g, DNN_POINTWISE_MUL, DNN_DATA_FLOAT, sum, one, NULL, delta);
-
-    dnn_matmul(g, q, k, z);
-    z = each(g, s, DNN_POINTWISE_SUB, each(g, s, DNN_POINTWISE_MUL, z, scale), lse);
-    p = each(g, s, DNN_POINTWISE_EXP, causal(g, s, z, hidden), NULL);
-    dnn_reshape(g, p, turned);
-    product_of_keys(g, s, turned, dy, dv, s->v);
-
-    dnn_matmul(g, dy, v, dp);
-    ds = each(g, s, DNN_POINTWISE_MUL, each(g, s, DNN_POINTWISE_SUB, dp, delta), p);
-    ds = each(g, s, DNN_POINTWISE_MUL, ds, scale);
-    dnn_reshape(g, ds, turned_ds);
-    product_of_keys(g, s, turned_ds, q, dk, s->c);
-
-    dnn_reshape(g, k, k_rows);
-    if (s->deterministic) {
-        dnn_matmul(g, ds, k_rows, dq);
-        return;
-    }
-    dnn_tensor dq_sum = dnn_end(g, END_DQ_SUM + 1, DNN_DATA_FLOAT, 16,
-                                DIMS(s->batch, s->heads, s->seq, s->c),
-                                DIMS(s->heads * s->seq * s->c, s->seq * s->c, s->c, 1));
-    dnn_matmul(g, ds, k_rows, dq_sum);
-    dnn_pointwise(g, DNN_POINTWISE_IDENTITY, DNN_DATA_FLOAT, dq_sum, NULL, NULL, dq);
-}
-
-static void build(struct dnn_graph *g, const void *key)
-{
-    const struct sdpa *s = key;
-    (s->backward ? backward : forward)(g, s);
-}
 
 /* ---- rows ------------------------------------------------------------------------------- */
 static uint64_t delta_room(const struct sdpa *s)
@@ -220,12 +42,23 @@ static uint64_t dq_room(const struct sdpa *s)
     return s->deterministic ? 0 : delta_room(s) * (uint64_t)s->c;
 }
 
+/* The operands apart, or as parts of one operand's rows. */
+static void spread(const struct attention *k, const mr_buf *buf, mr_buf part[3])
+{
+    for (int i = 0; i < 3; i++)
+        part[i] = buf[k->at_k ? 0 : i];
+    part[1].data = (char *)part[1].data + 2 * k->at_k;
+    part[2].data = (char *)part[2].data + 2 * k->at_v;
+}
+
 static mr_status forward_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
                              void *ws, cudaStream_t stream, mr_err *err)
 {
     SELF;
     float scale = k->scale, hidden = k->hidden;
-    void *data[FORWARD_ENDS] = { in[0].data, in[1].data, in[2].data, out[0].data, out[1].data,
+    mr_buf x[3];
+    spread(k, in, x);
+    void *data[FORWARD_ENDS] = { x[0].data, x[1].data, x[2].data, out[0].data, out[1].data,
                                  &scale, &hidden };
     return cuda_dnn_run(base->dev->dnn, k->plan, data, ws, stream, err);
 }
@@ -234,8 +67,7 @@ static mr_status forward_run(const struct kernel *base, const mr_buf *in, const 
 static void *slice(const mr_buf *buf, const struct sdpa *s, heads_of h, int64_t b, int64_t g,
                    size_t bytes)
 {
-    return (char *)buf->data + (size_t)(b * s->batch * s->seq * h.all + g * h.n) *
-                                   (size_t)h.width * bytes;
+    return (char *)buf->data + (size_t)(b * s->batch * s->seq * h.row + g * h.n * h.width) * bytes;
 }
 
 static mr_status backward_run(const struct kernel *base, const mr_buf *in, const mr_buf *out,
@@ -243,23 +75,42 @@ static mr_status backward_run(const struct kernel *base, const mr_buf *in, const
 {
     SELF;
     const struct sdpa *s = &k->s;
-    const heads_of q = queries(s, s->c), o = queries(s, s->v), key = keys(s, s->c);
-    const heads_of value = keys(s, s->v), row = queries(s, 1);
+    const heads_of q = queries(s), key = keys(s), value = values(s);
+    const heads_of o = results(s, s->v), row = results(s, 1);
+    const mr_buf *made = in + (k->at_k ? 2 : 4); /* o and lse */
     float scale = k->scale, hidden = k->hidden, one = 1;
     char *delta = ws, *dq_sum = delta + delta_room(s), *rest = dq_sum + dq_room(s);
+    mr_buf x[3], d[3];
     mr_status st = MR_OK;
+    spread(k, in + 1, x);
+    spread(k, out, d);
     for (int64_t i = 0; i < k->batches * k->groups && !st; i++) {
         int64_t b = i / k->groups, g = i % k->groups;
         void *data[ENDS] = {
-            slice(&in[1], s, q, b, g, 2), slice(&in[2], s, key, b, g, 2),
-            slice(&in[3], s, value, b, g, 2), slice(&in[4], s, o, b, g, 2),
-            slice(&in[5], s, row, b, g, 4), &scale, &hidden, slice(&in[0], s, o, b, g, 2),
-            slice(&out[0], s, q, b, g, 2), slice(&out[1], s, key, b, g, 2),
-            slice(&out[2], s, value, b, g, 2), &one, delta, dq_sum,
+            slice(&x[0], s, q, b, g, 2), slice(&x[1], s, key, b, g, 2),
+            slice(&x[2], s, value, b, g, 2), slice(&made[0], s, o, b, g, 2),
+            slice(&made[1], s, row, b, g, 4), &scale, &hidden, slice(&in[0], s, o, b, g, 2),
+            slice(&d[0], s, q, b, g, 2), slice(&d[1], s, key, b, g, 2),
+            slice(&d[2], s, value, b, g, 2), &one, delta, dq_sum,
         };
         st = cuda_dnn_run(base->dev->dnn, k->plan, data, rest, stream, err);
     }
     return st;
+}
+
+/* How a token's heads lie: in q and v (and k), or, with v NULL, in q side by side. */
+static void lie(struct attention *k, const mr_call *c, const mr_type *q, const mr_type *v)
+{
+    struct sdpa *s = &k->s;
+    s->heads = s->row_heads = mr_attr_i(c, "heads", 1);
+    s->kv = mr_attr_i(c, "kv_heads", s->heads);
+    s->c = v ? mr_last(q) / s->heads : mr_attr_i(c, "head_dim", 0);
+    k->at_k = v ? 0 : s->heads * s->c;
+    k->at_v = v ? 0 : k->at_k + s->kv * s->c;
+    s->v = (v ? mr_last(v) : mr_last(q) - k->at_v) / s->kv;
+    s->row_q = mr_last(q);
+    s->row_k = v ? s->kv * s->c : s->row_q;
+    s->row_v = v ? s->kv * s->v : s->row_q;
 }
 
 /* The shape, with chunks as sequences of their own, or why it is not for these graphs. */
@@ -281,11 +132,8 @@ static mr_status shape(struct attention *k, const mr_call *c, const mr_type *q, 
     if (s->seq < 1 || tokens % s->seq)
         return cuda_refuse(&k->base, err, "the tokens are not a whole number of sequences");
     s->full = !mr_attr_i(c, "causal", 1);
-    s->heads = s->row_heads = mr_attr_i(c, "heads", 1);
-    s->kv = s->row_kv = mr_attr_i(c, "kv_heads", s->heads);
     s->batch = tokens / s->seq;
-    s->c = mr_last(q) / s->heads;
-    s->v = mr_last(v) / s->kv;
+    lie(k, c, q, v);
     if (s->c % 8 || s->v % 8 || s->c > 256 || s->v > 256)
         return cuda_refuse(&k->base, err, "head widths must be multiples of 8, at most 256");
     k->scale = (float)mr_attr_f(c, "scale", 1 / sqrt((double)s->c));
@@ -357,20 +205,22 @@ static mr_status prepare(struct attention *k, const mr_call *c, const mr_type *q
         MR_TRY(cut(k, err));
     }
     k->hidden = version < 91000 ? -FLT_MAX : -INFINITY; /* what its engines know as a mask */
-    MR_TRY(cuda_dnn_plan(dnn, &k->s, sizeof k->s, build, &k->plan, err));
+    MR_TRY(cuda_dnn_plan(dnn, &k->s, sizeof k->s, cuda_attention_graph, &k->plan, err));
     k->base.workspace = k->plan->workspace;
 out:
     return st;
 }
 
-static mr_status forward_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+/* beside: q, k and v are one operand */
+static mr_status forward_as(struct kernel *base, const mr_call *c, int beside, mr_err *err)
 {
     base->run = forward_run;
     base->impl = "cudnn flash bf16";
-    return prepare((struct attention *)base, c, c->in[0], c->in[2], 3, err);
+    return prepare((struct attention *)base, c, c->in[0], beside ? NULL : c->in[2],
+                   beside ? 1 : 3, err);
 }
 
-static mr_status backward_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+static mr_status backward_as(struct kernel *base, const mr_call *c, int beside, mr_err *err)
 {
     struct attention *k = (struct attention *)base;
     base->run = backward_run;
@@ -379,14 +229,36 @@ static mr_status backward_prepare(struct kernel *base, const mr_call *c, mr_err 
     k->s.deterministic = base->asked & MR_QUERY_DETERMINISTIC ? 1 : 0;
     if (!k->s.deterministic)
         base->flags &= ~(uint32_t)MR_K_DETERMINISTIC;
-    mr_status st = prepare(k, c, c->in[1], c->in[3], 5, err);
+    mr_status st = prepare(k, c, c->in[1], beside ? NULL : c->in[3], beside ? 3 : 5, err);
     if (!st)
         base->workspace += delta_room(&k->s) + dq_room(&k->s);
     return st;
 }
 
+static mr_status forward_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    return forward_as(base, c, 0, err);
+}
+
+static mr_status backward_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    return backward_as(base, c, 0, err);
+}
+
+static mr_status beside_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    return forward_as(base, c, 1, err);
+}
+
+static mr_status beside_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+{
+    return backward_as(base, c, 1, err);
+}
+
 const struct op_row cuda_cudnn_rows[] = {
     { "attention", "xxxI>xf", sizeof(struct attention), forward_prepare, 0, 0 },
     { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attention), backward_prepare, 0, 0 },
+    { "qkv_attention", "xI>xf", sizeof(struct attention), beside_prepare, 0, 0 },
+    { "qkv_attention.bwd", "xxxfI>x", sizeof(struct attention), beside_bwd_prepare, 0, 0 },
     { 0 },
 };
