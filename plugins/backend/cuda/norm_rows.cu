@@ -15,7 +15,7 @@
 // blocks of a gradient: as many as reside on 132 multiprocessors at once, by the width alone
 static int64_t parts_for(int64_t n)
 {
-    return n <= 1024 ? 264 : n <= 2048 ? 396 : 132;
+    return n <= 2048 ? 264 : 132;
 }
 
 struct rows {
@@ -42,10 +42,10 @@ static void forward(const struct rows *k, const void *x, const void *b, arr w, a
     }));
 }
 
-// B threads a block, MIN blocks a multiprocessor
-#define BACK(lanes, threads, min, ...) \
+// L lanes a row, each with K pieces; B threads a block, MIN blocks a multiprocessor
+#define BACK(lanes, pieces, threads, min, ...) \
     { \
-        constexpr int L = lanes, B = threads, MIN = min; \
+        constexpr int L = lanes, K = pieces, B = threads, MIN = min; \
         __VA_ARGS__; \
     }
 #define BY_WIDTH_BACK(n, ...) \
@@ -53,50 +53,49 @@ static void forward(const struct rows *k, const void *x, const void *b, arr w, a
         if ((n) % WIDE_V) { \
             constexpr int V = 1; \
             if ((n) <= 32) \
-                BACK(32, 384, 2, __VA_ARGS__) \
+                BACK(32, 1, 384, 2, __VA_ARGS__) \
             else \
-                BACK(1024, 1024, 1, __VA_ARGS__) \
+                BACK(1024, 1, 1024, 1, __VA_ARGS__) \
         } else { \
             constexpr int V = WIDE_V; \
             if ((n) <= 128) \
-                BACK(16, 384, 2, __VA_ARGS__) \
+                BACK(16, 1, 384, 2, __VA_ARGS__) \
             else if ((n) <= 256) \
-                BACK(32, 384, 2, __VA_ARGS__) \
+                BACK(32, 1, 384, 2, __VA_ARGS__) \
             else if ((n) <= 512) \
-                BACK(64, 384, 2, __VA_ARGS__) \
+                BACK(64, 1, 384, 2, __VA_ARGS__) \
             else if ((n) <= 768) \
-                BACK(96, 384, 2, __VA_ARGS__) \
+                BACK(96, 1, 384, 2, __VA_ARGS__) \
             else if ((n) <= 1024) \
-                BACK(128, 384, 2, __VA_ARGS__) \
+                BACK(128, 1, 384, 2, __VA_ARGS__) \
             else if ((n) <= 2048) \
-                BACK(256, 256, 3, __VA_ARGS__) \
+                BACK(128, 2, 256, 2, __VA_ARGS__) \
             else if ((n) <= 4096) \
-                BACK(512, 512, 1, __VA_ARGS__) \
+                BACK(256, 2, 512, 1, __VA_ARGS__) \
             else \
-                BACK(1024, 1024, 1, __VA_ARGS__) \
+                BACK(512, 2, 512, 1, __VA_ARGS__) \
         } \
     } while (0)
 
 // dw and db: NULL where not wanted; ws holds a [parts, n] for each
 template <bool LAYER>
-static void backward(const struct rows *k, const void *dh, const void *dy, const void *x, arr w,
-                     const void *mean, const void *rstd, void *dw, void *db, void *dx, void *ws,
-                     cudaStream_t stream)
+static mr_status backward(const struct rows *k, const void *dh, const void *dy, const void *x,
+                          arr w, const void *mean, const void *rstd, void *dw, void *db, void *dx,
+                          void *ws, cudaStream_t stream, mr_err *err)
 {
     float *sums = (float *)ws, *plain = sums + (dw ? k->parts * k->n : 0);
     if (!k->rows)
-        return;
+        return MR_OK;
     WITH_TYPE(k->base.in_kind[0], BY_WIDTH_BACK(k->n, {
-        rows_backward<F, L, V, LAYER, B, sizeof(F) == 2 ? MIN : 1>
+        rows_backward<F, L, K, V, LAYER, B, sizeof(F) == 2 ? MIN : 1>
             <<<(unsigned)k->parts, B, 0, stream>>>(
                 (const F *)dh, (const F *)dy, (const F *)x, w, (const float *)mean,
                 (const float *)rstd, (F *)dx, dw ? sums : nullptr, db ? plain : nullptr, k->rows,
                 (int)k->n);
     }));
-    if (dw)
-        launch_add_shares(sums, (float *)dw, k->parts, k->n, stream);
-    if (db)
-        launch_add_shares(plain, (float *)db, k->parts, k->n, stream);
+    cudaError_t e = launch_add_shares(&k->base, sums, (float *)dw, (float *)db, k->parts, k->n,
+                                      stream);
+    return e ? cuda_fail(err, e, k->base.op) : cuda_launched(&k->base, err);
 }
 
 static mr_status rmsnorm_run(RUN_ARGS)
@@ -138,33 +137,29 @@ static mr_status add_layernorm_run(RUN_ARGS)
 static mr_status rmsnorm_bwd_run(RUN_ARGS)
 {
     SELF;
-    backward<false>(k, nullptr, in[0].data, in[1].data, in_arr(base, in, 2), nullptr, in[3].data,
-                    in[4].data, nullptr, out[0].data, ws, stream);
-    return cuda_launched(base, err);
+    return backward<false>(k, nullptr, in[0].data, in[1].data, in_arr(base, in, 2), nullptr,
+                           in[3].data, in[4].data, nullptr, out[0].data, ws, stream, err);
 }
 
 static mr_status add_rmsnorm_bwd_run(RUN_ARGS)
 {
     SELF;
-    backward<false>(k, in[0].data, in[1].data, in[2].data, in_arr(base, in, 3), nullptr,
-                    in[4].data, in[5].data, nullptr, out[0].data, ws, stream);
-    return cuda_launched(base, err);
+    return backward<false>(k, in[0].data, in[1].data, in[2].data, in_arr(base, in, 3), nullptr,
+                           in[4].data, in[5].data, nullptr, out[0].data, ws, stream, err);
 }
 
 static mr_status layernorm_bwd_run(RUN_ARGS)
 {
     SELF;
-    backward<true>(k, nullptr, in[0].data, in[1].data, in_arr(base, in, 2), in[3].data, in[4].data,
-                   in[5].data, in[6].data, out[0].data, ws, stream);
-    return cuda_launched(base, err);
+    return backward<true>(k, nullptr, in[0].data, in[1].data, in_arr(base, in, 2), in[3].data,
+                          in[4].data, in[5].data, in[6].data, out[0].data, ws, stream, err);
 }
 
 static mr_status add_layernorm_bwd_run(RUN_ARGS)
 {
     SELF;
-    backward<true>(k, in[0].data, in[1].data, in[2].data, in_arr(base, in, 3), in[4].data,
-                   in[5].data, in[6].data, in[7].data, out[0].data, ws, stream);
-    return cuda_launched(base, err);
+    return backward<true>(k, in[0].data, in[1].data, in[2].data, in_arr(base, in, 3), in[4].data,
+                          in[5].data, in[6].data, in[7].data, out[0].data, ws, stream, err);
 }
 
 // ---- from types to kernels ---------------------------------------------------------------------

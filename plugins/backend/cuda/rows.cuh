@@ -6,6 +6,7 @@
 
 #ifndef MRUN_CUDA_ROWS_CUH
 #define MRUN_CUDA_ROWS_CUH
+#include "early.cuh"
 #include "vec.cuh"
 
 // ---- values as they lie in memory ------------------------------------------------------------
@@ -60,16 +61,53 @@ template <int L> DEV float row_sum(float x, float *room, int barrier)
     return x;
 }
 
+// Two sums at once, the second only if BOTH; `room`: 32 pairs, with the same two in turn.
+template <int L, bool BOTH> DEV float2 row_sum_pair(float2 x, float2 *room, int barrier)
+{
+    constexpr int W = L < 32 ? L : 32, N = L / 32;
+    auto fold = [&](int from) {
+#pragma unroll
+        for (int d = from / 2; d; d >>= 1) {
+            x.x += __shfl_xor_sync(~0u, x.x, d);
+            if (BOTH)
+                x.y += __shfl_xor_sync(~0u, x.y, d);
+        }
+    };
+    fold(W);
+    if (L <= 32)
+        return x;
+    if (threadIdx.x % 32 == 0)
+        room[threadIdx.x % L / 32] = x;
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(L) : "memory");
+    if (N <= 8) {
+        x = float2{ 0, 0 };
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            const float4 p = *(const float4 *)(room + i);
+            x.x += p.x + (i + 1 < N ? p.z : 0);
+            x.y += p.y + (i + 1 < N ? p.w : 0);
+        }
+        return x;
+    }
+    x = room[threadIdx.x % (N ? N : 1)];
+    fold(N);
+    return x;
+}
+
 // ---- column sums in two stages: dst[column] += the blocks' shares, in their order -----------
+// Up to two such sums in one launch, the second's shares behind those of the first; a destination
+// may be NULL, and then its shares are not there.
 enum { PART_COLS = 32, PART_LANES = 32 };
 
 static __global__ void __launch_bounds__(PART_COLS *PART_LANES)
-    add_shares(const float *sums, float *dst, int parts, int n)
+    add_shares(const float *sums, float *first, float *second, int parts, int n)
 {
     __shared__ float room[PART_LANES][PART_COLS];
     const int col = blockIdx.x * PART_COLS + threadIdx.x % PART_COLS;
     const int lane = threadIdx.x / PART_COLS;
-    float s = 0;
+    float s = 0, *dst = !first || blockIdx.y ? second : first;
+    sums += blockIdx.y * (int64_t)parts * n;
+    previous_done();
 #pragma unroll 8
     for (int p = lane; p < parts; p += PART_LANES)
         s += col < n ? sums[p * (int64_t)n + col] : 0;
@@ -84,11 +122,15 @@ static __global__ void __launch_bounds__(PART_COLS *PART_LANES)
     dst[col] += s;
 }
 
-static inline void launch_add_shares(const float *sums, float *dst, int parts, int64_t n,
-                                     cudaStream_t stream)
+static inline cudaError_t launch_add_shares(const struct kernel *k, const float *sums, float *first,
+                                            float *second, int parts, int64_t n,
+                                            cudaStream_t stream)
 {
-    add_shares<<<(unsigned)cuda_ceil(n, PART_COLS), PART_COLS * PART_LANES, 0, stream>>>(
-        sums, dst, parts, (int)n);
+    const dim3 grid((unsigned)cuda_ceil(n, PART_COLS), (first != nullptr) + (second != nullptr));
+    if (!grid.y)
+        return cudaSuccess;
+    return launch_early(k, add_shares, grid, PART_COLS * PART_LANES, 0, 1, stream, sums, first,
+                        second, parts, (int)n);
 }
 
 static inline bool rows_fit(int64_t n)

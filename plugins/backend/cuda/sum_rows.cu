@@ -64,8 +64,9 @@ static mr_status run(RUN_ARGS)
         return MR_OK;
     WITH_TYPE(base->in_kind[0], (column_shares<F><<<grid, THREADS, 0, stream>>>(
         (const F *)in[0].data, (float *)ws, k->rows, k->n)));
-    launch_add_shares((const float *)ws, (float *)in[1].data, k->parts, k->n, stream);
-    return cuda_launched(base, err);
+    cudaError_t e = launch_add_shares(base, (const float *)ws, (float *)in[1].data, nullptr,
+                                      k->parts, k->n, stream);
+    return e ? cuda_fail(err, e, base->op) : cuda_launched(base, err);
 }
 
 static mr_status prepare(struct kernel *base, const mr_call *c, mr_err *err)
