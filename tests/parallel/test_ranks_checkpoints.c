@@ -179,22 +179,21 @@ Test(ranks_checkpoints, every_way_to_save_gives_the_same_run)
     job_free(&j);
 }
 
-/* The rare checkpoint of all is of step 0 here; every rank has its own of each step. */
-Test(ranks_checkpoints, local_ones_are_gone_on_from_when_they_are_newer)
+/* There is none of all here; every rank has its own of each step. */
+static void stop_and_go_locally(const char *name, const char *shard, const char *recipe)
 {
     job j = job_new();
     char *whole = job_path(&j, "whole"), *run = job_path(&j, "run");
     char *local = mri_format("checkpoint.local_dir=%s/local", j.dir);
-    struct layout l = { "dp2", { "comm.plugin=sim", "comm.sim.ranks=2",
-                                 "checkpoint.local_every=1", "checkpoint.save_at_end=false",
-                                 NULL } };
-    must_train(&j, &layouts[0], "whole", 4, NULL);
-    must_train(&j, &l, "run", 2, local);
-    must_train(&j, &l, "run", 4, local);
-    same_losses(whole, run, 4, "local");
     char *path = mri_format("%s/local/rank-00001-of-00002", j.dir);
+    const struct layout l = { name, { RANKS(2), recipe, "checkpoint.save_at_end=false",
+                                      "checkpoint.local_every=1", shard, NULL } };
     int64_t *steps;
     size_t n;
+    must_train(&j, &l, "whole", 4, NULL);
+    must_train(&j, &l, "run", 2, local);
+    must_train(&j, &l, "run", 4, local);
+    same_losses(whole, run, 4, name);
     cr_assert_eq(mri_checkpoint_list(path, &steps, &n, NULL), 0);
     cr_assert_eq(n, 2);
     cr_assert_eq(steps[0], 4);
@@ -204,6 +203,13 @@ Test(ranks_checkpoints, local_ones_are_gone_on_from_when_they_are_newer)
     free(whole);
     free(run);
     job_free(&j);
+}
+
+Test(ranks_checkpoints, local_ones_are_gone_on_from_when_they_are_newer)
+{
+    stop_and_go_locally("replicas", NULL, "precision.recipe=fp32");
+    stop_and_go_locally("distopt", "shard.plugin=distopt", "precision.recipe=bf16");
+    stop_and_go_locally("fsdp", "shard.plugin=fsdp", "precision.recipe=bf16");
 }
 
 Test(ranks_checkpoints, inspect_and_convert_take_them_as_any_other)
