@@ -49,6 +49,22 @@ const bench_shape bench_shapes[] = {
     { "layernorm", "x=F[256,768] w=F[768] bias=F[768]", true },
     { "layernorm", "x=F[4096,1024] w=F[1024] bias=F[1024]", false },
     { "rope", "x=F[4096,1024] positions=i32[4096]ramp @head_dim=64 @inv_freq=" FREQ32, true },
+    { "amax", "x=F[4096,1024]", false },
+    { "quantize", "x=F[4096,1024] amax=f32[1]{4}", false },
+    { "linear.fp8", "x=f8e4m3[256,256] xscale=f32[1]{1} w=f8e4m3[256,256] wscale=f32[1]{1}", false },
+    { "linear.fp8.wgrad", "dyt=f8e5m2[256,256] dyscale=f32[1]{1} xt=f8e4m3[256,256] "
+                          "xscale=f32[1]{1} dw=f32[256,256]", false },
+    { "linear.fp8.wgrad.first", "dyt=f8e5m2[256,256] dyscale=f32[1]{1} xt=f8e4m3[256,256] "
+                                "xscale=f32[1]{1}", false },
+    { "qkv_attention", "qkv=F[256,2304] seq_start=i32[256]start:64 @heads=12 @kv_heads=12 "
+                       "@head_dim=64 @seq=64", false },
+    { "take_rows", "x=F[4096,512] index=i32[4096]perm inverse=i32[4096]inv:index", false },
+    { "comm.pack", "x=F[4096,1024] @ranks=4", false },
+    { "embedding.part", "ids=i32[4096]<32000 table=F[8000,512] @first=8000 @vocab=32000", false },
+    { "cross_entropy.part",
+      "logits=F[256,12576] targets=i32[256]<50304 @first=12576 @vocab=50304", false },
+    { "cross_entropy.merge",
+      "stats=S[1024,2] targets=i32[256]<50304 weight=S[256]pos @ranks=4 @vocab=50304", false },
     { "attn_temperature",
       "x=F[4096,1024] positions=i32[4096]ramp @floor_scale=8192 @attn_scale=0.1", true },
     { "swiglu", "gate=F[4096,2048] up=F[4096,2048]", true },

@@ -169,7 +169,7 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
     m.sequence = m.sequence && divides && strcmp(env->mode, "decode");
     mr_list *streams = mri_alloc((a->kinds.n + 1) * sizeof *streams);
     for (uint32_t k = 0; k < a->kinds.n; k++) /* of whole programs: before any is cut */
-        streams[k] = mri_assembly_consumed(a, k);
+        streams[k] = mri_assembly_consumed(a, k, NULL);
     for (uint32_t k = 0; k < a->kinds.n && !st; k++) {
         mr_prog **p = &a->kinds.v[k].prog;
         if ((*p)->sharded)

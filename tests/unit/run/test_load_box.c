@@ -62,8 +62,10 @@ static void try_half(mri_session *s, const mri_safetensors *f, size_t k, uint32_
     box.desc.type.dim[d] /= 2;
     box.place.at[d] = half * box.desc.type.dim[d];
     box.n = (uint64_t)mr_numel(&box.desc.type);
-    if (pieces)
+    if (pieces) {
         box.desc.tensors = pieces;
+        box.desc.flags &= ~(uint32_t)MR_PARAM_TURNED;
+    }
     kit_ok(mri_load_box(&s->params, &s->device, f, NULL, &box, "here", &found, &err), &err,
            box.name);
     cr_assert_eq(found.list.n, pieces ? (size_t)whole->desc.type.dim[0] : 1);
