@@ -9,9 +9,9 @@
 #include "core/run/session.h"
 
 typedef enum app_verdict {
-    APP_SAME_AGAIN, /* nothing was changed: the profile's own fault, or one that the machine repeats */
-    APP_TRANSIENT,  /* finite now: *again is the step, done; MR_E_FAULT_TRANSIENT in *err            */
-    APP_PERSISTENT  /* not finite again, with other figures; MR_E_FAULT_PERSISTENT in *err           */
+    APP_SAME_AGAIN, /* nothing was changed: data or model, or a fault that the machine repeats */
+    APP_TRANSIENT,  /* finite now: *again is the step, done; MR_E_FAULT_TRANSIENT in *err      */
+    APP_PERSISTENT  /* not finite again, with other figures; MR_E_FAULT_PERSISTENT in *err     */
 } app_verdict;
 
 /* `bad` came of the newest step, and nothing is pending. All ranks of the world call it. */

@@ -4,8 +4,7 @@
  * resumes from its last checkpoint; on fewer ranks where that is asked for; and gives up in time.
  *
  * What is started again is decided by the exit code alone: not a wrong profile (2), not a fault
- * that
- * another start on the same machine repeats (17), not what the user stopped (130, 143).
+ * that another start on the same machine repeats (17), not what the user stopped (130, 143).
  */
 #include "app.h"
 #include <errno.h>

@@ -211,7 +211,7 @@ static mr_status submit_stream(struct mri_channel *c, const mri_comm_job *job, u
                                mr_err *err)
 {
     const mri_comm_device *d = &c->w->device;
-    slot *s = &c->slot[(c->submitted + 1) % SLOTS]; /* its events are reached before those to come */
+    slot *s = &c->slot[(c->submitted + 1) % SLOTS]; /* its old events come before the new ones */
     mr_status st = 0;
     MR_TRY(d->ops->record(d->dev, d->stream, &s->ready, err));
     MR_TRY(d->ops->wait(d->dev, c->stream, s->ready, err));

@@ -47,7 +47,8 @@ mr_status mri_meet_before(mri_world *w, const mri_launcher *l, mr_err *err)
         mr_hint(err, "export MASTER_PORT=(a free port on the host of rank 0)");
         return MR_E_COMM;
     }
-    uint32_t port = l->port ? l->port : FIRST_PORT + (uint32_t)getppid() % PORTS; /* the launcher's */
+    uint32_t launcher = (uint32_t)getppid(); /* the same for all ranks of this host */
+    uint32_t port = l->port ? l->port : FIRST_PORT + launcher % PORTS;
     return meet(w, *l->address ? l->address : "127.0.0.1", port, -1, err);
 }
 

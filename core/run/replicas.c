@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * replicas.c - see replicas.h. Each rank tells, for each of its parameters, what it holds of it and
- * a
- * hash of the bits: weights as blocks read them. One read of the weights, 16 bytes a parameter
- * told. */
+ * a hash of the bits: weights as blocks read them. One read of the weights, 16 bytes a parameter. */
 #include "replicas.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * `mrun supervise`: what ends by a fault is started again, a bounded number of times, on fewer
- * ranks
- * where that is asked for; what no new start can mend is not. And the whole of it: a training job
- * that is killed goes on from its checkpoint and ends as the one that nobody killed.
+ * ranks where that is asked for; what no new start can mend is not. And the whole of it: a training
+ * job that is killed goes on from its checkpoint and ends as the one that nobody killed.
  */
 #include "../unit/jobs/job.h"
 

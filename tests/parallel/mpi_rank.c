@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One rank of test_mpi, started by mpirun: opens the world of PROFILE with the given --set words
- * and
- * checks the claims; or, with "late", rank 2 does not come to a sum. Exit 0: all is right. */
+ * and checks the claims; or, with "late", rank 2 does not come to a sum. Exit 0: all is right. */
 #include "claims.h"
 #include "core/ops/catalogue.h"
 #include <unistd.h>

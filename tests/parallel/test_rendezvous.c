@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Ranks that are processes meet at rank 0: values by key, gathers, the first error for all; one
- * that
- * dies, falls silent or never comes is named in time, and bytes of strangers hurt nobody. */
+ * that dies, falls silent or never comes is named in time, and bytes of strangers hurt nobody. */
 #include "core/mesh/hub.h"
 #include "core/mesh/rendezvous.h"
 #include <criterion/criterion.h>

@@ -121,9 +121,8 @@ mr_status mpi_all_reduce(void *group, void *stream, const void *in, void *out, u
         int count = (int)(n - at < PIECE ? n - at : PIECE);
         const void *from = in == out ? MPI_IN_PLACE : (const char *)in + at * k.width;
         MPI_Request r;
-        MR_TRY(mpi_check(g->self, MPI_Iallreduce(from, (char *)out + at * k.width, count, k.type,
-                                                 k.op,
-                                                 g->comm, &r), "all_reduce", g->name, err));
+        int rc = MPI_Iallreduce(from, (char *)out + at * k.width, count, k.type, k.op, g->comm, &r);
+        MR_TRY(mpi_check(g->self, rc, "all_reduce", g->name, err));
         MR_TRY(mpi_wait(g->self, &r, 1, "all_reduce", g->name, err));
     }
 out:
@@ -138,11 +137,11 @@ static mr_status reduce_parts(mpi_group *g, const void *in, void *out, uint64_t 
     for (uint32_t root = 0; root < g->n; root++)
         for (uint64_t at = 0; at < n; at += PIECE) {
             int count = (int)(n - at < PIECE ? n - at : PIECE);
+            const char *from = (const char *)in + (root * n + at) * k->width;
+            char *to = (char *)out + at * k->width;
             MPI_Request r;
-            MR_TRY(mpi_check(g->self, MPI_Ireduce((const char *)in + (root * n + at) * k->width,
-                                                  (char *)out + at * k->width, count, k->type, k->op,
-                                                  (int)root, g->comm, &r), "reduce_scatter", g->name,
-                             err));
+            int rc = MPI_Ireduce(from, to, count, k->type, k->op, (int)root, g->comm, &r);
+            MR_TRY(mpi_check(g->self, rc, "reduce_scatter", g->name, err));
             MR_TRY(mpi_wait(g->self, &r, 1, "reduce_scatter", g->name, err));
         }
 out:

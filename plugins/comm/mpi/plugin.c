@@ -183,6 +183,6 @@ static const mr_unit units[] = {
 
 MR_PLUGIN_NOTE("org.mrun.comm.mpi", "0.1.0", "comm/mpi");
 MR_EXPORT const mr_plugin MR_PLUGIN_SYMBOL = {
-    MR_PLUGIN_HEADER, "org.mrun.comm.mpi", "0.1.0", "Apache-2.0", "collectives over MPI", units, 1, 0,
-    NULL, NULL,
+    MR_PLUGIN_HEADER, "org.mrun.comm.mpi", "0.1.0", "Apache-2.0", "collectives over MPI", units, 1,
+    0, NULL, NULL,
 };
