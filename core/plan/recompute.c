@@ -4,7 +4,9 @@
  * Chen et al. 2016). The values that forward nodes of a chosen region make are not saved:
  * each backward node that reads one gets it from a second run of the node that made it,
  * placed just before its first use. A rerun reads saved values and other reruns, so only
- * what is needed is run again. "full" chooses every node: only the block's inputs are kept.
+ * what is needed is run again. "full" chooses every node: only the block's inputs are kept. What
+ * was gathered from the ranks of a group is always gathered again, as Megatron does: kept, it
+ * would be as many times a rank's part as there are ranks.
  */
 #include "plan.h"
 #include <stdlib.h>
@@ -17,9 +19,17 @@ typedef struct rerun {
     MRI_VEC(mri_node) out; /* the new node list */
 } rerun;
 
+static bool gathers(const mri_node *n)
+{
+    const mr_call c = { .size = sizeof c, .n_attr = n->n_attr, .attr = n->attr };
+    return !strcmp(n->def->id, "comm.gather") && !strcmp(mr_attr_s(&c, "grad", "sum"), "sum");
+}
+
 static bool chosen(const rerun *r, const mri_node *n)
 {
-    for (uint64_t i = 0; i < r->regions->n; i++)
+    if (gathers(n))
+        return true;
+    for (uint64_t i = 0; r->regions && i < r->regions->n; i++)
         if (!strcmp(r->regions->v[i], "full") ||
             mri_region_within(r->p, n->region, r->regions->v[i]))
             return true;
@@ -67,8 +77,11 @@ static mr_val again(rerun *r, mr_val v)
 
 mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err)
 {
+    bool any = regions && regions->n;
     (void)err;
-    if (!regions || !regions->n)
+    for (size_t i = 0; i < p->nodes.n && !any; i++)
+        any = p->nodes.v[i].phase == MRI_F && gathers(&p->nodes.v[i]);
+    if (!any)
         return 0;
     rerun r = { .p = p, .regions = regions };
     r.twin = mri_alloc(p->values.n * sizeof *r.twin);
