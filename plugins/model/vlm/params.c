@@ -17,10 +17,11 @@ static mr_val declare(const vlm_model *m, const vlm_block *b, uint32_t part, con
 }
 
 mr_val vlm_weight(const vlm_model *m, const vlm_block *b, uint32_t part, const char *name,
-                  int64_t out, int64_t in)
+                  int64_t out, int64_t in, enum vlm_split split)
 {
     return declare(m, b, part, name,
-                   (mr_param){ .type = mr_type2("model", out, in), .placement = "tp:0 fsdp:1",
+                   (mr_param){ .type = mr_type2("model", out, in),
+                               .placement = split == VLM_IN ? "tp:0 fsdp:1" : "tp:1 fsdp:0",
                                .init = "normal", .scale = m->init_std });
 }
 
@@ -58,11 +59,11 @@ mr_val vlm_rows(const vlm_model *m, const vlm_block *b, const char *name, int64_
 }
 
 mr_val vlm_linear(const vlm_model *m, const vlm_block *b, uint32_t part, const char *name, mr_val x,
-                  int64_t out, int64_t in, bool bias)
+                  int64_t out, int64_t in, bool bias, enum vlm_split split)
 {
     char full[96];
     snprintf(full, sizeof full, "%s.weight", name);
-    mr_val w = vlm_weight(m, b, part, full, out, in);
+    mr_val w = vlm_weight(m, b, part, full, out, in, split);
     snprintf(full, sizeof full, "%s.bias", name);
     return MR_OP(b->net, "linear", MR_IN(x, w, bias ? vlm_bias(m, b, part, full, out) : 0),
                  MR_NOAT);

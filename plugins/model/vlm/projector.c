@@ -20,10 +20,10 @@ void vlm_projector(const vlm_model *m, const vlm_block *b)
     if (drops)
         x = MR_OP(n, "shuffle_patches", MR_IN(x),
                   MR_AT(mr_ai("grid", m->grid), mr_as("class", m->tower->class_row)));
-    x = vlm_linear(m, b, VLM_PROJECTOR, "linear_1", x, D, width, m->project_bias);
+    x = vlm_linear(m, b, VLM_PROJECTOR, "linear_1", x, D, width, m->project_bias, VLM_IN);
     if (!llama) {
         x = vlm_gelu(b, x, m->project_act);
-        x = vlm_linear(m, b, VLM_PROJECTOR, "linear_2", x, D, D, m->project_bias);
+        x = vlm_linear(m, b, VLM_PROJECTOR, "linear_2", x, D, D, m->project_bias, VLM_OUT);
     }
     n.b->end(n.p);
     n.b->output(n.p, "features", x);

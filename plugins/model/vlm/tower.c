@@ -67,16 +67,18 @@ static mr_val attention(const vlm_model *m, const vlm_block *b, mr_val x)
     mr_net n = b->net;
     int64_t D = m->hidden, C = D / m->heads;
     mr_val out[2] = { 0, 0 }; /* o, lse */
-    mr_val q = rotate(m, b, vlm_linear(m, b, VLM_TOWER, "self_attn.q_proj", x, D, D, true));
-    mr_val k = rotate(m, b, vlm_linear(m, b, VLM_TOWER, "self_attn.k_proj", x, D, D, true));
-    mr_val v = vlm_linear(m, b, VLM_TOWER, "self_attn.v_proj", x, D, D, true);
+    mr_val q = rotate(m, b, vlm_linear(m, b, VLM_TOWER, "self_attn.q_proj", x, D, D, true,
+                                      VLM_IN));
+    mr_val k = rotate(m, b, vlm_linear(m, b, VLM_TOWER, "self_attn.k_proj", x, D, D, true,
+                                      VLM_IN));
+    mr_val v = vlm_linear(m, b, VLM_TOWER, "self_attn.v_proj", x, D, D, true, VLM_IN);
     n.b->region(n.p, "core_attn");
     MR_OPN(n, "attention", out, 2, MR_IN(q, k, v, 0),
            MR_AT(mr_ai("heads", m->heads), mr_ai("kv_heads", m->heads), mr_ai("head_dim", C),
                  mr_af("scale", 1 / sqrt((double)C)), mr_ai("seq", vlm_tile_rows(m)),
                  mr_ai("packed", 0), mr_ai("causal", 0)));
     n.b->end(n.p);
-    return vlm_linear(m, b, VLM_TOWER, m->tower->out, out[0], D, D, true);
+    return vlm_linear(m, b, VLM_TOWER, m->tower->out, out[0], D, D, true, VLM_OUT);
 }
 
 void vlm_tower_layer(const vlm_model *m, const vlm_block *b)
@@ -91,9 +93,9 @@ void vlm_tower_layer(const vlm_model *m, const vlm_block *b)
 
     h = vlm_layernorm(m, b, m->tower->norm2, x);
     n.b->region(n.p, "mlp");
-    h = vlm_linear(m, b, VLM_TOWER, "mlp.fc1", h, m->ffn, m->hidden, true);
+    h = vlm_linear(m, b, VLM_TOWER, "mlp.fc1", h, m->ffn, m->hidden, true, VLM_IN);
     h = vlm_gelu(b, h, m->act);
-    h = vlm_linear(m, b, VLM_TOWER, "mlp.fc2", h, m->hidden, m->ffn, true);
+    h = vlm_linear(m, b, VLM_TOWER, "mlp.fc2", h, m->hidden, m->ffn, true, VLM_OUT);
     n.b->end(n.p);
     n.b->output(n.p, "y", MR_OP(n, "add", MR_IN(x, h), MR_NOAT));
 }
@@ -107,9 +109,10 @@ void vlm_tower_end(const vlm_model *m, const vlm_block *b)
     x = MR_OP(n, "shuffle_patches", MR_IN(x),
               MR_AT(mr_ai("grid", m->grid), mr_ai("ratio", m->shuffle),
                     mr_as("class", m->tower->class_row)));
-    x = vlm_linear(m, b, VLM_TOWER, "vision_adapter.mlp.fc1", x, m->adapter, wide, false);
+    x = vlm_linear(m, b, VLM_TOWER, "vision_adapter.mlp.fc1", x, m->adapter, wide, false, VLM_IN);
     x = vlm_gelu(b, x, "none");
-    x = vlm_linear(m, b, VLM_TOWER, "vision_adapter.mlp.fc2", x, m->adapter, m->adapter, false);
+    x = vlm_linear(m, b, VLM_TOWER, "vision_adapter.mlp.fc2", x, m->adapter, m->adapter, false,
+                   VLM_OUT);
     x = vlm_gelu(b, x, "none");
     n.b->end(n.p);
     n.b->output(n.p, "y", x);

@@ -86,14 +86,15 @@ void vlm_projector(const vlm_model *m, const vlm_block *b);
 void vlm_merge(const vlm_model *m, const vlm_block *b);
 
 /* params.c */
+enum vlm_split { VLM_IN, VLM_OUT }; /* of a matrix over tp: what it makes is cut, or what it reads */
 mr_val vlm_weight(const vlm_model *m, const vlm_block *b, uint32_t part, const char *name,
-                  int64_t out, int64_t in);
+                  int64_t out, int64_t in, enum vlm_split split);
 mr_val vlm_bias(const vlm_model *m, const vlm_block *b, uint32_t part, const char *name, int64_t n);
 mr_val vlm_patch_weight(const vlm_model *m, const vlm_block *b);
 mr_val vlm_rows(const vlm_model *m, const vlm_block *b, const char *name, int64_t rows);
 /* y = x wᵀ + bias of NAME.weight and NAME.bias */
 mr_val vlm_linear(const vlm_model *m, const vlm_block *b, uint32_t part, const char *name, mr_val x,
-                  int64_t out, int64_t in, bool bias);
+                  int64_t out, int64_t in, bool bias, enum vlm_split split);
 mr_val vlm_layernorm(const vlm_model *m, const vlm_block *b, const char *name, mr_val x);
 
 static inline bool vlm_has_class(const vlm_model *m)
