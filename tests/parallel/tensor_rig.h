@@ -21,7 +21,7 @@ typedef struct rig_side { /* one program and the memory of all its values */
 typedef struct rig {
     uint32_t n;
     rig_side one, rank[RIG_RANKS];
-    double seed;
+    const mr_buf *given; /* data of what is called i0, i1, ...; or NULL: all is random */
 } rig;
 
 static inline double rig_random(uint64_t *state) /* in (-1, 1) */
@@ -178,7 +178,10 @@ static inline void rig_feed(rig *g, int64_t vocab, int64_t seq, uint64_t state)
         const mri_value *v = &g->one.p->values.v[i];
         if (v->kind == MRI_TEMP || v->kind == MRI_GRAD)
             continue;
-        rig_fill(v, g->one.value[i].data, vocab, seq, &state);
+        if (g->given && v->name[0] == 'i' && v->name[1] >= '0' && v->name[1] <= '9')
+            memcpy(g->one.value[i].data, g->given[atoi(v->name + 1)].data, mr_bytes(&v->type));
+        else
+            rig_fill(v, g->one.value[i].data, vocab, seq, &state);
         for (uint32_t r = 0; r < g->n; r++) {
             mr_val w = mri_value_find(g->rank[r].p, v->kind, v->name);
             cr_assert(w, "rank %u has no %s", r, v->name);
@@ -277,9 +280,9 @@ static inline void rig_gradients(rig *g)
 
 /* One kind of two assemblies of one model: whole, and cut for each rank. Takes the programs. */
 static inline void rig_check(mr_prog *one, mr_prog *const *ranks, uint32_t n, const mr_list *streams,
-                             bool train, int64_t vocab, int64_t seq)
+                             bool train, int64_t vocab, int64_t seq, const mr_buf *given)
 {
-    rig g = { .n = n, .one = { .p = one } };
+    rig g = { .n = n, .one = { .p = one }, .given = given };
     mr_err err = MR_ERR_INIT;
     for (uint32_t r = 0; r <= n; r++) {
         rig_side *s = r < n ? &g.rank[r] : &g.one;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Sessions of 2 and 4 tensor-parallel ranks have the losses and the gradients of one rank, with
- * and without sequence parallelism, and the same bits whether collectives overlap or not. */
+ * and without sequence parallelism, and the same bits whether collectives overlap or not; and what
+ * they score and decode is what one rank does. */
 #include "world.h"
 #include "tests/kit.h"
 
@@ -136,13 +137,95 @@ static void check(const char *const *model)
 
 #define TINY "model.hidden=16", "model.heads=4", "model.vocab=24", "model.max_positions=64", \
              "model.init_std=0.2", "model.layers=4"
+#define LLAMA4 TINY, "model.plugin=llama4", "model.kv_heads=4", "model.head_dim=4", \
+               "model.ffn_hidden=20", "model.llama4.experts=4", \
+               "model.llama4.experts_per_token=2", "model.llama4.expert_hidden=12", \
+               "model.llama4.moe_step=2", "model.llama4.nope_interval=4", \
+               "model.llama4.attention_chunk=5", "model.llama4.aux_loss=0.05", \
+               "model.llama4.z_loss=0.01"
+#define KIMI TINY, "model.plugin=kimi_k2", "model.head_dim=10", "model.ffn_hidden=20", \
+             "model.kimi_k2.q_lora_rank=12", "model.kimi_k2.kv_lora_rank=10", \
+             "model.kimi_k2.nope_dim=6", "model.kimi_k2.rope_dim=4", "model.kimi_k2.value_dim=5", \
+             "model.kimi_k2.experts=8", "model.kimi_k2.experts_per_token=3", \
+             "model.kimi_k2.expert_hidden=12", "model.kimi_k2.groups=4", \
+             "model.kimi_k2.group_topk=2", "model.kimi_k2.aux_loss=0.02"
 
-Test(tensor, llama4_with_experts)
+Test(tensor, gradients_of_llama4)
 {
-    check((const char *[]){ TINY, "model.plugin=llama4", "model.kv_heads=4", "model.head_dim=4",
-                            "model.ffn_hidden=20", "model.llama4.experts=4",
-                            "model.llama4.experts_per_token=2", "model.llama4.expert_hidden=12",
-                            "model.llama4.moe_step=2", "model.llama4.nope_interval=4",
-                            "model.llama4.attention_chunk=5", "model.llama4.aux_loss=0.05",
-                            "model.llama4.z_loss=0.01", NULL });
+    check((const char *[]){ LLAMA4, NULL });
+}
+
+Test(tensor, gradients_of_llama4_recomputed)
+{
+    check((const char *[]){ LLAMA4, "train.recompute=full", NULL });
+}
+
+Test(tensor, gradients_of_kimi_k2)
+{
+    check((const char *[]){ KIMI, NULL });
+}
+
+Test(tensor, gradients_with_biases)
+{
+    check((const char *[]){ TINY, "model.plugin=llama", "model.kv_heads=4", "model.head_dim=4",
+                            "model.ffn_hidden=20", "model.llama.attention_bias=true",
+                            "model.llama.tie=true", NULL });
+}
+
+/* ---- scoring and decoding ------------------------------------------------------------------ */
+
+enum { IDS = 7 };
+
+typedef struct answers {
+    float nll[MAX_RANKS][IDS], scored[MAX_RANKS][IDS * VOCAB], decoded[MAX_RANKS][VOCAB];
+} answers;
+
+static mr_status answer(par_rank *r, void *ctx, mr_err *err)
+{
+    static const int32_t ids[IDS] = { 5, 1, 17, 23, 2, 9, 11 };
+    answers *a = ctx;
+    mri_session_options o = { .needs = MRI_NEED_EVAL | MRI_NEED_DECODE, .eval_tokens = 2 * SEQ,
+                              .prefill_tokens = 4, .slots = 2, .max_seq = 16, .page = 4 };
+    mr_status st = 0;
+    MR_TRY(par_session(r, &o, err));
+    MR_TRY(mri_session_init_weights(r->session, err));
+    MR_TRY(mri_session_score(r->session, ids, IDS, a->nll[r->rank], a->scored[r->rank], err));
+    MR_TRY(mri_session_decode(r->session, ids, IDS - 1, 0, a->decoded[r->rank], err));
+    MR_TRY(mri_session_decode(r->session, ids + IDS - 1, 1, IDS - 1, a->decoded[r->rank], err));
+out:
+    return st;
+}
+
+static void near(const float *a, const float *b, size_t n, const char *what, uint32_t rank)
+{
+    for (size_t i = 0; i < n; i++)
+        cr_assert(fabsf(a[i] - b[i]) <= 2e-5f * (1 + fabsf(b[i])), "%s[%zu] of rank %u: %g, one "
+                  "rank has %g", what, i, rank, (double)a[i], (double)b[i]);
+}
+
+static void check_answers(const char *const *model)
+{
+    const char *sets[64] = { "backend.plugin=cpu", "backend.cpu.threads=1", "train.steps=1",
+                             "train.seq=8", "data.text.path=unused" };
+    size_t n = 5;
+    answers one, many;
+    for (size_t i = 0; model[i]; i++)
+        sets[n++] = model[i];
+    par_run(NULL, sets, 1, answer, &one);
+    near(one.decoded[0], one.scored[0] + (IDS - 1) * VOCAB, VOCAB, "last logits", 0);
+    for (uint32_t tp = 2; tp <= 4; tp += 2) {
+        sets[n] = tp == 2 ? "mesh.tp=2" : "mesh.tp=4";
+        par_run(NULL, sets, tp, answer, &many);
+        for (uint32_t r = 0; r < tp; r++) {
+            near(many.nll[r], one.nll[0], IDS - 1, "nll", r);
+            near(many.scored[r], one.scored[0], IDS * VOCAB, "scored logits", r);
+            near(many.decoded[r], one.decoded[0], VOCAB, "decoded logits", r);
+        }
+    }
+}
+
+Test(tensor, answers)
+{
+    check_answers((const char *[]){ LLAMA4, NULL });
+    check_answers((const char *[]){ KIMI, NULL });
 }

@@ -46,7 +46,7 @@ static void check_model(const char *const *sets, const char *mode, uint32_t tp, 
         }
         mr_prog *whole = one->kinds.v[i].prog;
         one->kinds.v[i].prog = mri_prog_new("taken", "f64");
-        rig_check(whole, ranks, tp, &streams[i], train, vocab, SEQ);
+        rig_check(whole, ranks, tp, &streams[i], train, vocab, SEQ, NULL);
         free((void *)streams[i].v);
     }
     for (uint32_t r = 0; r < tp; r++)
