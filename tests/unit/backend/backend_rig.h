@@ -265,6 +265,23 @@ static inline void rig_refuses(rig *r, const char *what, const char *id, const m
     cr_assert(err.what[0] && !kernel, "%s: a refusal without a reason, or with a kernel", what);
 }
 
+/* What tensor parallelism sends and the few numbers beside it: collectives are the world's, and the
+ * rest a backend may leave to the reference loops. */
+static inline bool rig_leaves_to_world(rig *r, const char *what, const char *id, const mr_call *c)
+{
+    mr_kernel_info info = { .size = sizeof info };
+    mr_err err = MR_ERR_INIT;
+    void *kernel = NULL;
+    if (strncmp(id, "comm.", 5) && strncmp(id, "cross_entropy.merge", 19))
+        return false;
+    if (!r->ops->query(r->dev, id, c, 0, &kernel, &info, &err)) {
+        r->ops->release(r->dev, kernel);
+        return false;
+    }
+    rig_refuses(r, what, id, c);
+    return true;
+}
+
 /* experts' operands that Hopper's tensor cores take: their kernels must not be refused there */
 static inline bool rig_is_wgmma(const mr_call *c)
 {
@@ -298,6 +315,8 @@ static inline bool rig_lacks(rig *r, const char *what, const char *id, const mr_
 /* A backend may leave a fused op, or some uses of it, to the ops that it stands for. */
 static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr_call *c)
 {
+    if (rig_leaves_to_world(r, what, id, c))
+        return true;
     static const char *const fused[] = {
         "add_rmsnorm", "add_rmsnorm.bwd",  "add_layernorm", "add_layernorm.bwd", "rope_norm",
         "rope_norm.bwd", "linear_add",     "linear_add.dgrad", "unpermute_add", "permute.bwd",
