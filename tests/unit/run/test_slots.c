@@ -38,23 +38,23 @@ static void close_slotted(tiny *t, slotted *x)
     t->s->device.ops->free(t->s->device.dev, x->block, bytes);
 }
 
-/* a micro-batch's fields into a slot of both chunks */
+/* A micro-batch's fields into a slot of both chunks; upload() fills slot 0, which another has. */
 static void load(mri_exec *e, uint32_t slot, uint32_t seed)
 {
     mri_batch b = kit_batch(TINY_ROWS, TINY_SEQ, TINY_VOCAB, seed);
-    char *base = e->base, *from = e->base + e->at_fields;
     mr_err err = MR_ERR_INIT;
     uint64_t n = mri_exec_fields_bytes(&e->opt);
-    char *kept = mri_alloc(n);
-    memcpy(kept, from, n); /* upload() fills slot 0 of chunk 0 */
-    kit_ok(mri_exec_upload(e, &b, &err), &err, "upload");
-    char *host = mri_alloc(n);
-    memcpy(host, from, n);
-    memcpy(from, kept, n);
+    char *kept[2], *host = mri_alloc(n);
     for (uint32_t c = 0; c < 2; c++)
-        memcpy(base + mri_exec_slot_at(e, c, slot), host, n);
+        memcpy(kept[c] = mri_alloc(n), e->base + mri_exec_slot_at(e, c, 0), n);
+    kit_ok(mri_exec_upload(e, &b, &err), &err, "upload");
+    memcpy(host, e->base + e->at_fields, n);
+    for (uint32_t c = 0; c < 2; c++) {
+        memcpy(e->base + mri_exec_slot_at(e, c, 0), kept[c], n);
+        memcpy(e->base + mri_exec_slot_at(e, c, slot), host, n);
+        free(kept[c]);
+    }
     free(host);
-    free(kept);
     kit_batch_free(&b);
 }
 
