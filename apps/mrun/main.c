@@ -34,7 +34,7 @@ static const app_command commands[] = {
       "text on stdout, from a run's newest checkpoint or a Hugging Face folder, drawn as its "
       "generation_config.json says", cmd_generate },
     { "new", "KIND NAME [DIR]", "a plugin skeleton that builds and passes its check", cmd_new },
-    { "plan", "PROFILE.ini [--print PASS]",
+    { "plan", "PROFILE.ini [--print PASS] [--ranks N] [--rank R] [--machine M]",
       "memory, flops and schedule of a run, before it starts", cmd_plan },
     { "inspect", "DIR|FILE.safetensors [--all]",
       "what a checkpoint or a model folder holds, and what its family needs", cmd_inspect },

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * plan.c - `mrun plan PROFILE.ini [--print PASS]`: what the run would do, before it does it.
+ * plan.c - `mrun plan PROFILE.ini [--print PASS | --ranks N --rank R]`: what the run would do,
+ * before it does it; plan_ranks.c has one rank of many.
  * Memory, flops and the schedule on stdout; --print shows every block after one pass (types,
  * join, vjp, recompute, fuse, lower, streams, arena).
  */
@@ -8,6 +9,7 @@
 #include "core/run/session.h"
 #include "core/schedule/schedule.h"
 #include "core/schedule/lr.h"
+#include "plan_ranks.h"
 #include "train.h"
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,7 @@ static void row(mri_str *o, const char *what, double bytes)
     free(t);
 }
 
-static void print_memory(const mri_session *s, mri_str *o)
+void plan_memory(const mri_session *s, mri_str *o)
 {
     mri_memory m;
     mri_session_memory(s, &m);
@@ -128,9 +130,40 @@ static mr_status print_pass(const mri_session *s, const char *pass, mri_str *o, 
     return st;
 }
 
+/* --ranks N --rank R --machine M */
+static int plan_of_many(app *a, app_args *args)
+{
+    const char *n = app_arg(args, "--ranks"), *r = app_arg(args, "--rank");
+    const char *machine = app_arg(args, "--machine");
+    const plan_machine *m = plan_machine_find(machine ? machine : "h100");
+    long long ranks = atoll(n), rank = r ? atoll(r) : 0;
+    mr_err err = MR_ERR_INIT;
+    mri_config *c = NULL;
+    mri_str o = { 0 };
+    mr_status st = 0;
+    if (ranks < 1 || ranks > 1 << 20 || rank < 0 || rank >= ranks)
+        return app_usage(a, "--ranks %s --rank %s: a number from 1 on, and one below it", n,
+                         r ? r : "0");
+    if (!m) {
+        plan_machines(&o);
+        int code = app_usage(a, "no machine '%s': %s", machine, o.s);
+        mri_str_free(&o);
+        return code;
+    }
+    MRI_PUSH(&args->sets, "comm.plugin=fake");
+    MR_TRY(mri_config_load(a->registry, args->positional.v[0], args->sets.v, args->sets.n, &c,
+                           &err));
+    MR_TRY(plan_ranks(a, c, (uint32_t)ranks, (uint32_t)rank, m, &o, &err));
+    fputs(o.s ? o.s : "", stdout);
+out:
+    mri_str_free(&o);
+    mri_config_free(c);
+    return st ? app_fail(a, &err) : EXIT_OK;
+}
+
 int cmd_plan(app *a, int argc, char **argv)
 {
-    static const char *const takes[] = { "--print", NULL };
+    static const char *const takes[] = { "--print", "--ranks", "--rank", "--machine", NULL };
     static const char *const passes[] = { "types", "join",  "vjp",     "precision", "recompute",
                                           "fuse",  "lower", "streams", "arena" };
     app_args args = { 0 };
@@ -149,6 +182,10 @@ int cmd_plan(app *a, int argc, char **argv)
         code = app_usage(a, "no pass '%s': types, join, vjp, precision, recompute, fuse, lower, "
                          "streams or arena", pass);
     mr_status st = 0;
+    if (!code && app_arg(&args, "--ranks")) {
+        code = plan_of_many(a, &args);
+        goto done;
+    }
     if (code)
         goto done;
     MR_TRY(mri_config_load(a->registry, args.positional.v[0], args.sets.v, args.sets.n, &c, &err));
@@ -162,7 +199,7 @@ int cmd_plan(app *a, int argc, char **argv)
         mri_str_fmt(&o, "%llu parameters, %zu tensors, %zu groups; %s on %s\n",
                     (unsigned long long)s->params.count, s->params.slots.n, s->params.groups.n,
                     s->model_dtype, s->device.info.name);
-        print_memory(s, &o);
+        plan_memory(s, &o);
         print_blocks(s->train, &o);
         mri_str_fmt(&o, "model flops: %.4g a token (forward and backward, no recomputation)\n",
                     mri_exec_model_flops(s->train) / (double)s->train->opt.tokens);

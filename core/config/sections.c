@@ -95,6 +95,8 @@ static const mr_opt comm_opts[] = {
                  "how long ranks wait for one that does not come before it counts as lost"),
     MR_OPT_RANGE(C, MR_T_TIME, heartbeat, "heartbeat", "15s", 0.1, 1e6,
                  "how long a rank may give no sign of life before it counts as lost"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, link_gbytes, "link_gbytes", "0", 0, 1e6,
+                 "mrun plan: GB/s of a rank's link; 0: as the machine has it"),
 };
 #undef C
 

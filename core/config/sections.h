@@ -43,6 +43,7 @@ typedef struct mri_cfg_mesh {
 typedef struct mri_cfg_comm {
     double timeout;   /* seconds after which a rank that does not come counts as lost */
     double heartbeat; /* seconds without a sign of life after which a process does     */
+    double link_gbytes; /* GB/s of a rank's link, for plans; 0: the machine's         */
 } mri_cfg_comm;
 
 typedef struct mri_cfg_train {

@@ -166,10 +166,29 @@ static void lay_chunk(mri_exec *e, mri_chunk *c, uint64_t *reach)
     c->grads = at + c->keep_bytes;
     c->saved = align_arena(c->grads + c->grad_bytes);
     c->bytes = align_arena(c->saved + c->edge_bytes + c->saved_bytes);
-    e->saved_bytes += c->slots * c->saved_bytes;
-    e->edge_bytes += c->slots * c->edge_bytes;
-    e->keep_bytes += c->slots * c->keep_bytes;
-    e->grad_bytes += c->slots * c->grad_bytes;
+}
+
+/* Slots of chunks one after the other, or over each other, each as large as the largest. */
+static void place_chunks(mri_exec *e)
+{
+    uint64_t largest = 0;
+    for (size_t k = 0; k < e->chunks.n; k++)
+        largest = e->chunks.v[k].bytes > largest ? e->chunks.v[k].bytes : largest;
+    e->bytes = align_arena(e->scratch_bytes);
+    for (size_t k = 0, counted = 0; k < e->chunks.n; k++) {
+        mri_chunk *c = &e->chunks.v[k];
+        bool takes = !e->opt.share_slots || (!counted && c->bytes == largest);
+        c->at = e->opt.share_slots ? align_arena(e->scratch_bytes) : e->bytes;
+        c->bytes = e->opt.share_slots ? largest : c->bytes;
+        if (!takes)
+            continue;
+        counted = 1;
+        e->bytes += c->slots * c->bytes;
+        e->saved_bytes += c->slots * c->saved_bytes;
+        e->edge_bytes += c->slots * c->edge_bytes;
+        e->keep_bytes += c->slots * c->keep_bytes;
+        e->grad_bytes += c->slots * c->grad_bytes;
+    }
 }
 
 void mri_exec_lay_out(mri_exec *e)
@@ -180,11 +199,7 @@ void mri_exec_lay_out(mri_exec *e)
     e->fed_bytes = fed + table + align((uint64_t)e->opt.logit_rows * 4);
     for (size_t k = 0; k < e->chunks.n; k++)
         lay_chunk(e, &e->chunks.v[k], reach);
-    e->bytes = align_arena(e->scratch_bytes);
-    for (size_t k = 0; k < e->chunks.n; k++) {
-        e->chunks.v[k].at = e->bytes;
-        e->bytes += e->chunks.v[k].slots * e->chunks.v[k].bytes;
-    }
+    place_chunks(e);
     e->at_fields = e->chunks.v[0].at;
     e->at_table = e->at_fields + fed;
     e->at_rows = e->at_table + table;

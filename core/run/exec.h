@@ -9,7 +9,7 @@
  *   (two that alternate, or one an instance when W is split) | edges and saved values of every
  *   instance, and over them, where a step is one micro-batch, the main gradients
  * There is one slot, unless a pipeline has several micro-batches in flight. Its stage may be several
- * chunks of instances with other stages between them: each chunk has slots of its own.
+ * chunks of instances with other stages between them, which share the slots or have their own.
  * Execs of one session that are never live together (training, validation) are bound to
  * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
  *
@@ -69,6 +69,7 @@ typedef struct mri_exec_options {
     int64_t pages, page, logit_rows; /* decode: as in mr_block_env */
     const mri_chunk *chunks; /* n and slots of each; NULL: one chunk of all instances, one slot */
     uint32_t n_chunks;
+    bool share_slots; /* a slot is one chunk's at a time: those of all chunks are the same memory */
 } mri_exec_options;
 
 typedef struct mri_exec {

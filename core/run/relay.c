@@ -71,7 +71,7 @@ mri_chunk *mri_relay_chunks(const mri_relay *r, const mri_pipeline *p)
     mri_chunk *chunks = mri_alloc((s->chunks + 1u) * sizeof *chunks);
     for (uint32_t k = 0; k < s->chunks; k++) {
         chunks[k].n = s->parts.v[k].n;
-        chunks[k].slots = p ? p->slots[s->index * s->chunks + k] : 1;
+        chunks[k].slots = p ? p->slots[s->index] : 1;
     }
     return chunks;
 }

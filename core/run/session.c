@@ -6,6 +6,7 @@
 #include "held.h"
 #include "micro.h"
 #include "saver.h"
+#include "stages.h"
 #include "step.h"
 #include "submodel.h"
 #include <stdlib.h>
@@ -173,46 +174,6 @@ static uint32_t most_micros(const mri_session *s) /* of a step, on this rank */
     return mri_micros_of(s, s->config->train.global_batch);
 }
 
-static bool splits_w(const mri_session *s)
-{
-    return s->config->train.split_weight_gradient ||
-           (!mri_relay_alone(&s->relay) && !strcmp(s->config->mesh.schedule, "zero_bubble"));
-}
-
-/* Cuts the model to this rank's stage, where there are several. */
-static mr_status open_relay(mri_session *s, const char *mode, mri_assembly *a, mr_err *err)
-{
-    bool train = !strcmp(mode, "train");
-    if (!s->world || s->world->mesh.pp == 1)
-        return 0;
-    if (!train && strcmp(mode, "infer")) {
-        mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
-                "mode %s runs on one stage, [mesh] pp = %u", mode, s->world->mesh.pp);
-        mr_hint(err, "generate and score from a checkpoint with pp = 1");
-        return MR_E_UNSUPPORTED;
-    }
-    return mri_relay_open(train ? &s->relay : &s->eval_relay, s->world, &s->params,
-                          &s->config->mesh, a, err);
-}
-
-/* The slots that an exec's chunks need; NULL without a pipeline. The caller frees. */
-static mr_status find_chunks(const mri_session *s, bool train, mri_chunk **out, mr_err *err)
-{
-    const mri_relay *r = train ? &s->relay : &s->eval_relay;
-    mri_pipeline p;
-    mr_status st = 0;
-    *out = NULL;
-    if (mri_relay_alone(r))
-        return 0;
-    if (train)
-        st = mri_relay_pipeline(r, &s->config->mesh, splits_w(s), most_micros(s), &p, err);
-    if (!st)
-        *out = mri_relay_chunks(r, train ? &p : NULL);
-    if (!st && train)
-        mri_pipeline_free(&p);
-    return st;
-}
-
 /* One exec; the first one made also fixes the parameters' layout. */
 static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                            int64_t tokens, mri_exec **out, mr_err *err)
@@ -251,7 +212,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     if (!st && train)
         st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
     if (!st)
-        st = open_relay(s, mode, a, err);
+        st = mri_stages_cut(s, mode, a, err);
     if (!st && !s->params.slots.n)
         st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
                              !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
@@ -270,7 +231,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
         return st;
     }
     mri_chunk *chunks = NULL;
-    st = find_chunks(s, train, &chunks, err);
+    st = mri_stages_chunks(s, train, most_micros(s), &chunks, err);
     if (st) {
         mri_assembly_free(a);
         return st;
@@ -280,7 +241,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
     mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
                             images, decode ? 0 : 3 * size * size,
                             { .train = train,
-                              .split_w = train && splits_w(s),
+                              .split_w = train && mri_stages_split_w(s),
                               .guard = o->guard,
                               .stress = o->stress,
                               .sum_squares = one && !s->dp,
@@ -294,8 +255,7 @@ static mr_status make_exec(mri_session *s, const mri_session_options *o, const c
                               .recipe = recipe,
                               .loss = o->main_loss ? "lm_loss" : NULL },
                             decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows,
-                            chunks, chunks ? (train ? &s->relay : &s->eval_relay)->stage.chunks
-                                           : 0 };
+                            chunks, mri_stages_n_chunks(s, train), train };
     st = mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
     free(chunks);
     if (!st && s->dp)

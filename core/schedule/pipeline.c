@@ -42,24 +42,25 @@ static uint8_t last_kind(const mri_pipeline *p)
 /* The lowest free slot from a micro-batch's forward to its last task: as few as the order needs. */
 static void give_slots(mri_pipeline *p)
 {
-    uint32_t *held = mri_alloc((size_t)p->o.chunks * p->o.micros * sizeof *held + 1);
-    bool *used = mri_alloc((size_t)p->o.chunks * p->o.micros + 1);
+    size_t pairs = (size_t)p->o.chunks * p->o.micros;
+    uint32_t *held = mri_alloc(pairs * sizeof *held + 1);
+    bool *used = mri_alloc(pairs + 1);
     for (uint32_t s = 0; s < p->o.stages; s++) {
-        memset(used, 0, (size_t)p->o.chunks * p->o.micros);
+        memset(used, 0, pairs);
         for (uint32_t i = 0; i < p->stage[s].n; i++) {
             mri_task *t = &p->stage[s].v[i];
-            size_t row = (size_t)t->chunk * p->o.micros;
+            size_t pair = (size_t)t->chunk * p->o.micros + t->micro;
             if (t->kind == MRI_TASK_F) {
-                uint32_t k = 0, *slots = &p->slots[s * p->o.chunks + t->chunk];
-                while (used[row + k])
+                uint32_t k = 0;
+                while (used[k])
                     k++;
-                used[row + k] = true;
-                held[row + t->micro] = k;
-                *slots = k + 1 > *slots ? k + 1 : *slots;
+                used[k] = true;
+                held[pair] = k;
+                p->slots[s] = k + 1 > p->slots[s] ? k + 1 : p->slots[s];
             }
-            t->slot = held[row + t->micro];
+            t->slot = held[pair];
             if (t->kind == last_kind(p))
-                used[row + t->slot] = false;
+                used[t->slot] = false;
         }
     }
     free(held);
@@ -152,12 +153,12 @@ static int by_time(const void *a, const void *b)
     return x->link < y->link ? -1 : x->link > y->link;
 }
 
-/* The task after which `slot` of a chunk is free for the forward at index i: its last one before. */
+/* The task after which the slot of the forward at index i is free: the slot's last one before. */
 static uint32_t freed(const mri_pipeline *p, uint32_t stage, uint32_t i)
 {
     const mri_tasks *t = &p->stage[stage];
     for (uint32_t k = i; k-- > 0;)
-        if (t->v[k].chunk == t->v[i].chunk && t->v[k].slot == t->v[i].slot)
+        if (t->v[k].slot == t->v[i].slot)
             return k;
     return NOT_YET;
 }
@@ -256,7 +257,7 @@ mr_status mri_pipeline_make(const mri_pipeline_options *o, mri_pipeline *p, mr_e
     for (uint32_t l = 0; o->links && l < o->n_links; l++)
         MRI_PUSH(&p->links, o->links[l]);
     p->stage = mri_alloc(o->stages * sizeof *p->stage);
-    p->slots = mri_alloc((size_t)o->stages * o->chunks * sizeof *p->slots);
+    p->slots = mri_alloc(o->stages * sizeof *p->slots);
     mri_pipeline_order(p);
     give_slots(p);
     if (mri_pipeline_simulate(p, NULL, 0)) {

@@ -12,7 +12,7 @@
  * Invariants of a finished pipeline (checked by mri_pipeline_verify, by running all stages with
  * the poorest transport there is: a message is passed when both sides have come to it, and one
  * side's messages one after the other): it ends; each (kind, chunk, micro-batch) runs once, after
- * what it reads; no slot is written before its last reader ran.
+ * what it reads; no slot is written before its last reader ran. Chunks of a stage share its slots.
  */
 #ifndef MRI_PIPELINE_H
 #define MRI_PIPELINE_H
@@ -62,7 +62,7 @@ typedef struct mri_pipeline_options {
 typedef struct mri_pipeline {
     mri_pipeline_options o;
     mri_tasks *stage;                 /* of each stage, in order                        */
-    uint32_t *slots;                  /* [stages][chunks]: micro-batches in flight      */
+    uint32_t *slots;                  /* [stages]: chunks' micro-batches in flight      */
     MRI_VEC(mri_link) links;
     MRI_VEC(mri_message) messages;    /* in the order that every stage keeps            */
     double time, ideal;               /* of the simulation; of the busiest stage's tasks alone */

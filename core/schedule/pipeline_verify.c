@@ -39,8 +39,7 @@ static side *open_sides(const mri_pipeline *p)
         MRI_PUSH(&to->queue, i);
         need(to, g->before, (uint32_t)to->queue.n);
         for (uint32_t k = g->after + 1; k < mine->n; k++)
-            if (mine->v[k].kind == MRI_TASK_F && mine->v[k].chunk == mine->v[g->after].chunk &&
-                mine->v[k].slot == mine->v[g->after].slot) {
+            if (mine->v[k].kind == MRI_TASK_F && mine->v[k].slot == mine->v[g->after].slot) {
                 need(from, k, (uint32_t)from->queue.n);
                 break;
             }
@@ -88,19 +87,18 @@ static mr_status check_stage(const mri_pipeline *p, uint32_t s, mr_err *err)
 {
     size_t cells = (size_t)p->o.chunks * p->o.micros;
     uint8_t *seen = mri_alloc(cells + 1);
-    uint32_t *holds = mri_alloc((cells + 1) * sizeof *holds); /* micro + 1 of each slot */
+    size_t *holds = mri_alloc((cells + 1) * sizeof *holds); /* of each slot: whose it is, + 1 */
     const uint8_t all = p->o.split_w ? 7 : 3, kinds = p->o.split_w ? 3 : 2;
     mr_status st = 0;
     for (size_t i = 0; i < p->stage[s].n && !st; i++) {
         const mri_task *t = &p->stage[s].v[i];
-        size_t row = (size_t)t->chunk * p->o.micros;
-        uint8_t *x = &seen[row + t->micro];
-        uint32_t *h = &holds[row + t->slot];
+        size_t pair = (size_t)t->chunk * p->o.micros + t->micro;
+        uint8_t *x = &seen[pair];
+        size_t *h = &holds[t->slot];
         bool good = t->kind < kinds && *x == (1u << t->kind) - 1u &&
-                    *h == (t->kind == MRI_TASK_F ? 0 : t->micro + 1) &&
-                    t->slot < p->slots[s * p->o.chunks + t->chunk];
+                    *h == (t->kind == MRI_TASK_F ? 0 : pair + 1) && t->slot < p->slots[s];
         *x |= (uint8_t)(1u << t->kind);
-        *h = *x == all ? 0 : t->micro + 1;
+        *h = *x == all ? 0 : pair + 1;
         if (!good)
             st = mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST,
                          "pipeline: task %zu of stage %u (kind %u, chunk %u, micro-batch %u, slot "

@@ -45,7 +45,8 @@ static void put(const stage_of *x, uint8_t kind, uint32_t instance)
     MRI_PUSH(&x->s->items, it);
 }
 
-/* F waits for what it reads, and for what the slot's last micro-batch still sends. */
+/* F waits for what it reads, and for what the slot's last micro-batch, maybe of another chunk, still
+ * sends. */
 static void put_task(const stage_of *x)
 {
     static const uint8_t kind[] = { MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W };
@@ -53,8 +54,9 @@ static void put_task(const stage_of *x)
     uint32_t n = x->s->instances;
     for (uint32_t i = 0; i < n; i++) {
         const mri_block *b = &x->s->blocks.v[i];
-        bool waits = task == MRI_TASK_F || (task == MRI_TASK_B && b->border == MRI_BORDER_OUT);
-        if (b->chunk == x->t->chunk && b->border && waits)
+        bool gradient = task == MRI_TASK_B && b->border == MRI_BORDER_OUT &&
+                        b->chunk == x->t->chunk;
+        if (b->border && (task == MRI_TASK_F || gradient))
             put(x, MRI_ITEM_WAIT, i);
     }
     if (task == MRI_TASK_F)

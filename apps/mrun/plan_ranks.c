@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * plan_ranks.c - see plan_ranks.h. Each stage of the pipeline is planned as its own rank would, so
+ * that the Gantt has the times and the table the memory of all.
+ */
+#include "plan_ranks.h"
+#include "core/schedule/lr.h"
+#include "train.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct planner {
+    app *a;
+    mri_config *c;
+    const plan_machine *m;
+    double link;           /* bytes a second; 0: the machine's */
+    uint32_t ranks, rank;
+    uint32_t stages, chunks, micros;
+    double (*cost)[3];     /* by virtual stage */
+    double *memory, *optimizer_s; /* by stage: bytes; seconds of the update */
+    mri_pipeline pipeline;
+    double message_s;      /* of the largest value that crosses */
+} planner;
+
+static mr_status open_rank(planner *p, uint32_t rank, mri_world **w, mri_session **s, mr_err *err)
+{
+    mri_session_options o = app_train_options(p->c);
+    mr_status st = 0;
+    o.needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE;
+    o.dry = true;
+    MR_TRY(mri_world_fake(p->c, rank, p->ranks, w, err));
+    MR_TRY(mri_world_settle(*w, p->c, err));
+    o.world = *w;
+    MR_TRY(mri_session_open(p->a->registry, p->c, &o, s, err));
+out:
+    return st;
+}
+
+static void close_rank(mri_world *w, mri_session *s)
+{
+    mri_session_close(s);
+    mri_world_close(w);
+}
+
+/* ---- what each stage costs ------------------------------------------------------------------- */
+
+/* Reads gradients, states and masters, writes states, masters and weights. */
+static double update_seconds(const mri_session *s, const plan_machine *m)
+{
+    mri_memory x;
+    mri_session_memory(s, &x);
+    return 2 * (double)(x.optimizer + x.parameters) / m->memory;
+}
+
+static void note_costs(planner *p, const mri_session *s)
+{
+    const mri_exec *e = s->train;
+    const mri_mesh *mesh = &s->world->mesh;
+    mri_memory x;
+    mri_session_memory(s, &x);
+    p->memory[mesh->i_pp] = (double)(x.parameters + x.optimizer + x.arena + x.states);
+    p->optimizer_s[mesh->i_pp] = update_seconds(s, p->m);
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++) {
+        uint32_t chunk = mri_exec_chunk_of(e, i);
+        for (uint8_t phase = 0; phase < MRI_PHASES; phase++)
+            p->cost[chunk * p->stages + mesh->i_pp][phase] +=
+                plan_seconds(e, i, phase, mesh, p->m, p->link);
+    }
+    for (size_t l = 0; l < s->relay.stage.bytes.n; l++) {
+        double t = plan_link(mesh, MRI_GROUP_PP, (double)s->relay.stage.bytes.v[l], p->m, p->link);
+        p->message_s = t > p->message_s ? t : p->message_s;
+    }
+}
+
+/* ---- what is told ---------------------------------------------------------------------------- */
+
+static void print_placements(const mri_session *s, mri_str *out)
+{
+    mri_str_fmt(out, "parameters of this rank\n  %-30s %8s %16s %16s\n", "", "tensors", "here",
+                "of the whole");
+    for (uint32_t g = 0; g < s->params.groups.n; g++) {
+        const mri_pgroup *x = &s->params.groups.v[g];
+        double here = 0, whole = 0;
+        uint32_t n = 0;
+        for (size_t i = 0; i < s->params.slots.n; i++) {
+            const mri_tensor_slot *t = &s->params.slots.v[i];
+            double all = 1;
+            if (t->group != g)
+                continue;
+            for (uint32_t d = 0; d < t->place.rank; d++)
+                all *= (double)t->place.full[d];
+            here += (double)t->n;
+            whole += t->place.rank ? all : (double)t->n;
+            n++;
+        }
+        char *what = mri_format("%s%s%s%s%s", x->expert ? "experts" : "dense",
+                                x->split & MRI_AXIS_TP ? ", split over tp" : "",
+                                x->split & MRI_AXIS_EP ? ", split over ep" : "",
+                                x->decay_mult > 0 ? "" : ", no decay", x->frozen ? ", frozen" : "");
+        mri_str_fmt(out, "  %-30s %8u %16.0f %16.0f\n", what, n, here, whole);
+        free(what);
+    }
+}
+
+static void print_pipeline(planner *p, mri_str *out)
+{
+    static const char *const names[] = { "1F1B", "interleaved 1F1B", "zero bubble" };
+    const mri_pipeline *x = &p->pipeline;
+    mri_str_fmt(out, "pipeline: %s, %u stages of %u, %u micro-batches a rank and step\n",
+                names[x->o.kind], p->stages, p->chunks, p->micros);
+    mri_pipeline_print(x, 96, out);
+    mri_str_fmt(out, "  %-10s %6s %12s %12s %12s %14s\n", "stage", "slots", "ms F", "ms B", "ms W",
+                "memory");
+    for (uint32_t s = 0; s < p->stages; s++) {
+        double t[3] = { 0 };
+        for (uint32_t k = 0; k < p->chunks; k++)
+            for (int phase = 0; phase < 3; phase++)
+                t[phase] += 1e3 * p->cost[k * p->stages + s][phase];
+        char *bytes = mri_bytes_text(p->memory[s]);
+        mri_str_fmt(out, "  %-10u %6u %12.3f %12.3f %12.3f %14s\n", s, x->slots[s], t[0], t[1], t[2],
+                    bytes);
+        free(bytes);
+    }
+}
+
+static void print_time(const planner *p, const mri_session *s, mri_str *out)
+{
+    double update = 0, tokens = (double)s->train->opt.tokens * p->micros * s->world->mesh.dp;
+    for (uint32_t k = 0; k < p->stages; k++)
+        update = p->optimizer_s[k] > update ? p->optimizer_s[k] : update;
+    double step = p->pipeline.time + update;
+    mri_str_fmt(out, "step on %s: %.1f ms (%.1f the pipeline, of which bubble %.1f %%; %.1f the "
+                "update), %.0f tokens/s\n", p->m->name, 1e3 * step, 1e3 * p->pipeline.time,
+                100 * mri_pipeline_bubble(&p->pipeline), 1e3 * update, tokens / step);
+    mri_str_add(out, "times are op costs at the machine's rates, one kernel after the other; the "
+                     "sum of gradients over dp is not in them\n");
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+static mr_status make_pipeline(planner *p, const mri_session *s, mr_err *err)
+{
+    const mri_exec *e = s->train;
+    mri_pipeline_options one = { .stages = 1, .chunks = 1, .micros = p->micros,
+                                 .split_w = e->opt.plan.split_w };
+    mr_status st = p->stages > 1 ? mri_relay_pipeline(&s->relay, &p->c->mesh, e->opt.plan.split_w,
+                                                      p->micros, &p->pipeline, err)
+                                 : mri_pipeline_make(&one, &p->pipeline, err);
+    return st;
+}
+
+static mr_status plan_stages(planner *p, const mri_world *w, mr_err *err)
+{
+    uint32_t inner = w->mesh.tp * w->mesh.cp * w->mesh.dp;
+    mr_status st = 0;
+    for (uint32_t s = 0; s < p->stages && !st; s++) {
+        mri_world *other = NULL;
+        mri_session *session = NULL;
+        st = open_rank(p, p->rank % inner + s * inner, &other, &session, err);
+        if (!st)
+            note_costs(p, session);
+        close_rank(other, session);
+    }
+    return st;
+}
+
+mr_status plan_ranks(app *a, mri_config *c, uint32_t ranks, uint32_t rank, const plan_machine *m,
+                     mri_str *out, mr_err *err)
+{
+    planner p = { .a = a, .c = c, .m = m, .ranks = ranks, .rank = rank,
+                  .link = c->comm.link_gbytes * 1e9 };
+    mri_world *w = NULL;
+    mri_session *s = NULL;
+    mr_status st = 0;
+    MR_TRY(open_rank(&p, rank, &w, &s, err));
+    p.stages = w->mesh.pp;
+    p.chunks = p.stages > 1 ? s->relay.stage.chunks : 1;
+    int64_t unit = c->train.micro_batch * w->mesh.dp;
+    p.micros = (uint32_t)((mri_global_batch(&c->train, 0) + unit - 1) / unit);
+    p.cost = mri_alloc((size_t)p.stages * p.chunks * sizeof *p.cost);
+    p.memory = mri_alloc(p.stages * sizeof *p.memory);
+    p.optimizer_s = mri_alloc(p.stages * sizeof *p.optimizer_s);
+    MR_TRY(make_pipeline(&p, s, err));
+    MR_TRY(plan_stages(&p, w, err));
+    mri_pipeline_simulate(&p.pipeline, (const double (*)[3])p.cost, p.message_s);
+    mri_mesh_print(&w->mesh, out);
+    print_placements(s, out);
+    plan_memory(s, out);
+    plan_collectives(s->train, &w->mesh, p.micros, m, p.link, out);
+    print_pipeline(&p, out);
+    print_time(&p, s, out);
+out:
+    mri_pipeline_free(&p.pipeline);
+    free(p.cost);
+    free(p.memory);
+    free(p.optimizer_s);
+    close_rank(w, s);
+    return st;
+}
