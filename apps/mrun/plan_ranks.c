@@ -117,8 +117,8 @@ static void print_pipeline(planner *p, mri_str *out)
             for (int phase = 0; phase < 3; phase++)
                 t[phase] += 1e3 * p->cost[k * p->stages + s][phase];
         char *bytes = mri_bytes_text(p->memory[s]);
-        mri_str_fmt(out, "  %-10u %6u %12.3f %12.3f %12.3f %14s\n", s, x->slots[s], t[0], t[1], t[2],
-                    bytes);
+        mri_str_fmt(out, "  %-10u %6u %12.3f %12.3f %12.3f %14s\n", s, x->slots[s], t[0], t[1],
+                    t[2], bytes);
         free(bytes);
     }
 }

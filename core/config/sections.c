@@ -61,9 +61,9 @@ static const mr_opt mesh_opts[] = {
            "collectives of a step run beside the computation that does not wait for them"),
     MR_OPT_CHOICE(C, schedule, "schedule", "1f1b", "1f1b|zero_bubble",
                   "order of a pipeline's work; 1f1b with vpp above 1 is interleaved"),
-    MR_OPT(C, MR_T_STR, layout, "layout", NULL, "which stage has what: E embedding, t layer, m "
-                                                "MTP, "
-           "L loss, | between stages, x*3 and (..)*3 repeat: \"Et*3|t*4|t*3L\""),
+    MR_OPT(C, MR_T_STR, layout, "layout", NULL,
+           "which stage has what: E embedding, t layer, m MTP, L loss, | between stages, x*3 and "
+           "(..)*3 repeat: \"Et*3|t*4|t*3L\""),
     MR_OPT_RANGE(C, MR_T_INT, first_stage_layers, "first_stage_layers", "-1", -1, 65536,
                  "layers of the first virtual stage; -1: as many as the others have"),
     MR_OPT_RANGE(C, MR_T_INT, last_stage_layers, "last_stage_layers", "-1", -1, 65536,

@@ -8,8 +8,9 @@
  *   what the host feeds: batch fields (, page table, logit rows) | losses | keep | gradient edges
  *   (two that alternate, or one an instance when W is split) | edges and saved values of every
  *   instance, and over them, where a step is one micro-batch, the main gradients
- * There is one slot, unless a pipeline has several micro-batches in flight. Its stage may be several
- * chunks of instances with other stages between them, which share the slots or have their own.
+ * There is one slot, unless a pipeline has several micro-batches in flight. Its stage may be
+ * several chunks of instances with other stages between them, which share the slots or have their
+ * own.
  * Execs of one session that are never live together (training, validation) are bound to
  * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
  *

@@ -45,8 +45,8 @@ static void put(const stage_of *x, uint8_t kind, uint32_t instance)
     MRI_PUSH(&x->s->items, it);
 }
 
-/* F waits for what it reads, and for what the slot's last micro-batch, maybe of another chunk, still
- * sends. */
+/* F waits for what it reads, and for what the slot's last micro-batch, maybe of another chunk,
+ * still sends. */
 static void put_task(const stage_of *x)
 {
     static const uint8_t kind[] = { MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W };

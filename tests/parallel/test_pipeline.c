@@ -131,8 +131,8 @@ Test(pipeline, of_another_family)
 {
     run one = run_of(kimi_k2, NULL, 1, false);
     run two = run_of(kimi_k2, (const char *[]){ "mesh.pp=2", "mesh.vpp=2", NULL }, 2, false);
-    run four = run_of(kimi_k2, (const char *[]){ "mesh.pp=4", "mesh.schedule=zero_bubble", NULL }, 4,
-                      false);
+    run four = run_of(kimi_k2, (const char *[]){ "mesh.pp=4", "mesh.schedule=zero_bubble", NULL },
+                      4, false);
     equal(&one, &two, "pp 2, vpp 2");
     equal(&one, &four, "zero bubble, pp 4");
 }

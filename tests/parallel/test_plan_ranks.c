@@ -68,7 +68,8 @@ Test(plan_ranks, a_model_that_no_machine_here_holds)
     int code;
     char *out = mrun("plan-kimi-k2.ini' --ranks 512 --rank 37 --machine h200", &code);
     cr_assert_eq(code, 0, "%s", out);
-    cr_expect(strstr(out, "pipeline: interleaved 1F1B, 16 stages of 2, 64 micro-batches"), "%s", out);
+    cr_expect(strstr(out, "pipeline: interleaved 1F1B, 16 stages of 2, 64 micro-batches"), "%s",
+              out);
     cr_expect(strstr(out, "\n  0              47 "), "%s", out); /* 16 * 2 * (1 + 15 / 32) chunks */
     cr_expect(strstr(out, "rank 37 of 512"), "%s", out);
     double ms = number_after(out, "step on h200: ");

@@ -25,7 +25,8 @@ static slotted open_slotted(tiny *t)
     o.chunks = chunks;
     o.n_chunks = 2;
     o.share_slots = false; /* both chunks of a micro-batch are live at once */
-    kit_ok(mri_exec_create(&s->device, a, &s->params, &s->scalars, &o, &x.exec, &err), &err, "exec");
+    kit_ok(mri_exec_create(&s->device, a, &s->params, &s->scalars, &o, &x.exec, &err), &err,
+           "exec");
     kit_ok(s->device.ops->alloc(s->device.dev, x.exec->bytes, MR_MEM_ARENA, &x.block, &err), &err,
            "memory");
     kit_ok(mri_exec_bind(x.exec, x.block, &err), &err, "bind");

@@ -97,7 +97,7 @@ Test(pipeline, slots)
     o = (mri_pipeline_options){ .stages = 2, .chunks = 2, .micros = 8,
                                 .kind = MRI_PIPELINE_INTERLEAVED };
     p = make(o);
-    /* stage 0 does F of (chunk, micro-batch) 00 01 10 11, then F 02, B 10, F 03, B 11, F 12, B 00 */
+    /* stage 0: F of (chunk, micro-batch) 00 01 10 11, then F 02, B 10, F 03, B 11, F 12, B 00 */
     cr_assert_eq(p.slots[0], 5, "%u", p.slots[0]);
     /* stage 1: F 00 01, then F 10, B 10, F 11, B 11, F 02, B 00 */
     cr_assert_eq(p.slots[1], 3, "%u", p.slots[1]);
