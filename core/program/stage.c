@@ -80,6 +80,7 @@ static uint32_t border_kind(cutter *c, uint8_t border, uint32_t link, const mr_t
     mr_prog *p = mri_prog_new(name, model);
     mr_val v = mri_prog_value(p, in ? MRI_TEMP : MRI_INPUT, in ? NULL : "x", type);
     p->border = border;
+    p->sharded = true; /* of types that the blocks have already */
     if (in)
         MRI_PUSH(&p->outputs, ((mri_port){ mri_prog_string(p, "y"), v }));
     mri_kind_prog kind = { name, p };

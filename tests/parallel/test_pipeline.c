@@ -137,6 +137,25 @@ Test(pipeline, of_another_family)
     equal(&one, &four, "zero bubble, pp 4");
 }
 
+/* Blocks with collectives of their own: receives wait for the sender. */
+Test(pipeline, of_tensor_parallel_stages)
+{
+    const char *const heads = "model.kv_heads=2";
+    run one = run_of(llama4, (const char *[]){ heads, NULL }, 1, true);
+    run four = run_of(llama4, (const char *[]){ heads, "mesh.pp=2", "mesh.vpp=2", "mesh.tp=2",
+                                                NULL }, 4, true);
+    equal(&one, &four, "pp 2, vpp 2, tp 2");
+}
+
+Test(pipeline, of_expert_parallel_stages)
+{
+    const char *const experts = "model.llama4.experts=4";
+    run one = run_of(llama4, (const char *[]){ experts, NULL }, 1, false);
+    run four = run_of(llama4, (const char *[]){ experts, "mesh.pp=2", "mesh.dp=2", "mesh.ep=2",
+                                                NULL }, 4, false);
+    equal(&one, &four, "pp 2, ep 2");
+}
+
 Test(pipeline, chunks_in_turn)
 {
     run one = run_of(llama4, NULL, 1, true);
