@@ -12,27 +12,61 @@
 
 enum { STEPS = 10, STATES = 3 }; /* the value, exp_avg, exp_avg_sq */
 
+typedef struct steps_tensor { /* a parameter, whichever ranks have it */
+    char *name;
+    uint64_t n;
+    float *x;         /* STATES x n */
+    uint8_t *written; /* how often a writer had it */
+} steps_tensor;
+
 typedef struct steps {
     double loss[STEPS], norm[STEPS], aux[STEPS], tokens[STEPS];
-    uint64_t n;            /* elements of all parameters */
-    float *x;              /* STATES x n, in the order of the model */
-    uint8_t *written;      /* how often a writer had it */
-    double nll;            /* of a validation, by rank 0 */
+    MRI_VEC(steps_tensor) tensors;
+    double nll; /* of a validation, by rank 0 */
     pthread_mutex_t lock;
 } steps;
 
-/* where each parameter begins in `x`: the same on every rank, whatever its own order */
-static inline uint64_t steps_at(const mri_params *p, size_t slot)
+static inline const steps_tensor *steps_find(const steps *s, const char *name)
 {
-    uint64_t at = 0;
-    for (size_t i = 0; i < slot; i++) {
-        const mri_tensor_slot *s = &p->slots.v[i];
-        uint64_t n = 1;
-        for (uint32_t d = 0; d < s->place.rank; d++)
-            n *= (uint64_t)s->place.full[d];
-        at += s->place.rank ? n : s->n;
+    for (size_t i = 0; i < s->tensors.n; i++)
+        if (!strcmp(s->tensors.v[i].name, name))
+            return &s->tensors.v[i];
+    return NULL;
+}
+
+static inline const steps_tensor *steps_tensor_of(steps *s, const mri_tensor_slot *slot)
+{
+    uint64_t n = slot->place.rank ? 1 : slot->n;
+    for (uint32_t d = 0; d < slot->place.rank; d++)
+        n *= (uint64_t)slot->place.full[d];
+    if (!steps_find(s, slot->name)) {
+        steps_tensor t = { mri_strdup(slot->name), n, mri_alloc(STATES * n * sizeof *t.x),
+                           mri_alloc(STATES * n) };
+        MRI_PUSH(&s->tensors, t);
     }
-    return at;
+    return steps_find(s, slot->name);
+}
+
+/* One fragment's values to where they are in the whole parameter. */
+static inline mr_status steps_keep_one(par_rank *r, const mri_fragment *x, steps *out, mr_err *err)
+{
+    mri_session *s = r->session;
+    uint64_t n = x->to - x->from, state = 0;
+    if (x->state)
+        state = strcmp(x->state, "exp_avg") ? 2 : 1;
+    float *v = mri_alloc(n * sizeof *v);
+    mr_status st = mri_fragment_read(&s->params, &s->device, x, 0, n, v, err);
+    pthread_mutex_lock(&out->lock);
+    const steps_tensor *t = steps_tensor_of(out, x->slot);
+    for (uint64_t j = 0; j < n && !st && x->writes; j++) {
+        int64_t run, at = mri_box_element(&x->slot->desc.type, &x->slot->place,
+                                          (int64_t)(x->from + j), &run);
+        t->x[state * t->n + (uint64_t)at] = v[j];
+        t->written[state * t->n + (uint64_t)at]++;
+    }
+    pthread_mutex_unlock(&out->lock);
+    free(v);
+    return st;
 }
 
 static inline mr_status steps_keep(par_rank *r, steps *out, mr_err *err)
@@ -40,32 +74,10 @@ static inline mr_status steps_keep(par_rank *r, steps *out, mr_err *err)
     mri_session *s = r->session;
     mr_status st = 0;
     mri_fragments f = { 0 };
-    for (size_t i = 0; i < s->params.slots.n; i++) {
-        const mri_tensor_slot *slot = &s->params.slots.v[i];
-        f.n = 0;
-        mri_fragments_of(&s->params, s->update, &r->world->mesh, slot, &f);
-        for (size_t k = 0; k < f.n; k++) {
-            const mri_fragment *x = &f.v[k];
-            uint64_t n = x->to - x->from, state = 0;
-            if (x->state)
-                state = strcmp(x->state, "exp_avg") ? 2 : 1;
-            float *v = mri_alloc(n * sizeof *v);
-            st = mri_fragment_read(&s->params, &s->device, x, 0, n, v, err);
-            pthread_mutex_lock(&out->lock);
-            for (uint64_t j = 0; j < n && !st; j++) {
-                int64_t run, at = mri_box_element(&slot->desc.type, &slot->place,
-                                                  (int64_t)(x->from + j), &run);
-                uint64_t to = state * out->n + steps_at(&s->params, i) + (uint64_t)at;
-                if (x->writes)
-                    out->x[to] = v[j];
-                out->written[to] = (uint8_t)(out->written[to] + x->writes);
-            }
-            pthread_mutex_unlock(&out->lock);
-            free(v);
-            MR_TRY(st);
-        }
-    }
-out:
+    for (size_t i = 0; i < s->params.slots.n; i++)
+        mri_fragments_of(&s->params, s->update, &r->world->mesh, &s->params.slots.v[i], &f);
+    for (size_t k = 0; k < f.n && !st; k++)
+        st = steps_keep_one(r, &f.v[k], out, err);
     free(f.v);
     return st;
 }
@@ -83,13 +95,6 @@ static inline mr_status steps_on(par_rank *r, void *ctx, mr_err *err)
     mri_session *s = r->session;
     MR_TRY(mri_session_init_weights(s, err));
     uint32_t set = mri_session_find_set(s, "valid", &info);
-    pthread_mutex_lock(&out->lock);
-    if (!out->x) {
-        out->n = steps_at(&s->params, s->params.slots.n);
-        out->x = mri_alloc(STATES * out->n * sizeof *out->x);
-        out->written = mri_alloc(STATES * out->n);
-    }
-    pthread_mutex_unlock(&out->lock);
     for (int k = 0; k < STEPS; k++) {
         MR_TRY(mri_session_train_step(s, &x, err));
         if (!x.ok)
@@ -134,8 +139,12 @@ static inline steps steps_run(uint32_t ranks, const char *const *common, const c
 
 static inline void steps_free(steps *s)
 {
-    free(s->x);
-    free(s->written);
+    for (size_t i = 0; i < s->tensors.n; i++) {
+        free(s->tensors.v[i].name);
+        free(s->tensors.v[i].x);
+        free(s->tensors.v[i].written);
+    }
+    free(s->tensors.v);
     pthread_mutex_destroy(&s->lock);
     memset(s, 0, sizeof *s);
 }
@@ -161,15 +170,21 @@ static inline void steps_same(const steps *a, const steps *b, double limit, cons
                      a->tokens[k], b->tokens[k]);
     }
     cr_assert(steps_gap(a->nll, b->nll) <= limit, "%s: nll %.9g and %.9g", what, a->nll, b->nll);
-    cr_assert_eq(a->n, b->n);
+    cr_assert_eq(a->tensors.n, b->tensors.n, "%s: %zu parameters and %zu", what, a->tensors.n,
+                 b->tensors.n);
     for (int state = 0; state < STATES; state++) {
         double gap = 0, all = 0;
-        for (uint64_t i = state * a->n; i < (state + 1) * a->n; i++) {
-            cr_assert(a->written[i] == 1 && b->written[i] == 1,
-                      "%s: element %llu of state %d is written %u and %u times", what,
-                      (unsigned long long)i, state, a->written[i], b->written[i]);
-            gap += ((double)a->x[i] - b->x[i]) * ((double)a->x[i] - b->x[i]);
-            all += (double)a->x[i] * a->x[i];
+        for (size_t k = 0; k < a->tensors.n; k++) {
+            const steps_tensor *x = &a->tensors.v[k], *y = steps_find(b, x->name);
+            cr_assert(y && x->n == y->n, "%s: %s is missing, or of another size", what, x->name);
+            for (uint64_t i = state * x->n; i < (state + 1) * x->n; i++) {
+                cr_assert(x->written[i] == 1 && y->written[i] == 1,
+                          "%s: element %llu of state %d of %s is written %u and %u times", what,
+                          (unsigned long long)(i % x->n), state, x->name, x->written[i],
+                          y->written[i]);
+                gap += ((double)x->x[i] - y->x[i]) * ((double)x->x[i] - y->x[i]);
+                all += (double)x->x[i] * x->x[i];
+            }
         }
         cr_assert(sqrt(gap) <= 20 * limit * sqrt(all), "%s: state %d is off by %g of %g", what,
                   state, sqrt(gap), sqrt(all));
