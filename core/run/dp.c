@@ -191,12 +191,13 @@ void mri_dp_close(mri_dp *dp)
 
 /* ---- execs ----------------------------------------------------------------------------------- */
 
-static void use(mri_bucket_list *l, uint32_t bucket)
+static bool use(mri_bucket_list *l, uint32_t bucket)
 {
     for (size_t i = 0; i < l->bucket.n; i++)
         if (l->bucket.v[i] == bucket)
-            return;
+            return false;
     MRI_PUSH(&l->bucket, bucket);
+    return true;
 }
 
 void mri_dp_attach(mri_dp *dp, mri_exec *e)
@@ -209,8 +210,9 @@ void mri_dp_attach(mri_dp *dp, mri_exec *e)
         for (size_t j = 0; j < mri_exec_plan(e, i)->params.n; j++)
             for (uint32_t k = 0; (s = mri_exec_slot(e, i, j, k)); k++) {
                 const mri_bucket *b = mri_params_bucket(p, s->at);
-                if (b)
-                    use(&e->uses[i], (uint32_t)(b - p->buckets.v));
+                uint32_t at = b ? (uint32_t)(b - p->buckets.v) : 0;
+                if (b && use(&e->uses[i], at))
+                    dp->runs.v[at].users += e->opt.plan.train;
             }
 }
 

@@ -31,7 +31,8 @@ typedef struct mri_unit { /* the pieces of one block */
 } mri_unit;
 
 typedef struct mri_bucket_run { /* one for each bucket: what is under way */
-    uint32_t unit, pending;     /* pending: blocks that will still add to its gradients */
+    uint32_t unit, users;       /* blocks that train its parameters */
+    uint32_t pending;           /* of those, which will still add to its gradients in this step */
     bool reduced;
     uint64_t reduce, gather;    /* tickets; 0: none */
     uint64_t arrived;           /* elements of the arrival buffer before its piece */

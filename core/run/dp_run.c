@@ -249,9 +249,8 @@ void mri_dp_begin(mri_dp *dp, bool fresh)
     for (size_t u = 0; u < dp->units.n; u++)
         dp->units.v[u].fresh = fresh;
     for (size_t i = 0; i < dp->runs.n; i++) {
-        const mri_bucket *b = bucket(dp, i);
         dp->runs.v[i].reduced = false;
-        dp->runs.v[i].pending = b->first == MRI_SHARED ? UINT32_MAX : b->last - b->first + 1;
+        dp->runs.v[i].pending = dp->runs.v[i].users;
     }
 }
 
