@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(256)
     float max = -INFINITY, sum = 0, acc[NV] = {};
     for (int j0 = block_min_first(first) / TILE * TILE; j0 <= last; j0 += TILE) {
         __syncthreads();
-        load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.tokens, a.c, ks);
-        load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.tokens, a.cv, vs);
+        load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.keys, a.c, ks);
+        load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.keys, a.cv, vs);
         __syncthreads();
         float z[4], top = max, part = 0;
         dots(qs, ks, a.c, r, x, z);
@@ -110,5 +110,6 @@ static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err
 
 const struct op_row cuda_attention_rows[] = {
     { "attention", "xxxI>xf", sizeof(struct attn), attention_prepare, 0, 0 },
+    { "attention.cp", "xxxi>xf", sizeof(struct attn), attention_prepare, 0, 0 },
     {},
 };

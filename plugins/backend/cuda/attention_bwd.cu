@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(256)
     int g = blockIdx.y, r = threadIdx.x / 8, x = threadIdx.x % 8, j0 = blockIdx.x * TILE;
     float ak[NV] = {}, av[NV] = {};
 
-    load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.tokens, a.c, ks);
-    load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.tokens, a.cv, vs);
+    load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.keys, a.c, ks);
+    load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.keys, a.cv, vs);
     for (int h = g * a.group; h < (g + 1) * a.group; h++)
         for (int t0 = first_query(j0, a); t0 <= reach[blockIdx.x]; t0 += TILE) {
             __syncthreads();
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(256)
             }
         }
     int64_t row = ((int64_t)j0 + r) * a.kv + g;
-    if (j0 + r >= a.tokens)
+    if (j0 + r >= a.keys)
         return;
 #pragma unroll
     for (int n = 0; n < NV; n++) {
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(256)
     __syncthreads();
     for (int j0 = block_min_first(s.first) / TILE * TILE; j0 <= last; j0 += TILE) {
         __syncthreads();
-        load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.tokens, a.c, ks);
-        load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.tokens, a.cv, vs);
+        load_tile(k, (int64_t)a.kv * a.c, (int64_t)g * a.c, j0, a.keys, a.c, ks);
+        load_tile(v, (int64_t)a.kv * a.cv, (int64_t)g * a.cv, j0, a.keys, a.cv, vs);
         __syncthreads();
         scores(s, qs, ks, os, vs, j0, r, x, ps, ds, a);
         __syncwarp();
@@ -150,7 +150,8 @@ static mr_status attention_bwd_run(RUN_ARGS)
     int64_t rows = k->a.tokens * k->a.heads;
     float *delta = (float *)ws;
     int32_t *reach = (int32_t *)(delta + rows);
-    unsigned tiles = (unsigned)cuda_ceil(k->a.tokens, TILE);
+    unsigned tiles = (unsigned)cuda_ceil(k->a.keys, TILE);
+    unsigned of_queries = (unsigned)cuda_ceil(k->a.tokens, TILE);
     if (!rows)
         return MR_OK;
     WITH_TYPE(base->in_kind[0], attn_bwd_first((const F *)in[0].data, (const F *)in[4].data,
@@ -160,7 +161,7 @@ static mr_status attention_bwd_run(RUN_ARGS)
         const F *kk = (const F *)in[2].data, *v = (const F *)in[3].data;
         attn_dkv<F, NV><<<dim3(tiles, (unsigned)k->a.kv), 256, k->shared, stream>>>(
             dy, q, kk, v, lse, seq_start, delta, reach, (F *)out[1].data, (F *)out[2].data, k->a);
-        attn_dq<F, NV><<<dim3(tiles, (unsigned)k->a.heads), 256, k->shared, stream>>>(
+        attn_dq<F, NV><<<dim3(of_queries, (unsigned)k->a.heads), 256, k->shared, stream>>>(
             dy, q, kk, v, lse, seq_start, delta, (F *)out[0].data, k->a);
     });
     return cuda_launched(base, err);
@@ -190,5 +191,6 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
 
 const struct op_row cuda_attention_bwd_rows[] = {
     { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
+    { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
     {},
 };

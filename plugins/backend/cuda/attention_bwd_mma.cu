@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         if (threadIdx.x < STEP)
             rows[at][threadIdx.x] = query_of(seq_start, lse, delta, t0 + threadIdx.x, h, a);
     };
-    flash_load<D, OWN>(ks, k, (int64_t)a.kv * a.c, g * a.c, j0, a.tokens, a.c);
-    flash_load<V, OWN>(vs, v, (int64_t)a.kv * a.cv, g * a.cv, j0, a.tokens, a.cv);
+    flash_load<D, OWN>(ks, k, (int64_t)a.kv * a.c, g * a.c, j0, a.keys, a.c);
+    flash_load<V, OWN>(vs, v, (int64_t)a.kv * a.cv, g * a.cv, j0, a.keys, a.cv);
     load(0, 0);
     for (int n = 0, at = 0; n < n_all; n++, at ^= 1) {
         if (n + 1 < n_all) {
@@ -123,8 +123,8 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         }
         __syncthreads();
     }
-    flash_store<D>(dk, ak, (int64_t)a.kv * a.c, g * a.c, j0 + warp * 16, a.tokens, a.c);
-    flash_store<V>(dv, av, (int64_t)a.kv * a.cv, g * a.cv, j0 + warp * 16, a.tokens, a.cv);
+    flash_store<D>(dk, ak, (int64_t)a.kv * a.c, g * a.c, j0 + warp * 16, a.keys, a.c);
+    flash_store<V>(dv, av, (int64_t)a.kv * a.cv, g * a.cv, j0 + warp * 16, a.keys, a.cv);
 }
 
 template <int D, int V>
@@ -155,9 +155,8 @@ __global__ void __launch_bounds__(FLASH_THREADS)
     int j0 = min(min(lows[0], lows[1]), min(lows[2], lows[3])) / STEP * STEP, at = 0;
 
     auto load = [&](int j, int to) {
-        flash_load<D, STEP>(ks + to * STEP * P, k, (int64_t)a.kv * a.c, g * a.c, j, a.tokens, a.c);
-        flash_load<V, STEP>(vs + to * STEP * PV, v, (int64_t)a.kv * a.cv, g * a.cv, j, a.tokens,
-                            a.cv);
+        flash_load<D, STEP>(ks + to * STEP * P, k, (int64_t)a.kv * a.c, g * a.c, j, a.keys, a.c);
+        flash_load<V, STEP>(vs + to * STEP * PV, v, (int64_t)a.kv * a.cv, g * a.cv, j, a.keys, a.cv);
         copies_end();
     };
     flash_load<D, OWN>(qs, q, (int64_t)a.heads * a.c, h * a.c, t0, a.tokens, a.c);
@@ -215,7 +214,8 @@ static mr_status flash_bwd_run(RUN_ARGS)
     const int32_t *seq_start = (const int32_t *)in[6].data;
     float *delta = (float *)ws;
     int32_t *reach = (int32_t *)(delta + k->a.tokens * k->a.heads);
-    unsigned tiles = (unsigned)cuda_ceil(k->a.tokens, OWN);
+    unsigned tiles = (unsigned)cuda_ceil(k->a.keys, OWN);
+    unsigned rows = (unsigned)cuda_ceil(k->a.tokens, OWN);
     if (!k->a.tokens)
         return MR_OK;
     attn_bwd_first((const bf16 *)in[0].data, (const bf16 *)in[4].data, seq_start, delta, reach, OWN,
@@ -224,7 +224,7 @@ static mr_status flash_bwd_run(RUN_ARGS)
         flash_dkv<D, V><<<dim3(tiles, (unsigned)k->a.kv), FLASH_THREADS, room<D, V>(), stream>>>(
             dy, q, kk, v, lse, seq_start, delta, reach, (uint16_t *)out[1].data,
             (uint16_t *)out[2].data, k->a);
-        flash_dq<D, V><<<dim3(tiles, (unsigned)k->a.heads), FLASH_THREADS, room<D, V>(), stream>>>(
+        flash_dq<D, V><<<dim3(rows, (unsigned)k->a.heads), FLASH_THREADS, room<D, V>(), stream>>>(
             dy, q, kk, v, lse, seq_start, delta, (uint16_t *)out[0].data, k->a);
     });
     return cuda_launched(base, err);
@@ -248,5 +248,6 @@ static mr_status flash_bwd_prepare(struct kernel *base, const mr_call *c, mr_err
 
 const struct op_row cuda_flash_bwd_rows[] = {
     { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
+    { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
     {},
 };

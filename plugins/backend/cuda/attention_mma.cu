@@ -60,13 +60,13 @@ __global__ void __launch_bounds__(FLASH_THREADS)
 
     float acc[V / 8][4] = {}, max[2] = { -INFINITY, -INFINITY }, sum[2] = {};
     int j0 = low / B * B, at = 0;
-    flash_load<D, B>(ks, k, wk, g * a.c, j0, a.tokens, a.c);
-    flash_load<V, B>(vs, v, wv, g * a.cv, j0, a.tokens, a.cv);
+    flash_load<D, B>(ks, k, wk, g * a.c, j0, a.keys, a.c);
+    flash_load<V, B>(vs, v, wv, g * a.cv, j0, a.keys, a.cv);
     copies_end();
     for (; j0 <= last; j0 += B, at ^= 1) {
         if (j0 + B <= last) {
-            flash_load<D, B>(ks + (at ^ 1) * B * P, k, wk, g * a.c, j0 + B, a.tokens, a.c);
-            flash_load<V, B>(vs + (at ^ 1) * B * PV, v, wv, g * a.cv, j0 + B, a.tokens, a.cv);
+            flash_load<D, B>(ks + (at ^ 1) * B * P, k, wk, g * a.c, j0 + B, a.keys, a.c);
+            flash_load<V, B>(vs + (at ^ 1) * B * PV, v, wv, g * a.cv, j0 + B, a.keys, a.cv);
             copies_end();
             copies_wait<1>();
         } else {
@@ -177,5 +177,6 @@ static mr_status flash_prepare(struct kernel *base, const mr_call *c, mr_err *er
 
 const struct op_row cuda_flash_rows[] = {
     { "attention", "xxxI>xf", sizeof(struct attn), flash_prepare, 0, 0 },
+    { "attention.cp", "xxxi>xf", sizeof(struct attn), flash_prepare, 0, 0 },
     {},
 };

@@ -17,6 +17,8 @@ struct attn_args { // by value in a launch
     int heads, kv, group, c, cv; // group: query heads a kv head
     float scale;
     int whole; // tokens of each sequence, all of which a token sees; 0: causal
+    int64_t keys; // rows of k and v: tokens, or those of all ranks
+    int cut, ranks, index; // attention.cp: tokens of a sequence that the ranks share; else 0
 };
 
 struct attn {
@@ -36,10 +38,19 @@ static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_ty
     k->a.group = k->a.kv > 0 ? k->a.heads / k->a.kv : 0;
     k->a.chunk = mr_attr_i(c, "chunk", 0);
     k->a.whole = mr_attr_i(c, "causal", 1) ? 0 : (int)mr_attr_i(c, "seq", 0);
+    k->a.keys = k->a.tokens;
+    if (strstr(k->base.op, ".cp")) {
+        k->a.cut = (int)mr_attr_i(c, "seq", 0);
+        k->a.ranks = (int)mr_attr_i(c, "ranks", 1);
+        k->a.index = (int)mr_attr_i(c, "index", 0);
+        k->a.keys *= k->a.ranks;
+        if (k->a.cut < 1 || k->a.ranks < 1 || k->a.cut % (2 * k->a.ranks))
+            return cuda_refuse(&k->base, err, "sequences that are not cut in equal pieces");
+    }
     if (k->a.group < 1 || mr_last(q) / k->a.heads > ATTN_MAX_WIDTH ||
         mr_last(v) / k->a.kv > ATTN_MAX_WIDTH)
         return cuda_refuse(&k->base, err, "a head is wider than 256");
-    if (k->a.tokens > INT32_MAX / 2)
+    if (k->a.keys > INT32_MAX / 2)
         return cuda_refuse(&k->base, err, "more tokens than 32-bit positions hold");
     k->a.c = (int)(mr_last(q) / k->a.heads);
     k->a.cv = (int)(mr_last(v) / k->a.kv);
@@ -47,26 +58,41 @@ static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_ty
     return MR_OK;
 }
 
+// The row of the keys that query t is. Of sequences that ranks share each has two pieces, one from
+// the front and one from the back (zig-zag); rows rise with t.
+DEV int row_of(int t, const attn_args &a)
+{
+    if (!a.cut)
+        return t;
+    int piece = a.cut / (2 * a.ranks), in = t % (2 * piece);
+    return t / (2 * piece) * a.cut +
+           (in < piece ? a.index * piece + in : (2 * a.ranks - 2 - a.index) * piece + in);
+}
+
 // The first key that token t sees. Starts outside 0..t are taken as the nearer end.
 DEV int first_seen(const int32_t *seq_start, int t, const attn_args &a)
 {
     if (a.whole)
         return t - t % a.whole;
-    int s = seq_start[t];
-    s = s < 0 ? 0 : s > t ? t : s;
-    return a.chunk ? s + (int)((t - s) / a.chunk * a.chunk) : s;
+    int s = seq_start[t], row = row_of(t, a);
+    s = s < 0 ? 0 : s > row ? row : s;
+    return a.chunk ? s + (int)((row - s) / a.chunk * a.chunk) : s;
 }
 
 // The last one; it does not fall as t rises.
 DEV int last_seen(int t, const attn_args &a)
 {
-    return a.whole ? (int)min((int64_t)(t - t % a.whole + a.whole), a.tokens) - 1 : t;
+    return a.whole ? (int)min((int64_t)(t - t % a.whole + a.whole), a.tokens) - 1 : row_of(t, a);
 }
 
 // The first query that may see key j.
 DEV int first_query(int j, const attn_args &a)
 {
-    return a.whole ? j - j % a.whole : j;
+    if (!a.cut)
+        return a.whole ? j - j % a.whole : j;
+    int piece = a.cut / (2 * a.ranks), in = j % a.cut; // rows of the two pieces that lie before j
+    int front = in - a.index * piece, behind = in - (2 * a.ranks - 1 - a.index) * piece;
+    return j / a.cut * (2 * piece) + min(max(front, 0), piece) + min(max(behind, 0), piece);
 }
 
 // Rows row0 .. row0 + 31 of a [tokens, stride] operand, `n` values from column `col`; rows

@@ -27,11 +27,12 @@ static __global__ void __launch_bounds__(256)
     attn_reach(const int32_t *seq_start, int32_t *reach, int keys, const attn_args a)
 {
     __shared__ int last;
-    int j0 = blockIdx.x * keys, j1 = min((int64_t)j0 + keys, a.tokens) - 1;
+    int j0 = blockIdx.x * keys, j1 = min((int64_t)j0 + keys, a.keys) - 1;
+    int from = first_query(j0, a);
     if (threadIdx.x == 0)
-        last = j1;
+        last = a.cut ? from - 1 : j1; // of another rank's keys there may be no query
     __syncthreads();
-    for (int t = j0 + threadIdx.x; t < a.tokens; t += 256)
+    for (int t = (a.cut ? from : j0) + threadIdx.x; t < a.tokens; t += 256)
         if (first_seen(seq_start, t, a) <= j1)
             atomicMax(&last, t);
     __syncthreads();
@@ -42,7 +43,7 @@ static __global__ void __launch_bounds__(256)
 // Both into the workspace: delta [T, H], then reach [tiles].
 static inline uint64_t attn_bwd_room(const attn_args &a, int keys)
 {
-    return ((uint64_t)a.tokens * (uint64_t)a.heads + (uint64_t)cuda_ceil(a.tokens, keys)) * 4;
+    return ((uint64_t)a.tokens * (uint64_t)a.heads + (uint64_t)cuda_ceil(a.keys, keys)) * 4;
 }
 
 template <typename F>
@@ -51,7 +52,7 @@ static void attn_bwd_first(const F *dy, const F *o, const int32_t *seq_start, fl
 {
     int64_t rows = a.tokens * a.heads;
     attn_delta<F><<<(unsigned)cuda_ceil(rows, 8), 256, 0, stream>>>(dy, o, delta, rows, a.cv);
-    attn_reach<<<(unsigned)cuda_ceil(a.tokens, keys), 256, 0, stream>>>(seq_start, reach, keys, a);
+    attn_reach<<<(unsigned)cuda_ceil(a.keys, keys), 256, 0, stream>>>(seq_start, reach, keys, a);
 }
 
 #endif
