@@ -158,6 +158,8 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
     mri_mesh m = *mesh;
     mr_status st = 0;
     bool divides = env->tokens % m.tp == 0;
+    /* A block of one token is none to run: it tells its parameters (mri_shard_context would refuse). */
+    bool sequences = (!strcmp(env->mode, "train") || !strcmp(env->mode, "infer")) && env->tokens > 1;
     if (m.sequence && !divides && !strcmp(env->mode, "train")) {
         st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
                      "[mesh] tp = %u does not divide the %lld tokens of a micro-batch", m.tp,
@@ -167,6 +169,8 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
         return st;
     }
     m.sequence = m.sequence && divides && strcmp(env->mode, "decode");
+    if (!strcmp(env->mode, "decode"))
+        m.capacity_factor = 0; /* of a few tokens at a time: none is dropped */
     mr_list *streams = mri_alloc((a->kinds.n + 1) * sizeof *streams);
     for (uint32_t k = 0; k < a->kinds.n; k++) /* of whole programs: before any is cut */
         streams[k] = mri_assembly_consumed(a, k, NULL);
@@ -177,7 +181,7 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
         mark_experts(*p, &m);
         if (m.tp > 1)
             st = mri_shard_program(p, &m, &streams[k], err);
-        if (!st)
+        if (!st && sequences)
             st = mri_shard_context(p, &m, err);
         if (!st)
             st = mri_shard_capacity(p, &m, err);

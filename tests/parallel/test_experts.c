@@ -166,6 +166,14 @@ Test(experts, that_receive_nothing_or_all)
     }
 }
 
+Test(experts, of_other_ranks_give_the_same_by_gathered_tokens)
+{
+    for (form f = 0; f < FORMS; f++) {
+        compare_by(true, f, 2, -1, -1, 0);
+        compare_by(true, f, 4, 1, 2, 0);
+    }
+}
+
 Test(experts, that_drop_tokens)
 {
     for (form f = 0; f < FORMS; f++) {
