@@ -4,7 +4,7 @@
  * zig-zag order is that of Striped and Ring Attention's successors, as Megatron-LM has it). A rank
  * has the queries of its rows of every sequence (zigzag.h) and the keys and values of all rows, in
  * their order. seq_start says, of each query, the row of the whole batch where its sequence begins;
- * else all is as in attention.c: query i is row t = zigzag_row(i) there. With N = 1 it is attention.
+ * else all is as in attention.c: query i is row t = zigzag_row(i) there. N = 1 is attention.
  *
  *   zigzag            rows that lie rank after rank -> rows in their order; inverse: back
  *   attention.cp      o, lse of this rank's queries
@@ -18,7 +18,8 @@
 /* Whole sequences of seq, each of 2N pieces? `rows`: of how many ranks. */
 static mr_status check_cut(const mr_call *c, const char *op, int64_t T, bool all, mr_err *err)
 {
-    int64_t N = mr_attr_i(c, "ranks", 1), n = mr_attr_i(c, "index", 0), seq = mr_attr_i(c, "seq", 0);
+    int64_t N = mr_attr_i(c, "ranks", 1), n = mr_attr_i(c, "index", 0);
+    int64_t seq = mr_attr_i(c, "seq", 0);
     if (N < 1 || n < 0 || n >= N)
         return mri_op_fail(err, op, "index is %lld of %lld ranks", (long long)n, (long long)N);
     if (seq < 1 || seq % (2 * N))
@@ -74,7 +75,7 @@ static void zigzag_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, 0, 0);
 }
 
-/* ---- attention.cp ----------------------------------------------------------------------------- */
+/* ---- attention.cp ------------------------------------------------------------------------ */
 typedef struct part { /* one use: what row of the whole its queries are, and what they see */
     mri_heads n;
     int64_t ranks, index;
@@ -191,7 +192,7 @@ static void cp_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, pairs(c, &n, 1) * 2 * (double)(n.C + n.Cv), 0);
 }
 
-/* ---- attention.cp.bwd -------------------------------------------------------------------------- */
+/* ---- attention.cp.bwd --------------------------------------------------------------------- */
 static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     mr_status st = cp_check(c, "attention.cp.bwd", 1, err);

@@ -83,8 +83,8 @@ static mr_status alone(const mr_call *c, const char *op, mr_err *err)
 {
     if (mr_attr_i(c, "ranks", 1) == 1)
         return MR_OK;
-    return mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "%s over %lld ranks runs in a world of ranks only",
-                   op, (long long)mr_attr_i(c, "ranks", 1));
+    return mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "%s over %lld ranks runs in a world of them", op,
+                   (long long)mr_attr_i(c, "ranks", 1));
 }
 
 static void moved_cost(const mr_call *c, mr_cost *cost)
@@ -257,7 +257,8 @@ static mr_status take_shape(const mr_call *c, mr_type *const *out, mr_err *err)
     const mr_type *x = mri_in(c, 0), *index = mri_in(c, 1), *inverse = mri_in(c, 2);
     if (!x->rank || index->rank != 1 || inverse->rank != 1 || !mr_is(index, "i32") ||
         !mr_is(inverse, "i32") || inverse->dim[0] != x->dim[0])
-        return mri_op_fail(err, "take_rows", "index must be i32 [rows of y], inverse i32 [rows of x]");
+        return mri_op_fail(err, "take_rows", "index must be i32 [rows of y], inverse i32 [rows of "
+                           "x]");
     *out[0] = *x;
     out[0]->dtype = mri_dtype_name(x->dtype);
     out[0]->dim[0] = index->dim[0];
@@ -326,7 +327,7 @@ const mr_op_def mri_ops_experts_parallel[] = {
       .vjp = return_vjp, .ref = return_ref, .cost = moved_cost,
       .cases = MRI_CASES("y=F[9,3] all=i32[1,4]{0,4,4,7} @rows=7") },
     { MRI_OP, .id = "take_rows",
-      .doc = "y[i] = index[i] < 0 ? 0 : x[index[i]]; no row is taken twice, inverse says where from",
+      .doc = "y[i] = index[i] < 0 ? 0 : x[index[i]]; no row is taken twice; inverse is index's",
       .sig = "x index inverse -> y", .shape = take_shape, .vjp = take_vjp, .ref = take_ref,
       .cost = take_cost,
       .cases = MRI_CASES("x=F[4,3] index=i32[3]{3,-1,0} inverse=i32[4]{2,-1,-1,0}",

@@ -16,7 +16,7 @@ static mr_status drop_shape(const mr_call *c, mr_type *const *out, mr_err *err)
     const mr_type *index = mri_in(c, 1);
     int64_t E = mr_attr_i(c, "experts", 0), C = mr_attr_i(c, "capacity", 0), R;
     if (E < 1 || E > INT32_MAX - 1 || C < 1)
-        return mri_op_fail(err, "route_drop", "experts is %lld and capacity %lld, must be 1 or more",
+        return mri_op_fail(err, "route_drop", "experts is %lld, capacity %lld, must be 1 or more",
                            (long long)E, (long long)C);
     R = index->rank == 2 ? mr_numel(index) : 0;
     if (R > INT32_MAX)

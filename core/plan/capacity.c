@@ -4,7 +4,8 @@
  * drops them: of T tokens with K of E experts each, an expert takes at most
  * ceil(T K / E * capacity_factor) from every rank.
  *
- *   rows, slots, offsets = route_plan(index)      kept, rows, slots, offsets = route_drop(probs, index)
+ *   rows, slots, offsets = route_plan(index)
+ *   kept, rows, slots, offsets = route_drop(probs, index)      in its place
  *
  * where probs and index are of one route_topk; whatever read probs reads kept then. The router's
  * losses are of the tokens as they chose, and stay.

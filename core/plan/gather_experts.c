@@ -65,7 +65,8 @@ static mr_status refuse(const gathering *g, const mri_node *n, mr_err *err)
 {
     mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
             "block %s over ep = %u ranks: op %s reads experts, or the order of rows, that "
-            "dispatcher = allgather does not know there", g->w->from->name, g->mesh->ep, n->def->id);
+            "dispatcher = allgather does not know there", g->w->from->name, g->mesh->ep,
+            n->def->id);
     mr_hint(err, "set [mesh] dispatcher = alltoall");
     return MR_E_PROFILE_CONFLICT;
 }

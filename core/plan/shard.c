@@ -158,8 +158,9 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
     mri_mesh m = *mesh;
     mr_status st = 0;
     bool divides = env->tokens % m.tp == 0;
-    /* A block of one token is none to run: it tells its parameters (mri_shard_context would refuse). */
-    bool sequences = (!strcmp(env->mode, "train") || !strcmp(env->mode, "infer")) && env->tokens > 1;
+    /* a block of one token is none to run: it tells its parameters */
+    bool sequences = env->tokens > 1 &&
+                     (!strcmp(env->mode, "train") || !strcmp(env->mode, "infer"));
     if (m.sequence && !divides && !strcmp(env->mode, "train")) {
         st = mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
                      "[mesh] tp = %u does not divide the %lld tokens of a micro-batch", m.tp,

@@ -3,9 +3,10 @@
  * shard_experts.c - a block whose experts are spread over the ranks of ep. Each rank routes its own
  * tokens; its rows, sorted by expert, go to the ranks that have the experts:
  *
- *   route_plan -> offsets              all = ep_counts(offsets); offsets', order, back = ep_plan(all)
+ *   route_plan -> offsets              all = ep_counts(offsets)
+ *                                      offsets', order, back = ep_plan(all)
  *   permute -> x [R, D]                x' = take_rows(ep_send(x, all), order, back)        [R', D]
- *   grouped_linear(x, w, offsets)      grouped_linear(x', w', offsets')       w' = E/ep of w's experts
+ *   grouped_linear(x, w, offsets)      grouped_linear(x', w', offsets'), w' = E/ep experts of w
  *   what works row by row              the same of x'
  *   anything else                      x = ep_return(take_rows(x', back, order), all)
  *
@@ -97,7 +98,7 @@ static mr_status cut_param(const experts *x, mri_value *v, mr_err *err)
     return 0;
 }
 
-/* ---- journeys --------------------------------------------------------------------------------- */
+/* ---- journeys ------------------------------------------------------------------------------ */
 
 static uint32_t trip_of(experts *x, const mri_node *n, mr_val offsets, int64_t rows)
 {
@@ -160,7 +161,7 @@ static mr_val come(experts *x, const mri_node *n, mr_val v)
                              mr_ai("rows", t->rows)), NULL, 1);
 }
 
-/* ---- ops -------------------------------------------------------------------------------------- */
+/* ---- ops ----------------------------------------------------------------------------------- */
 
 static mr_status products(experts *x, const mri_node *n, mr_err *err)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * shard_experts.h - the rewritings of a block that are not a cut of its tensors' dims alone: what
- * experts take, experts on the ranks of ep, and sequences over the ranks of cp. They take a block built for this
- * rank's tokens and give the block of this rank; with the axis 1 they change nothing.
+ * experts take, experts on the ranks of ep, and sequences over the ranks of cp. They take a block
+ * built for this rank's tokens and give the block of this rank; with the axis 1 they change nothing.
  *
  * Invariant: nodes of one block stand in the same order on every rank of the axis, so that their
  * collectives meet.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sequences over the ranks of cp: a block with attention, cut zig-zag over 2 or 4 ranks, gives each
- * rank the rows of the whole block's outputs and gradients that are its own, with documents, chunks,
- * grouped heads and values of another width than keys.
+ * Sequences over the ranks of cp: a block with attention, cut zig-zag over 2 or 4 ranks, gives
+ * each rank the rows of the whole block's outputs and gradients that are its own, with documents,
+ * chunks, grouped heads and values of another width than keys.
  */
 #include "core/ops/zigzag.h"
 #include "core/plan/shard_experts.h"
@@ -18,7 +18,8 @@ typedef struct shape {
 static mr_prog *block(const shape *s, int64_t tokens)
 {
     mr_net n = { &mri_builder, mri_prog_new("attn", "f64") };
-    mr_type tq = mr_type2("f64", tokens, s->heads * s->c), tk = mr_type2("f64", tokens, s->kv_heads * s->c);
+    mr_type tq = mr_type2("f64", tokens, s->heads * s->c);
+    mr_type tk = mr_type2("f64", tokens, s->kv_heads * s->c);
     mr_type tv = mr_type2("f64", tokens, s->kv_heads * s->cv), ti = mr_type1("i32", tokens);
     mr_val q = n.b->input(n.p, "q", &tq), k = n.b->input(n.p, "k", &tk), o[2];
     mr_val v = n.b->input(n.p, "v", &tv), start = n.b->input(n.p, "seq_start", &ti);
@@ -50,7 +51,8 @@ static void cut(double *whole, double *part, int64_t width, uint32_t ranks, uint
 
 static void compare(const shape *s, uint32_t ranks)
 {
-    static const char *const in[] = { "q", "k", "v", "d:y" }, *const out[] = { "y", "d:q", "d:k", "d:v" };
+    static const char *const in[] = { "q", "k", "v", "d:y" };
+    static const char *const out[] = { "y", "d:q", "d:k", "d:v" };
     lockstep whole, parts;
     mr_prog *one[] = { block(s, T) }, *p[LS_RANKS];
     int64_t n, m;

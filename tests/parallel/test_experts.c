@@ -39,7 +39,8 @@ static mr_prog *block(form f)
         mr_type one = mr_type2("f64", T, 1);
         mr_val ones = n.b->input(n.p, "ones", &one);
         mr_val p = MR_OP(n, "permute", MR_IN(ones, plan[0], plan[1], route[0]), MR_NOAT);
-        p = MR_OP(n, "linear", MR_IN(p, param(n, "spread", mr_type2("f64", F, 1), "-"), 0), MR_NOAT);
+        mr_val spread = param(n, "spread", mr_type2("f64", F, 1), "-");
+        p = MR_OP(n, "linear", MR_IN(p, spread, 0), MR_NOAT);
         h = MR_OP(n, "swiglu", MR_IN(h, 0), MR_NOAT);
         h = MR_OP(n, "add", MR_IN(h, p), MR_NOAT);
     } else {
@@ -87,7 +88,8 @@ static void fill_params(lockstep *l, uint32_t at)
         const mri_value *v = &l->p[at]->values.v[i];
         if (v->kind != MRI_PARAM)
             continue;
-        int64_t n = mr_numel(&v->type), parts = v->place.rank ? v->place.full[0] / v->type.dim[0] : 1;
+        int64_t n = mr_numel(&v->type);
+        int64_t parts = v->place.rank ? v->place.full[0] / v->type.dim[0] : 1;
         double *all = malloc((size_t)(n * parts) * sizeof *all);
         ls_fill(all, n * parts, 7 + strlen(v->name));
         memcpy(l->value[at][i].data, all + v->place.at[0] * (n / v->type.dim[0]),
@@ -96,7 +98,8 @@ static void fill_params(lockstep *l, uint32_t at)
     }
 }
 
-/* gather: by tokens of all ranks; capacity: the factor by which experts drop tokens, in the whole block too; 0: none */
+/* gather: by tokens of all ranks; capacity: the factor by which experts drop tokens, in the whole
+ * block too; 0: none */
 static void compare_by(bool gather, form f, uint32_t ranks, int favour, int shun,
                        double capacity)
 {
@@ -127,7 +130,8 @@ static void compare_by(bool gather, form f, uint32_t ranks, int favour, int shun
         fill_inputs(&whole, 0, r, favour, shun);
         ls_run(&whole);
         for (uint32_t i = 0; i < 3; i++) {
-            double *a = ls_output(&parts, r, outputs[i], &n), *b = ls_output(&whole, 0, outputs[i], &m);
+            double *a = ls_output(&parts, r, outputs[i], &n);
+            double *b = ls_output(&whole, 0, outputs[i], &m);
             cr_assert_eq(n, m);
             ls_equal(a, b, n, outputs[i]);
         }
@@ -196,7 +200,8 @@ Test(experts, keep_the_most_probable_or_the_first)
     mr_type tp = mr_type2("f64", 6, 1), ti = mr_type2("i32", 6, 1), tr = mr_type1("i32", 6);
     mr_type to = mr_type1("i32", 3);
     for (int i = 0; i < 2; i++) {
-        mr_attr at[] = { mr_ai("experts", 2), mr_ai("capacity", 2), mr_as("policy", want[i].policy) };
+        mr_attr at[] = { mr_ai("experts", 2), mr_ai("capacity", 2),
+                         mr_as("policy", want[i].policy) };
         mr_call c = { sizeof c, 2, 4, 3, (const mr_type *[]){ &tp, &ti },
                       (const mr_type *[]){ &tp, &tr, &tr, &to }, at };
         mr_buf in[] = { { probs, NULL }, { index, NULL } };

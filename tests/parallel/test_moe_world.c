@@ -54,7 +54,8 @@ static mr_status add_grads(mri_session *s, const mri_mesh *mesh, sums *to, mr_er
     for (size_t i = 0; i < s->params.slots.n && !st; i++) {
         const mri_tensor_slot *slot = &s->params.slots.v[i];
         void *raw = mri_params_grad(&s->params, slot);
-        bool copy = !slot->place.expert && !((slot->place.split | slot->place.partial) & MRI_AXIS_TP);
+        bool copy = !slot->place.expert &&
+                    !((slot->place.split | slot->place.partial) & MRI_AXIS_TP);
         if (!raw || (copy && mesh->i_tp))
             continue;
         double *x = mri_alloc(slot->n * sizeof *x);

@@ -156,7 +156,8 @@ __global__ void __launch_bounds__(FLASH_THREADS)
 
     auto load = [&](int j, int to) {
         flash_load<D, STEP>(ks + to * STEP * P, k, (int64_t)a.kv * a.c, g * a.c, j, a.keys, a.c);
-        flash_load<V, STEP>(vs + to * STEP * PV, v, (int64_t)a.kv * a.cv, g * a.cv, j, a.keys, a.cv);
+        flash_load<V, STEP>(vs + to * STEP * PV, v, (int64_t)a.kv * a.cv, g * a.cv, j, a.keys,
+                            a.cv);
         copies_end();
     };
     flash_load<D, OWN>(qs, q, (int64_t)a.heads * a.c, h * a.c, t0, a.tokens, a.c);
