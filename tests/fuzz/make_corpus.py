@@ -162,11 +162,11 @@ def tokenizer():
                                         for i, t in enumerate(tokens)))
 
     all_bytes = [bytes([b]) for b in range(256)]
-    rank_file(all_bytes + [b"th", b"the", b" c", b"\xe4\xbd"], "ranks.tiktoken")
-    rank_file(all_bytes[:255], "a-byte-short.tiktoken")
-    rank_file(all_bytes + [b"th", b"th"], "twice.tiktoken")
-    put("tokenizer", "far.tiktoken", b"IQ== 0\nIg== 99999999999999999999\n")
-    put("tokenizer", "no-base64.tiktoken", b"I?== 0\n=\n \n\x00 1")
+    rank_file(all_bytes + [b"th", b"the", b" c", b"\xe4\xbd"], "ranks.ranks.bin")
+    rank_file(all_bytes[:255], "a-byte-short.ranks.bin")
+    rank_file(all_bytes + [b"th", b"th"], "twice.ranks.bin")
+    put("tokenizer", "far.ranks.bin", b"IQ== 0\nIg== 99999999999999999999\n")
+    put("tokenizer", "no-base64.ranks.bin", b"I?== 0\n=\n \n\x00 1")
 
 
 if __name__ == "__main__":
