@@ -189,8 +189,8 @@ out:
     return st;
 }
 
-static mr_status add_others(const convert_source *s, const char *dtype, convert_list *l,
-                            mr_err *err)
+static mr_status add_others(const convert_source *s, const char *dtype, const uint8_t *used,
+                            convert_list *l, mr_err *err)
 {
     size_t n = l->out.n;
     const char **names = mri_alloc((n + 1) * sizeof *names);
@@ -201,7 +201,7 @@ static mr_status add_others(const convert_source *s, const char *dtype, convert_
     for (size_t i = 0; i < mri_safetensors_count(s->folder) && !st; i++) {
         const mri_tensor *t = mri_safetensors_at(s->folder, i);
         bool head = s->checkpoint && unread_head(s, t->name);
-        if (known(names, n, t->name))
+        if (used[i] || known(names, n, t->name))
             continue;
         if (head || (s->plain && only_part(s, names, n, t)))
             l->left_out++;
@@ -231,6 +231,27 @@ static mr_status find_source(const convert_source *s, const mri_export *e, conve
     return st;
 }
 
+/* A parameter that is written as one, of the tensors that the folder has in its stead. *found
+ * false: it has not. */
+static mr_status find_joined(const convert_source *s, const mri_export *e, uint8_t *used,
+                             convert_from *from, bool *found, mr_err *err)
+{
+    const mri_tensor_slot *slot = &s->model->params.slots.v[e->slot];
+    mri_pieces all = { 0 };
+    const mri_stored *part;
+    mr_status st = mri_pieces_find(s->folder, s->quant, slot, s->dir, &all, err);
+    for (size_t i = 0; i < all.list.n && !st; i++)
+        for (uint32_t k = 0; (part = mri_stretch_part(&all.list.v[i], k)); k++)
+            used[part->data - mri_safetensors_at(s->folder, 0)] = 1;
+    if (!st && !s->checkpoint && !*found) {
+        *found = true;
+        *from = (convert_from){ { .type = e->type }, 0, 0, e->slot };
+        from->stored.type.dtype = all.list.v[0].from.type.dtype;
+    }
+    mri_pieces_free(&all);
+    return st;
+}
+
 /* The folder as it is: every tensor's bytes, quantised ones too. Those of no parameter are named. */
 static void add_untouched(const convert_source *s, const uint8_t *used, convert_list *l)
 {
@@ -252,11 +273,14 @@ mr_status convert_to_hf(const convert_source *s, const char *dtype, convert_list
     missing m = { 0 };
     mr_status st = 0;
     l->source = s;
-    MR_TRY(mri_export_all(p, s->folder, s->quant, &e, err));
+    MR_TRY(mri_export_all(p, s->folder, s->quant, s->plain && s->quant, &e, err));
     for (size_t i = 0; i < e.n; i++) {
         convert_from from = { 0 };
         bool found;
         MR_TRY(find_source(s, &e.v[i], &from, &found, err));
+        if (s->folder && s->plain && s->quant &&
+            (p->slots.v[e.v[i].slot].desc.flags & MR_PARAM_WHOLE))
+            MR_TRY(find_joined(s, &e.v[i], used, &from, &found, err));
         if (!found)
             list_name(&m.names, &m.n, s->checkpoint ? p->slots.v[e.v[i].slot].name : e.v[i].name);
         else if (untouched)
@@ -269,7 +293,7 @@ mr_status convert_to_hf(const convert_source *s, const char *dtype, convert_list
     if (untouched)
         add_untouched(s, used, l);
     else if (s->folder)
-        MR_TRY(add_others(s, dtype, l, err));
+        MR_TRY(add_others(s, dtype, used, l, err));
 out:
     mri_exports_free(&e);
     mri_str_free(&m.names);
@@ -284,7 +308,7 @@ mr_status convert_to_mrun(const convert_source *s, const char *dtype, convert_li
     missing m = { 0 };
     mr_status st = 0;
     l->source = s;
-    MR_TRY(mri_export_all(p, s->folder, s->quant, &e, err));
+    MR_TRY(mri_export_all(p, s->folder, s->quant, false, &e, err));
     for (size_t i = 0; i < e.n; i++) {
         const mri_tensor_slot *slot = &p->slots.v[e.v[i].slot];
         convert_from from = { 0 };

@@ -155,7 +155,7 @@ static mr_status write_gradients(mri_session *s, const char *path, mr_err *err)
         like = NULL; /* config.json alone: the names that the family gives */
     if (like)
         MR_TRY(mri_quant_open(s->config->model.hf, &quant, err));
-    MR_TRY(mri_export_all(&s->params, like, quant, &e, err));
+    MR_TRY(mri_export_all(&s->params, like, quant, false, &e, err));
     MR_TRY(read_gradients(s, &g, err));
     for (size_t i = 0; i < e.n; i++) {
         mri_tensor x = { e.v[i].name, e.v[i].type, NULL };

@@ -79,11 +79,12 @@ static bool as_whole(const mri_tensor_slot *s, const mri_safetensors *like, cons
 }
 
 mr_status mri_export_all(const mri_params *p, const mri_safetensors *like, const mri_quant *q,
-                         mri_exports *out, mr_err *err)
+                         bool usual, mri_exports *out, mr_err *err)
 {
     mr_status st = 0;
     for (size_t i = 0; i < p->slots.n && !st; i++)
-        st = mri_export_slot(p, i, as_whole(&p->slots.v[i], like, q), out, err);
+        st = mri_export_slot(p, i, (usual && (p->slots.v[i].desc.flags & MR_PARAM_WHOLE)) ||
+                                       as_whole(&p->slots.v[i], like, q), out, err);
     return st;
 }
 

@@ -26,9 +26,9 @@ typedef MRI_VEC(mri_export) mri_exports;
 mr_status mri_export_slot(const mri_params *p, size_t slot, bool whole, mri_exports *out,
                           mr_err *err);
 /* Of all parameters, each in the form in which `like` has it, plain or quantised; like and q may
- * be NULL. */
+ * be NULL. `usual`: those of MR_PARAM_WHOLE as one whatever it has. */
 mr_status mri_export_all(const mri_params *p, const mri_safetensors *like, const mri_quant *q,
-                         mri_exports *out, mr_err *err);
+                         bool usual, mri_exports *out, mr_err *err);
 void mri_exports_free(mri_exports *e);
 
 #endif
