@@ -40,8 +40,8 @@ static void push(convert_list *l, char *name, const mr_type *type, const char *d
     MRI_PUSH(&l->from, from);
 }
 
-/* The dtype that a parameter (or, slot NULL, another tensor) is written in. What blocks read in f32 (a
- * router's correction bias) stays as it is: rounded it would choose other experts. */
+/* The dtype that a parameter (or, slot NULL, another tensor) is written in. What blocks read in f32
+ * (a router's correction bias) stays as it is: rounded it would choose other experts. */
 static const char *written_as(const convert_source *s, const mri_tensor_slot *slot,
                               const mri_stored *from, const char *asked)
 {
@@ -221,8 +221,9 @@ static mr_status find_source(const convert_source *s, const mri_export *e, conve
     const mri_tensor_slot *slot = &s->model->params.slots.v[e->slot];
     const char *name = s->checkpoint ? slot->name : e->name;
     const mr_type own = mri_slot_stored(slot), *type = s->checkpoint ? &own : &e->type;
-    mr_status st = mri_stored_find(s->checkpoint ? s->weights : s->folder,
-                                   s->checkpoint ? NULL : s->quant, name, &from->stored, found, err);
+    mr_status st =
+        s->checkpoint ? mri_stored_find(s->weights, NULL, name, &from->stored, found, err)
+                      : mri_stored_find(s->folder, s->quant, name, &from->stored, found, err);
     if (!st && *found && !same_shape(&from->stored.type, type))
         st = bad_shape(name, &from->stored.type, type, err);
     from->slot = e->slot;
@@ -252,7 +253,8 @@ static mr_status find_joined(const convert_source *s, const mri_export *e, uint8
     return st;
 }
 
-/* The folder as it is: every tensor's bytes, quantised ones too. Those of no parameter are named. */
+/* The folder as it is: every tensor's bytes, quantised ones too. Those of no parameter are named
+ * for talk. */
 static void add_untouched(const convert_source *s, const uint8_t *used, convert_list *l)
 {
     for (size_t i = 0; i < mri_safetensors_count(s->folder); i++) {

@@ -17,7 +17,7 @@ typedef struct mri_export {
     mr_type type; /* in the dtype that the block sees */
     size_t slot;  /* index into mri_params.slots */
     uint64_t at;  /* its first element within the parameter */
-    int64_t ld;   /* 0, or element [r,c] of the tensor is the parameter's at + c ld + r: mri_turn() */
+    int64_t ld;   /* 0, or element [r,c] of the tensor is the parameter's at + c ld + r */
 } mri_export;
 
 typedef MRI_VEC(mri_export) mri_exports;

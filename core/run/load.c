@@ -8,8 +8,8 @@
  * (the only one that talks to the device) enqueues copies while others are filled.
  *
  * A byte is touched once by the CPU: read from the page cache, written in its final form. Beside
- * the parameters the host needs the ring and a scratch of 256 KiB a thread, whatever the model; 4 MiB
- * where files hold a matrix transposed, whose chunks are rows of it gathered from all of its tensors.
+ * the parameters the host needs the ring and a scratch of 256 KiB a thread, whatever the model; of
+ * 4 MiB where files hold a matrix transposed, whose chunks are rows gathered from all its tensors.
  * Invariant: chunk i lies in slot i % n of the ring; it is filled only after the copies of chunk
  * i - n are done, and shipped only after it was filled.
  */

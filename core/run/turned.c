@@ -20,7 +20,7 @@ static mr_status numbers(const mri_stored *s, int64_t first, int64_t n, float *o
                        (uint64_t)n, err);
 }
 
-/* Of one part: its rows [from, to) at the columns [c, c + n), to out[column][row] with rows of ld. */
+/* Of one part: its rows [from, to) at the columns [c, c + n), to out[column][row], rows of ld. */
 static mr_status turn_tile(const mri_stored *s, int64_t from, int64_t to, int64_t c, int64_t n,
                            float *out, int64_t ld, mr_err *err)
 {

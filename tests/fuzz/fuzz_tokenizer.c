@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 /* letters, digits, marks, CJK, white space, bytes of no character, words of special tokens */
-static const char text[] = "It's 1234 A\xcc\x81 caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd\xf0\x9f\x98\x80"
-                           "  \t\r\n\n x_y \xff\xc3 <|end|> [INST] 's'S";
+static const char text[] = "It's 1234 A\xcc\x81 caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd"
+                           "\xf0\x9f\x98\x80  \t\r\n\n x_y \xff\xc3 <|end|> [INST] 's'S";
 
 typedef struct reader { /* one kind of file */
     const mr_tokenizer_ops *ops;

@@ -119,7 +119,7 @@ def image():
 
 
 def tokenizer():
-    """Small ones of each kind: a byte each and a few merges, with every part that a file may have."""
+    """Small ones of each kind: all bytes and a few merges; every part that a file may have."""
     signs = [c for c in range(256) if 33 <= c <= 126 or 161 <= c <= 172 or 174 <= c]
     letter = {b: chr(b) for b in signs}
     letter.update({b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in letter)})

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Logits, losses and every gradient of the tiny fixtures equal what transformers computes (of
- * multi-token prediction: what the equations written out in PyTorch do; all in double), to 1e-5 of the tensor's largest value in fp32, on every backend of the build.
+ * multi-token prediction: what the equations written out in PyTorch do), all in double, to 1e-5 of
+ * the tensor's largest value in fp32, on every backend of the build.
  * A gradient that is zero in exact arithmetic (below 1e-9 of the largest) is compared on the
  * scale of all gradients.
  */

@@ -33,7 +33,7 @@ static inline void copy(arr to, int64_t i, arr from, int64_t j, int64_t n) /* of
     memmove(at(to, i), at(from, j), (size_t)n * (from.bf ? 2 : 4));
 }
 
-/* The pairs of `n` rows that lie `step` apart, added up, turned by the angles of `pos` times sign. */
+/* The pairs of n rows that lie `step` apart, added up, turned by the angles of pos times sign. */
 static void turn_exact(const struct mla *k, arr x, int64_t n, int64_t step, arr y, int32_t pos,
                        double sign)
 {

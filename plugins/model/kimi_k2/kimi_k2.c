@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * kimi_k2.c - units model/kimi_k2 and model/deepseek_v3, one family: its option rows, and the
- * table that core calls. The blocks are "embed", "layer.dense", "layer.moe", "head" and
- * in training "mtp.1" ...; an instance's parameters carry the names of Hugging Face's DeepseekV3ForCausalLM, which holds the
- * experts of a layer as one tensor, too.
+ * table that core calls. The blocks are "embed", "layer.dense", "layer.moe", "head" and in training
+ * "mtp.1" ...; an instance's parameters carry the names of Hugging Face's DeepseekV3ForCausalLM,
+ * which holds the experts of a layer as one tensor, too.
  */
 #include "kimi_k2.h"
 #include <stdio.h>
