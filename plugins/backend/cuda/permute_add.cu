@@ -89,6 +89,76 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// permute.bwd of one routed row a token. What a token reads is asked for while the token before is
+// at work, and where its row lies a turn earlier still.
+template <typename F, int K, int V> struct asked {
+    pack<F, V> a[K], y[K], x[K];
+    float p;
+    bool known; // is the slot in range?
+};
+
+template <typename F, int L, int K, int V, int B, int MIN>
+__global__ void __launch_bounds__(B, MIN)
+    turn_back(const F *a, const F *y, const F *x, const int32_t *slots, const float *probs, F *out,
+              float *dprobs, int64_t tokens, int64_t n_rows, int n)
+{
+    constexpr int G = B / L;
+    __shared__ __align__(16) float room[2][G][32];
+    const int group = threadIdx.x / L, lane = threadIdx.x % L;
+    const int64_t step = gridDim.x * (int64_t)G;
+    int64_t t = blockIdx.x * (int64_t)G + group;
+    int turn = 0;
+    auto slot_of = [&](int64_t token) { return token < tokens ? slots[token] : 0; };
+    auto ask = [&](asked<F, K, V> &w, int64_t token, int64_t r) {
+        const bool on = token < tokens;
+        w.known = r >= 0 && r < n_rows;
+        w.p = !w.known ? nanf("") : probs && on ? probs[token] : 1;
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            const int at = (k * L + lane) * V;
+            const bool there = on && at < n;
+            if (a)
+                load<F, V>(w.a[k], a + token * n + at, there);
+            load<F, V>(w.x[k], x + token * n + at, there);
+            load<F, V>(w.y[k], y + (w.known ? r : 0) * n + at, there);
+        }
+    };
+    asked<F, K, V> next;
+    ask(next, t, slot_of(t));
+    int32_t r = slot_of(t + step);
+    for (; t - group < tokens; t += step) {
+        const asked<F, K, V> now = next;
+        float v[V], u[V], dot = now.known ? 0 : nanf("");
+        ask(next, t + step, r);
+        r = slot_of(t + 2 * step);
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            unpack<F, V>(now.y[k], v);
+            unpack<F, V>(now.x[k], u);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                dot += v[j] * u[j];
+        }
+        dot = row_sum<L>(dot, room[turn][group], 1 + group);
+        turn ^= 1;
+        if (t < tokens && !lane)
+            dprobs[t] = dot;
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            const int at = (k * L + lane) * V;
+            if (at >= n || t >= tokens)
+                break;
+            unpack<F, V>(now.y[k], v);
+            if (a)
+                unpack<F, V>(now.a[k], u);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                v[j] = v[j] * now.p + (a ? u[j] : 0);
+            stv<V>(out + t * n, at, v);
+        }
+    }
+}
+
 // Without sums over the row its lanes need not stand together; with them fewer lanes wait.
 #define BY_ROW(grad, n, ...) \
     do { \
@@ -135,6 +205,23 @@ static mr_status unpermute_run(RUN_ARGS)
     return run<false>(k, &in[0], &in[1], &in[2], nullptr, &in[4], &in[5], out, stream, err);
 }
 
+// Blocks that reside at once, each with its share of the tokens.
+static mr_status turn_back_run(RUN_ARGS)
+{
+    SELF;
+    constexpr int L = 128, K = 2, V = WIDE_V, B = 256, MIN = 2;
+    const int64_t most = base->dev->sms * MIN, blocks = cuda_ceil(k->tokens, B / L);
+    (void)ws;
+    if (k->tokens)
+        WITH_TYPE(base->out_kind[0],
+                  (turn_back<F, L, K, V, B, sizeof(F) == 2 ? MIN : 1>
+                   <<<(unsigned)(blocks < most ? blocks : most), B, 0, stream>>>(
+                       (const F *)in[0].data, (const F *)in[1].data, (const F *)in[2].data,
+                       (const int32_t *)in[4].data, (const float *)in[5].data, (F *)out[0].data,
+                       (float *)out[1].data, k->tokens, k->rows, (int)k->width)));
+    return cuda_launched(base, err);
+}
+
 static mr_status bwd_run(RUN_ARGS)
 {
     SELF;
@@ -162,8 +249,11 @@ static mr_status unpermute_prepare(struct kernel *base, const mr_call *c, mr_err
 
 static mr_status bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    base->run = bwd_run;
-    return shape(base, c->in[2], c->in[1], err);
+    const struct permute_add *k = (const struct permute_add *)base;
+    mr_status st = shape(base, c->in[2], c->in[1], err);
+    base->run = k->per_token == 1 && k->width % WIDE_V == 0 && k->width <= 2048 ? turn_back_run
+                                                                                 : bwd_run;
+    return st;
 }
 
 // in place: a thread has read its part of a before it writes there, and nobody else reads it
