@@ -38,6 +38,9 @@ Test(cuda, equals_the_reference_with_its_own_kernels)
 #define WHOLE(T, S, Q, K, V) \
     "q=F[" #T "," #Q "] k=F[" #T "," #K "] v=F[" #T "," #V "] seq_start=i32[" #T "]start:" #S \
     " @seq=" #S " @packed=0"
+/* the three side by side, W wide */
+#define BESIDE(T, S, W) \
+    "qkv=F[" #T "," #W "] seq_start=i32[" #T "]start:" #S " @seq=" #S " @packed=0"
 #define FREQ8 "1,.75,.5,.4,.3,.2,.15,.1"
 #define FREQ32 FREQ8 "," FREQ8 "," FREQ8 "," FREQ8
 
@@ -158,6 +161,10 @@ static const struct {
                        "probs=- @k=1" },
     { "permute.bwd", "a=F[60,2048] dy=F[120,2048] x=F[60,2048] rows=i32[120]perm "
                      "slots=i32[120]inv:rows probs=S[60,2]" },
+    { "permute.bwd", "a=F[700,1032] dy=F[700,1032] x=F[700,1032] rows=i32[700]perm "
+                     "slots=i32[700]inv:rows probs=S[700,1]" },
+    { "permute.bwd", "a=- dy=F[61,2048] x=F[61,2048] rows=i32[61]perm slots=i32[61]inv:rows "
+                     "probs=S[61,1]" },
     { "permute.bwd", "a=- dy=F[200,136] x=F[50,136] rows=i32[200]perm slots=i32[200]inv:rows "
                      "probs=S[50,4]" },
     { "rope", "x=F[20,63] positions=i32[20]<100 @head_dim=7 @inv_freq=1,0.3 @interleaved=0" },
@@ -261,6 +268,10 @@ static const struct {
     { "attention", "q=F[260,64] k=F[260,64] v=F[260,64] seq_start=i32[260]start:130 @heads=1 "
                    "@kv_heads=1 @head_dim=64 @chunk=65" },
     { "attention", WHOLE(256, 128, 256, 128, 128) " @heads=2 @kv_heads=1 @head_dim=128" },
+    { "qkv_attention", BESIDE(256, 128, 256) " @heads=2 @kv_heads=1 @head_dim=64" },
+    { "qkv_attention", BESIDE(512, 256, 576) " @heads=3 @kv_heads=3 @head_dim=64 @scale=0.2" },
+    { "qkv_attention", BESIDE(512, 256, 384) " @heads=4 @kv_heads=1 @head_dim=64 @chunk=128" },
+    { "qkv_attention", BESIDE(128, 128, 576) " @heads=2 @kv_heads=2 @head_dim=96" },
     { "attention", WHOLE(256, 256, 384, 384, 256) " @heads=2 @kv_heads=2 @head_dim=192" },
     { "attention", WHOLE(512, 256, 256, 64, 64) " @heads=4 @kv_heads=1 @head_dim=64 @chunk=128" },
     { "attention", WHOLE(384, 384, 192, 96, 96) " @heads=2 @kv_heads=1 @head_dim=96 @scale=0.2" },
@@ -413,6 +424,7 @@ Test(cuda_few_rows, have_kernels_of_their_own)
 }
 
 static const char whole[] = WHOLE(256, 128, 128, 64, 64) " @heads=2 @kv_heads=1 @head_dim=64";
+static const char beside[] = BESIDE(256, 128, 256) " @heads=2 @kv_heads=1 @head_dim=64";
 
 Test(cuda_cudnn, serves_whole_sequences_where_it_is)
 {
@@ -422,6 +434,7 @@ Test(cuda_cudnn, serves_whole_sequences_where_it_is)
         cr_skip_test("no GPU, or no cuDNN: %s", err.what);
     cr_expect(!strncmp(served_by(&r, "attention", whole, 0), "cudnn", 5));
     cr_expect(!strncmp(served_by(&r, "attention", whole, MR_QUERY_DETERMINISTIC), "cudnn", 5));
+    cr_expect(!strncmp(served_by(&r, "qkv_attention", beside, 0), "cudnn", 5));
     cr_assert_eq(r.ops->stream_create(r.dev, 0, &r.stream, &err), MR_OK);
     cr_expect_gt(nan_case(&r, mri_op_find("attention"), whole, "bf16"), 1000);
     rig_close(&r);
