@@ -61,14 +61,19 @@ static int32_t talk(const mr_prog *p, const mri_node *n, const mri_mesh *mesh, d
     for (uint32_t i = 0; i < n->n_attr; i++)
         if (!strcmp(n->attr[i].key, "group") && n->attr[i].type == MR_A_STR)
             group = mri_group_find(n->attr[i].u.s);
+    const char *id = n->def->id;
+    bool exchange = !strcmp(id, "ep_send") || !strcmp(id, "ep_return");
+    if (exchange || !strcmp(id, "ep_counts"))
+        group = MRI_GROUP_EP;
     if (group < 0)
         return -1;
     double ranks = mri_mesh_group_size(mesh, (uint32_t)group), part = (ranks - 1) / ranks;
     double in = n->n_in ? bytes_of(p, n->in[0]) : 0, out = n->n_out ? bytes_of(p, n->out[0]) : 0;
-    const char *id = n->def->id;
     if (!strcmp(id, "comm.slice") || !strcmp(id, "comm.copy") || ranks < 2)
         return -1;
-    *sent = (!strcmp(id, "comm.reduce") ? 2 * in : fmax(in, out)) * part;
+    *sent = part * (exchange                      ? fmin(in, out) /* the other has room for more */
+                    : !strcmp(id, "comm.reduce") ? 2 * in
+                                                 : fmax(in, out));
     return group;
 }
 
