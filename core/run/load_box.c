@@ -35,27 +35,40 @@ static mr_status flush(gather *g, mr_err *err)
     return st;
 }
 
-/* Elements [at, at + n) of a stored tensor, which are those of the box from `to` on. */
-static mr_status take(gather *g, const mri_stored *from, uint64_t at, uint64_t to, uint64_t n,
+/* Of n elements of a turned matrix from `at` on, how many are read at once: whole rows, or a part
+ * of one. */
+static uint64_t of_rows(const mri_turned *m, uint64_t at, uint64_t n)
+{
+    uint64_t cols = (uint64_t)m->cols, left = cols - at % cols;
+    return left == cols && n >= cols ? n - n % cols : n < left ? n : left;
+}
+
+/* Elements [at, at + n) of a stretch, which are those of the box from `to` on. */
+static mr_status take(gather *g, const mri_stretch *x, uint64_t at, uint64_t to, uint64_t n,
                       mr_err *err)
 {
-    size_t width = mr_dtype_bytes(from->type.dtype);
+    const mri_stored *from = &x->from;
+    const char *dtype = x->turned ? "f32" : from->type.dtype;
+    size_t width = mr_dtype_bytes(dtype);
     mr_status st = 0;
-    if (g->n && (g->first + g->n != to || strcmp(g->dtype, from->type.dtype)))
+    if (g->n && (g->first + g->n != to || strcmp(g->dtype, dtype)))
         st = flush(g, err);
     if (!g->n)
         g->first = to;
-    g->dtype = from->type.dtype;
+    g->dtype = dtype;
     for (uint64_t k; n && !st; n -= k, at += k) {
         k = PART - g->n < n ? PART - g->n : n;
+        k = x->turned ? of_rows(x->turned, at, k) : k;
         char *out = g->room + g->n * width;
         uint64_t bytes;
-        if (from->rule)
+        if (x->turned)
+            st = mri_turned_read(x->turned, (int64_t)at, (int64_t)k, (float *)(void *)out, err);
+        else if (from->rule)
             mri_stored_read(from, (int64_t)at, (int64_t)k, (float *)(void *)out);
         else
             memcpy(out, mri_stored_bytes(from, (int64_t)at, (int64_t)k, &bytes), k * width);
         g->n += k;
-        if (g->n == PART)
+        if (g->n == PART && !st)
             st = flush(g, err);
     }
     return st;
@@ -87,10 +100,10 @@ mr_status mri_load_box(mri_params *p, mri_device *d, const mri_safetensors *f, c
         mri_runs runs;
         mri_run r;
         have.from = x->at;
-        have.to = x->at + (uint64_t)mr_numel(&x->from.type);
+        have.to = x->at + (uint64_t)x->n;
         mri_runs_begin(&runs, &have, &box);
         while (mri_runs_next(&runs, &r))
-            MR_TRY(take(&g, &x->from, r.a - x->at, r.b, r.n, err));
+            MR_TRY(take(&g, x, r.a - x->at, r.b, r.n, err));
     }
     MR_TRY(flush(&g, err));
 out:

@@ -11,8 +11,20 @@ static float value(size_t slot, uint64_t i)
     return (float)((slot * 131 + i * 7) % 251) - 125; /* exact in bf16 too */
 }
 
-/* every second slot in bf16; the first matrix of three dims goes as `pieces` of its first dim */
-static mri_safetensors *write_and_open(const char *dir, mri_session *s, size_t in_pieces)
+/* [rows,cols] to [cols,rows] */
+static void turn(char *x, int64_t rows, int64_t cols, size_t width)
+{
+    char *y = mri_alloc((size_t)(rows * cols) * width);
+    for (int64_t i = 0; i < rows * cols; i++)
+        memcpy(y + (size_t)(i % cols * rows + i / cols) * width, x + (size_t)i * width, width);
+    memcpy(x, y, (size_t)(rows * cols) * width);
+    free(y);
+}
+
+/* every second slot in bf16; the first matrix of three dims goes as `pieces` of its first dim,
+ * perhaps turned */
+static mri_safetensors *write_and_open(const char *dir, mri_session *s, size_t in_pieces,
+                                       bool turned)
 {
     MRI_VEC(mri_tensor) t = { 0 };
     char *path = mri_format("%s/model.safetensors", dir);
@@ -39,7 +51,14 @@ static mri_safetensors *write_and_open(const char *dir, mri_session *s, size_t i
         for (int64_t e = 0; e < count; e++) {
             char *name = mri_format("%.*s.%lld.piece", (int)(dot - slot->name), slot->name,
                                     (long long)e);
-            MRI_PUSH(&t, ((mri_tensor){ name, type, (char *)x + (size_t)(e * each) * width }));
+            char *piece = (char *)x + (size_t)(e * each) * width;
+            mr_type own = type;
+            if (turned) {
+                turn(piece, type.dim[0], type.dim[1], width);
+                own.dim[0] = type.dim[1];
+                own.dim[1] = type.dim[0];
+            }
+            MRI_PUSH(&t, ((mri_tensor){ name, own, piece }));
         }
     }
     kit_ok(mri_safetensors_write(path, t.v, t.n, NULL, &err), &err, "write");
@@ -51,7 +70,7 @@ static mri_safetensors *write_and_open(const char *dir, mri_session *s, size_t i
 
 /* Loads half `half` of dim d of slot k, as if this rank had no more of it, and looks. */
 static void try_half(mri_session *s, const mri_safetensors *f, size_t k, uint32_t d, int half,
-                     const char *pieces)
+                     const char *pieces, bool turned)
 {
     const mri_tensor_slot *whole = &s->params.slots.v[k];
     mri_tensor_slot box = *whole;
@@ -65,6 +84,7 @@ static void try_half(mri_session *s, const mri_safetensors *f, size_t k, uint32_
     if (pieces) {
         box.desc.tensors = pieces;
         box.desc.flags &= ~(uint32_t)MR_PARAM_TURNED;
+        box.desc.flags |= turned ? MR_PARAM_TURNED : 0;
     }
     kit_ok(mri_load_box(&s->params, &s->device, f, NULL, &box, "here", &found, &err), &err,
            box.name);
@@ -83,17 +103,17 @@ static void try_half(mri_session *s, const mri_safetensors *f, size_t k, uint32_
                      (unsigned long long)i);
     }
     free(x);
-    free(found.list.v);
+    mri_pieces_free(&found);
 }
 
-static size_t try_all(mri_session *s, const mri_safetensors *f, size_t in_pieces)
+static size_t try_all(mri_session *s, const mri_safetensors *f, size_t in_pieces, bool turned)
 {
     size_t n = 0;
     for (size_t k = 0; k < s->params.slots.n; k++) {
         const mr_type *t = &s->params.slots.v[k].desc.type;
         for (uint32_t d = 0; d < t->rank && !s->params.slots.v[k].desc.stored_rank; d++)
             for (int half = 0; half < 2 && t->dim[d] % 2 == 0; half++, n++)
-                try_half(s, f, k, d, half, k == in_pieces ? "#.piece" : NULL);
+                try_half(s, f, k, d, half, k == in_pieces ? "#.piece" : NULL, turned);
     }
     return n;
 }
@@ -102,14 +122,14 @@ Test(load_box, every_half_of_every_dim)
 {
     char *dir = scratch_make();
     tiny t = tiny_open("cpu", (mri_session_options){ .needs = MRI_NEED_UPDATE }, NULL);
-    mri_safetensors *f = write_and_open(dir, t.s, SIZE_MAX);
-    cr_assert_gt(try_all(t.s, f, SIZE_MAX), 100);
+    mri_safetensors *f = write_and_open(dir, t.s, SIZE_MAX, false);
+    cr_assert_gt(try_all(t.s, f, SIZE_MAX, false), 100);
     mri_safetensors_close(f);
     tiny_close(&t);
     scratch_drop(dir);
 }
 
-Test(load_box, a_parameter_that_the_folder_has_in_pieces)
+static void in_pieces(bool turned)
 {
     const char *four[] = { "model.llama4.experts=4", NULL };
     char *dir = scratch_make();
@@ -117,10 +137,20 @@ Test(load_box, a_parameter_that_the_folder_has_in_pieces)
     size_t k = 0;
     while (t.s->params.slots.v[k].desc.type.rank != 3)
         cr_assert_lt(++k, t.s->params.slots.n, "no parameter of three dims");
-    mri_safetensors *f = write_and_open(dir, t.s, k);
+    mri_safetensors *f = write_and_open(dir, t.s, k, turned);
     cr_assert_eq(t.s->params.slots.v[k].desc.type.dim[0], 4);
-    cr_assert_gt(try_all(t.s, f, k), 100);
+    cr_assert_gt(try_all(t.s, f, k, turned), 100);
     mri_safetensors_close(f);
     tiny_close(&t);
     scratch_drop(dir);
+}
+
+Test(load_box, a_parameter_that_the_folder_has_in_pieces)
+{
+    in_pieces(false);
+}
+
+Test(load_box, pieces_that_the_folder_has_turned)
+{
+    in_pieces(true);
 }
