@@ -187,7 +187,8 @@ static mr_status find_ties(cutter *c)
                 MRI_PUSH(&all, ((holder){ mri_assembly_full_name(c->whole, i, p->values.v[v].name),
                                           c->of[i] % c->out->stages }));
     }
-    qsort(all.v, all.n, sizeof *all.v, by_name);
+    if (all.n)
+        qsort(all.v, all.n, sizeof *all.v, by_name);
     for (size_t i = 0; i < all.n && !st; i++) {
         size_t end = i;
         bool mine = false, other = false, inner = false;

@@ -187,7 +187,8 @@ static void add_messages(mri_pipeline *p, const index_of *x)
                 g.time = made > free_at ? made : free_at;
                 MRI_PUSH(&p->messages, g);
             }
-    qsort(p->messages.v, p->messages.n, sizeof *p->messages.v, by_time);
+    if (p->messages.n)
+        qsort(p->messages.v, p->messages.n, sizeof *p->messages.v, by_time);
 }
 
 /* Each side comes to its messages in the one order; a receiver that may not wait early comes to
