@@ -49,6 +49,10 @@ bool mri_is_batch_input(const char *name);
 mr_status mri_assemble(const mr_model_ops *ops, void *model, const mr_block_env *env,
                        const char *model_dtype, mri_assembly **out, mr_err *err);
 void mri_assembly_free(mri_assembly *a);
+/* one kind's program, as mri_assemble() makes it */
+mr_status mri_assembly_build_kind(const mr_model_ops *ops, void *model, const char *kind,
+                                  const mr_block_env *env, const char *model_dtype, mr_prog **out,
+                                  mr_err *err);
 
 /* Instances of one kind that differ in which of their parameters are frozen get kinds of their
  * own, built again, with those parameters marked: the vjp then makes no gradients of them. */

@@ -6,6 +6,7 @@
 #include "held.h"
 #include "micro.h"
 #include "saver.h"
+#include "session_exec.h"
 #include "stages.h"
 #include "step.h"
 #include "submodel.h"
@@ -143,126 +144,6 @@ static bool whole_sequences(const mri_session *s, const mri_session_options *o)
     return MR_CAN(ops, promises) && (ops->promises(c->config) & MR_DATA_WHOLE);
 }
 
-mr_status mri_session_cut(const mri_session *s, mri_assembly *a, const mr_block_env *env,
-                          mr_err *err)
-{
-    const mri_cfg_mesh *c = &s->config->mesh;
-    mri_mesh alone;
-    mri_mesh_alone(&alone); /* experts have capacities there too */
-    alone.capacity_factor = c->capacity_factor;
-    alone.drop_by_position = c->capacity_policy && !strcmp(c->capacity_policy, "position");
-    return mri_shard_assembly(a, s->world ? &s->world->mesh : &alone, env, err);
-}
-
-/* All parameters of a mode by name and type, before any exec: of a session that only describes, and
- * of a model of pictures, where with pictures in none of a job's execs, or apart from the text
- * (decode), no exec has them all. (Training on text alone is of text alone.) */
-static mr_status describe(mri_session *s, const char *mode, mr_err *err)
-{
-    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = 1, .seq = 1,
-                         .images = s->info.image_size > 0 };
-    mr_status st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &s->described, err);
-    st = st ? st : mri_session_cut(s, s->described, &env, err);
-    return st ? st
-              : mri_params_plan(s->described, &s->config->optimizer, s->model_dtype,
-                                !strcmp(s->config->precision.masters, "remainder"), &s->params,
-                                err);
-}
-
-static uint32_t most_micros(const mri_session *s) /* of a step, on this rank */
-{
-    return mri_micros_of(s, s->config->train.global_batch);
-}
-
-/* One exec; the first one made also fixes the parameters' layout. */
-static mr_status make_exec(mri_session *s, const mri_session_options *o, const char *mode,
-                           int64_t tokens, mri_exec **out, mr_err *err)
-{
-    bool train = !strcmp(mode, "train"), decode = !strcmp(mode, "decode");
-    bool own = train ? o->train_tokens > 0 : o->eval_tokens > 0; /* batches are not the data's */
-    int64_t size = s->info.image_size, images = mri_pictures_room(s, o, mode);
-    const mri_pages *g = &s->pages;
-    mri_assembly *a = NULL;
-    const int64_t cp = strcmp(mode, "train") && strcmp(mode, "infer") ? 1 : mri_session_cp(s);
-    mr_status st = mri_micro_check_cut(s, cp, images, err);
-    if (st)
-        return st;
-    tokens /= cp; /* this rank's, see mri_micro_cut() */
-    mr_block_env env = { .size = sizeof env, .mode = mode, .tokens = tokens, .images = images };
-    if (decode) {
-        env.slots = g->slots;
-        env.max_seq = o->max_seq;
-        env.pages = g->pages;
-        env.page = g->page;
-        env.logit_rows = tokens > g->slots ? g->slots : 0;
-    } else {
-        env.seq = own ? 0 : s->config->train.seq;
-        env.whole = s->whole && cp == 1;
-    }
-    st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);
-    if (st)
-        return st;
-    const mri_cfg_precision *precision = &s->config->precision;
-    const mri_recipe *recipe = decode ? NULL : mri_recipe_find(precision->recipe);
-    if (!st && recipe && recipe->scaling)
-        st = mri_assembly_exact(a, s->model_ops, s->model, &env, s->model_dtype,
-                                precision->start_in_bf16, precision->end_in_bf16, err);
-    if (!st)
-        st = mri_session_cut(s, a, &env, err);
-    if (!st && train)
-        st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
-    if (!st)
-        st = mri_stages_cut(s, mode, a, err);
-    if (!st && !s->params.slots.n)
-        st = mri_params_plan(a, &s->config->optimizer, s->model_dtype,
-                             !strcmp(s->config->precision.masters, "remainder"), &s->params, err);
-    if (!st && train && !s->dp && !mri_world_alone(s->world))
-        st = mri_dp_open(s->world, &s->device, &s->params, a, most_micros(s), s->config,
-                         mri_registry_host(s->registry), &s->dp, err);
-    if (!st && train)
-        st = mri_relay_twins(&s->relay, &s->params, err);
-    if (!st && train)
-        st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
-                                 &s->params, err);
-    if (!st) /* kinds that were built again */
-        st = mri_session_cut(s, a, &env, err);
-    if (st) {
-        mri_assembly_free(a);
-        return st;
-    }
-    mri_chunk *chunks = NULL;
-    st = mri_stages_chunks(s, train, most_micros(s), &chunks, err);
-    if (st) {
-        mri_assembly_free(a);
-        return st;
-    }
-    bool one = train && (o->needs & MRI_NEED_UPDATE) && most_micros(s) == 1 &&
-               !mri_dp_pieces(s->dp);
-    mri_exec_options eo = { mode, tokens, env.slots, env.max_seq,
-                            images, decode ? 0 : 3 * size * size,
-                            { .train = train,
-                              .split_w = train && mri_stages_split_w(s),
-                              .guard = o->guard,
-                              .stress = o->stress,
-                              .sum_squares = one && !s->dp,
-                              .deterministic = s->config->run.deterministic != 0,
-                              .fuse = s->config->train.fuse != 0,
-                              .overlap = s->config->mesh.overlap != 0,
-                              .record_comm = !mri_world_alone(s->world) &&
-                                             !mri_comm_obstacle(s->world),
-                              .host_fallback = !strcmp(s->config->backend.fallback, "host"),
-                              .recompute = train ? &s->config->train.recompute : NULL,
-                              .recipe = recipe,
-                              .loss = o->main_loss ? "lm_loss" : NULL },
-                            decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows,
-                            chunks, mri_stages_n_chunks(s, train), train };
-    st = mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
-    free(chunks);
-    if (!st && s->dp)
-        mri_dp_attach(s->dp, *out);
-    return st;
-}
-
 static bool lends_gradients(const mri_session *s)
 {
     return s->train && s->train->main_bytes;
@@ -315,7 +196,7 @@ static mr_status open_described(mri_session *s, mr_err *err)
     if (mri_config_choice(s->config, "tokenizer", 0) && !s->config->model.hf)
         MR_TRY(open_tokenizer(s, err)); /* it knows the vocabulary */
     MR_TRY(open_model(s, err));
-    MR_TRY(describe(s, "train", err)); /* where a family has all that its checkpoints hold */
+    MR_TRY(mri_session_describe(s, "train", err)); /* where a family has all that its checkpoints hold */
 out:
     return st;
 }
@@ -342,9 +223,9 @@ static mr_status open_decode(mri_session *s, const mri_session_options *o, mr_er
 {
     mr_status st = 0;
     MR_TRY(open_pages(s, o, err));
-    MR_TRY(make_exec(s, o, "decode", o->slots, &s->decode, err));
+    MR_TRY(mri_session_make_exec(s, o, "decode", o->slots, &s->decode, err));
     if (o->prefill_tokens > o->slots)
-        MR_TRY(make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
+        MR_TRY(mri_session_make_exec(s, o, "decode", o->prefill_tokens, &s->prefill, err));
 out:
     return st;
 }
@@ -354,7 +235,7 @@ static mr_status open_steps(mri_session *s, mr_err *err)
 {
     const mri_choice *c = mri_config_choice(s->config, "graph", 0);
     if (s->train && s->update)
-        mri_feed_plan(&s->feed, &s->device, &s->scalars, s->train, most_micros(s));
+        mri_feed_plan(&s->feed, &s->device, &s->scalars, s->train, mri_micros_of(s, s->config->train.global_batch));
     return mri_graphs_open(&s->graphs, &s->device, c ? c->unit->table : NULL,
                            mri_registry_host(s->registry), c ? c->config : NULL, err);
 }
@@ -400,16 +281,16 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
     int64_t tokens = config->train.micro_batch * config->train.seq;
     MR_TRY(mri_pictures_check(s, o, err));
     if (s->info.image_size && !(o->needs & MRI_NEED_TRAIN))
-        MR_TRY(describe(s, "infer", err));
+        MR_TRY(mri_session_describe(s, "infer", err));
     if (o->needs & MRI_NEED_TRAIN)
-        MR_TRY(make_exec(s, o, "train", o->train_tokens ? o->train_tokens : tokens, &s->train,
+        MR_TRY(mri_session_make_exec(s, o, "train", o->train_tokens ? o->train_tokens : tokens, &s->train,
                          err));
     if (o->needs & MRI_NEED_EVAL)
-        MR_TRY(make_exec(s, o, "infer", o->eval_tokens ? o->eval_tokens : tokens, &s->eval, err));
+        MR_TRY(mri_session_make_exec(s, o, "infer", o->eval_tokens ? o->eval_tokens : tokens, &s->eval, err));
     if (o->needs & MRI_NEED_DECODE)
         MR_TRY(open_decode(s, o, err));
     if ((o->needs & MRI_NEED_DECODE) && o->images)
-        MR_TRY(make_exec(s, o, "images", o->images * s->info.image_tokens, &s->encode, err));
+        MR_TRY(mri_session_make_exec(s, o, "images", o->images * s->info.image_tokens, &s->encode, err));
     if (o->needs & MRI_NEED_UPDATE)
         MR_TRY(open_update(s, err));
     MR_TRY(open_steps(s, err));
