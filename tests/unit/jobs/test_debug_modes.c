@@ -44,7 +44,8 @@ static long peak(const job *j, const char *hidden, double *reported)
     return use.ru_maxrss;
 }
 
-/* The difference of two sizes, so that program and libraries cancel out. */
+/* The difference of two sizes, so that program and libraries cancel out; the larger so large that
+ * what the heap had over from planning (5 MB, either way) does not decide. */
 Test(debug, reported_memory_is_what_the_process_grows_by)
 {
 #ifdef __SANITIZE_ADDRESS__
@@ -52,10 +53,10 @@ Test(debug, reported_memory_is_what_the_process_grows_by)
 #endif
     job j = job_new();
     double small, large;
-    long a = peak(&j, "16", &small), b = peak(&j, "4096", &large);
+    long a = peak(&j, "16", &small), b = peak(&j, "16384", &large);
     double grown = 1024.0 * (double)(b - a), said = large - small;
-    cr_assert_gt(said, 50e6);
-    cr_assert(grown > 0.9 * said && grown < 1.35 * said, "it says %.0f bytes more and takes %.0f",
+    cr_assert_gt(said, 200e6);
+    cr_assert(grown > 0.95 * said && grown < 1.1 * said, "it says %.0f bytes more and takes %.0f",
               said, grown);
     job_free(&j);
 }
