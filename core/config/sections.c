@@ -53,7 +53,7 @@ static const mr_opt mesh_opts[] = {
     AXIS(vpp, "virtual stages a pipeline rank holds"),
     AXIS(cp, "context-parallel ranks"),
     AXIS(ep, "expert-parallel ranks"),
-    AXIS(etp, "tensor-parallel ranks of each expert"),
+    AXIS(etp, "tensor-parallel ranks of each expert: 1 in this version"),
     AXIS(copies, "hybrid sharding: copies of sharded parameters over dp x cp"),
     MR_OPT(C, MR_T_BOOL, sequence_parallel, "sequence_parallel", "true",
            "with tp above 1, tokens are split over tp outside of the split products"),

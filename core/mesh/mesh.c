@@ -83,6 +83,12 @@ mr_status mri_mesh_make(const mri_cfg_mesh *c, uint32_t world, uint32_t rank, mr
         return illegal(err, "etp*ep must divide tp*cp*dp: the experts lie on the same ranks",
                        "ep = %lld with etp = %lld does not divide tp*cp*dp = %lld ranks",
                        (long long)c->ep, (long long)c->etp, (long long)dense);
+    if (c->etp > 1) {
+        mr_fail(err, MR_E_UNSUPPORTED, MR_BLAME_USER,
+                "[mesh] etp = %lld: an expert is whole on its rank", (long long)c->etp);
+        mr_hint(err, "set etp = 1; more ep ranks hold fewer experts each");
+        return MR_E_UNSUPPORTED;
+    }
     if (dp * c->cp % c->copies)
         return illegal(err, "copies must divide dp*cp",
                        "copies = %lld of sharded parameters over dp*cp = %lld ranks",

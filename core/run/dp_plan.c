@@ -229,11 +229,15 @@ static void make_units(mri_dp *dp)
 /* A block's gradients are whole from its backward to its weight gradients, which come later. */
 static mr_status check_split(const mri_dp *dp, const mri_config *config, mr_err *err)
 {
-    if (!config->train.split_weight_gradient || !dp->units.n)
+    bool late = dp->world->mesh.pp > 1 && !strcmp(config->mesh.schedule, "zero_bubble");
+    if (!(config->train.split_weight_gradient || late) || !dp->units.n)
         return 0;
     mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
-            "[train] split_weight_gradient, while [shard] keeps gradients as pieces");
-    mr_hint(err, "choose strategy = optim, or split_weight_gradient = false");
+            "%s, while [shard] keeps gradients as pieces",
+            late ? "[mesh] schedule = zero_bubble puts weight gradients off"
+                 : "[train] split_weight_gradient");
+    mr_hint(err, "choose strategy = optim, or %s", late ? "schedule = 1f1b"
+                                                        : "split_weight_gradient = false");
     return MR_E_PROFILE_CONFLICT;
 }
 

@@ -102,6 +102,17 @@ Test(world, a_mesh_without_peers_moves_nothing)
     cr_expect_null(w);
 }
 
+Test(world, experts_are_whole_on_their_ranks)
+{
+    mr_err err = MR_ERR_INIT;
+    mri_config c = { 0 };
+    mri_world *w = NULL;
+    c.mesh = (mri_cfg_mesh){ .tp = 1, .pp = 1, .vpp = 1, .cp = 1, .ep = 1, .etp = 2, .copies = 1 };
+    cr_expect_eq(mri_world_fake(&c, 0, 4, &w, &err), MR_E_UNSUPPORTED);
+    cr_expect(strstr(err.what, "etp = 2"), "%s", err.what);
+    cr_expect_null(w);
+}
+
 Test(world, bytes_are_those_of_a_ring)
 {
     const uint64_t send[4] = { 1, 2, 3, 4 };
