@@ -59,6 +59,9 @@ static const mr_opt mesh_opts[] = {
            "with tp above 1, tokens are split over tp outside of the split products"),
     MR_OPT(C, MR_T_BOOL, overlap, "overlap", "true",
            "collectives of a step run beside the computation that does not wait for them"),
+    MR_OPT(C, MR_T_BOOL, moe_shared_expert_overlap, "moe_shared_expert_overlap", "true",
+           "with overlap, what no collective of a block needs, as a shared expert, is computed "
+           "beside those of the experts"),
     MR_OPT_CHOICE(C, schedule, "schedule", "1f1b", "1f1b|zero_bubble",
                   "order of a pipeline's work; 1f1b with vpp above 1 is interleaved"),
     MR_OPT(C, MR_T_STR, layout, "layout", NULL,

@@ -15,6 +15,7 @@ typedef struct slot {
     mr_err *call_err;
     mr_status *call_st;
     void *ready, *done; /* events: operands are there; results are (stream plugins) */
+    uint64_t *lengths;  /* of an exchange: the job's copy of both */
 } slot;
 
 typedef struct staging { /* pinned host memory for devices whose memory the host cannot reach */
@@ -193,6 +194,18 @@ mr_status mri_channel_call(mri_world *w, mri_channel_fn fn, void *ctx, mr_err *e
 
 /* ---- jobs of the step ------------------------------------------------------------------------ */
 
+static void keep_lengths(slot *s, uint32_t n)
+{
+    if (s->job.kind != MRI_COMM_ALL_TO_ALL)
+        return;
+    free(s->lengths);
+    s->lengths = mri_alloc(2 * (size_t)n * sizeof *s->lengths);
+    memcpy(s->lengths, s->job.send, n * sizeof *s->lengths);
+    memcpy(s->lengths + n, s->job.receive, n * sizeof *s->lengths);
+    s->job.send = s->lengths;
+    s->job.receive = s->lengths + n;
+}
+
 static mr_status submit_host(struct mri_channel *c, const mri_comm_job *job, uint64_t *ticket,
                              mr_err *err)
 {
@@ -200,6 +213,7 @@ static mr_status submit_host(struct mri_channel *c, const mri_comm_job *job, uin
     slot *s = take(c);
     s->fn = NULL;
     s->job = *job;
+    keep_lengths(s, c->w->group[job->group].n);
     mr_status st = d->host_memory ? d->ops->sync(d->dev, d->stream, err)
                                   : d->ops->record(d->dev, d->stream, &s->ready, err);
     if (!st)
@@ -377,6 +391,8 @@ void mri_channel_close(mri_world *w)
         pthread_mutex_unlock(&c->lock);
         pthread_join(c->thread, NULL);
     }
+    for (int i = 0; i < SLOTS; i++)
+        free(c->slot[i].lengths);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->submitted_one);
     pthread_cond_destroy(&c->done_one);

@@ -10,9 +10,7 @@
  *
  * Invariant: no step reads or overwrites a buffer of a collective before it, or a step behind it,
  * has waited (mri_step.done, by which the arena keeps buffers alive); a phase ends with none under
- * way. Weight gradients that stand before a collective of the backward are computed behind it,
- * beside it: they are what nobody waits for. Their order among themselves stays, so that overlap
- * changes no bit.
+ * way. beside.c has put steps that do not wait for a collective behind it.
  */
 #include "plan.h"
 #include <stdlib.h>
@@ -130,34 +128,12 @@ static void waits(mri_plan *plan, int phase, bool overlap)
     }
 }
 
-/* Weight gradients between a collective and the one before it go behind it, once. */
-static void delay_weights(mri_plan *plan)
-{
-    mri_step *v = plan->steps[MRI_B].v;
-    size_t n = plan->steps[MRI_B].n, from = 0;
-    mri_step *late = mri_alloc((n + 1) * sizeof *late);
-    for (size_t i = 0; i < n; i++) {
-        size_t kept = from, moved = 0;
-        if (!sends(&v[i]))
-            continue;
-        for (size_t k = from; k < i; k++)
-            if (plan->prog->nodes.v[v[k].node].phase == MRI_W)
-                late[moved++] = v[k];
-            else
-                v[kept++] = v[k];
-        v[kept] = v[i];
-        memcpy(v + kept + 1, late, moved * sizeof *late);
-        from = i + 1; /* behind what was moved */
-    }
-    free(late);
-}
-
 mr_status mri_pass_streams(mri_plan *plan, const mri_plan_options *opt, mr_err *err)
 {
     (void)err;
-    if (opt->overlap)
-        delay_weights(plan);
     for (int ph = 0; ph < MRI_PHASES; ph++) {
+        if (opt->overlap)
+            mri_steps_beside(plan, ph, !opt->shared_beside);
         for (size_t i = 0; i < plan->steps[ph].n; i++)
             plan->steps[ph].v[i].stream = 0; /* one: collectives have the world's */
         waits(plan, ph, opt->overlap);
@@ -175,7 +151,9 @@ void mri_step_print_comm(const mri_plan *p, const mri_step *s, mri_str *out)
     double ranks = (double)mr_attr_i(&c, "ranks", 1);
     double whole = (double)mr_bytes(s->comm == MRI_STEP_GATHER ? c.out[0] : c.in[0]);
     double sent = whole * (ranks - 1) / ranks * (s->comm == MRI_STEP_REDUCE ? 2 : 1);
-    if (sends(s))
+    if (s->comm == MRI_STEP_EXCHANGE)
+        mri_str_fmt(out, " over ep of %.0f, sends what the data say", ranks);
+    else if (sends(s))
         mri_str_fmt(out, " over %s of %.0f, sends %.3g MB", mr_attr_s(&c, "group", "?"), ranks,
                     sent / 1e6);
     if (s->wait)

@@ -121,6 +121,8 @@ mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *er
             n->def->cost(&call, &s.cost);
         if (mri_exchange_is(n->def, &call)) {
             s.ref = n->def;
+            s.comm = MRI_STEP_EXCHANGE;
+            s.group = MRI_GROUP_EP;
             s.info.impl = "exchange";
             s.info.flags = MR_K_HOST_SYNC | MR_K_DETERMINISTIC;
         } else if (!lower_comm(opt, n, &call, &s) && plan->backend) {

@@ -105,7 +105,7 @@ static uint64_t identify(const mri_plan *plan, const mri_plan_options *opt)
 {
     uint64_t shape[] = { opt->train,  opt->split_w,      opt->deterministic,  opt->guard,
                          opt->stress, plan->saved_bytes, plan->scratch_bytes, plan->keep_bytes,
-                         opt->sum_squares, opt->overlap };
+                         opt->sum_squares, opt->overlap,     opt->shared_beside };
     uint64_t id = mri_hash(mri_prog_hash(plan->prog), shape, sizeof shape);
     for (int ph = 0; ph < MRI_PHASES; ph++)
         for (size_t i = 0; i < plan->steps[ph].n; i++)

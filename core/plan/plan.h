@@ -48,7 +48,8 @@ enum { /* mri_step.comm: what runs, and where */
     MRI_STEP_REDUCE,     /* a collective: the world's                                    */
     MRI_STEP_GATHER,
     MRI_STEP_SCATTER,
-    MRI_STEP_SLICE       /* this rank's part of what it has: a copy on the device        */
+    MRI_STEP_SLICE,      /* this rank's part of what it has: a copy on the device        */
+    MRI_STEP_EXCHANGE    /* rows of experts, as many as the data say: core/run/exchange.h */
 };
 enum { MRI_COMM_PENDING = 16 }; /* collectives under way at a time, in one phase */
 
@@ -124,6 +125,7 @@ typedef struct mri_plan_options {
     bool (*beside)(const void *ctx, const char *kind, const char *a, const char *b);
     const void *beside_ctx;
     bool overlap;       /* collectives run beside the steps that follow                     */
+    bool shared_beside; /* ... of which any may move there, not weight gradients alone      */
     bool record_comm;   /* they may be recorded into a device graph                         */
     bool host_fallback; /* ops that the backend lacks run by reference loops on the host  */
     const mri_recipe *recipe; /* of products; NULL: as the program says */
@@ -152,6 +154,7 @@ mr_status mri_pass_recompute(mr_prog *p, const mr_list *regions, mr_err *err);
 mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_streams(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
+void mri_steps_beside(mri_plan *plan, int phase, bool weights_alone);
 mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_arena_verify(const mri_plan *plan, mr_err *err);
 uint8_t mri_step_comm(const mri_node *n); /* MRI_STEP_*, of the op */

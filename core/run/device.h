@@ -74,6 +74,13 @@ typedef struct mri_trace {
                   * for, unless the device has no timer: then the step is done when shown */
 } mri_trace;
 
+struct mri_flight; /* flight.h: collectives that were submitted and are not waited for yet */
+
+/* Steps [from, to) of a phase, whose collectives under way are in *flight; behind the last step
+ * none is. */
+mr_status mri_launch_part(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t from,
+                          uint32_t to, struct mri_flight *flight, const mri_trace *trace,
+                          mr_err *err);
 mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri_trace *trace,
                      mr_err *err);
 

@@ -11,21 +11,22 @@
 #include <string.h>
 
 static mr_status gather_counts(mri_world *w, const mr_call *c, const mr_buf *in, const mr_buf *out,
-                               mr_err *err)
+                               uint64_t *ticket, mr_err *err)
 {
     mri_comm_job job = { .kind = MRI_COMM_ALL_GATHER, .group = MRI_GROUP_EP, .in = in[0].data,
                          .out = out[0].data, .n = (uint64_t)mr_numel(c->in[0]), .dtype = "i32" };
-    return mri_comm_run(w, &job, err);
+    return mri_comm_submit(w, &job, ticket, err);
 }
 
 /* Rows to the experts, or (back) what became of them; behind the last that came, zeros. */
 static mr_status move_rows(mri_device *d, mri_world *w, const mr_call *c, const mr_buf *in,
-                           const mr_buf *out, bool back, mr_err *err)
+                           const mr_buf *out, bool back, uint64_t *ticket,
+                           mr_err *err)
 {
     const mr_type *x = c->in[0], *y = c->out[0], *t = c->in[1];
     int64_t N = t->dim[0], me = mr_attr_i(c, "index", 0);
     uint64_t row = mr_bytes(x) / (uint64_t)x->dim[0], came = 0;
-    uint64_t *bytes = mri_alloc((size_t)N * 2 * sizeof *bytes), *send = bytes, *receive = bytes + N;
+    uint64_t *send = mri_alloc((size_t)N * 2 * sizeof *send), *receive = send + N;
     int32_t *all = mri_alloc(mr_bytes(t));
     mri_exchange e = { all, N, me, t->dim[1] - 1, back ? x->dim[0] : y->dim[0] };
     mr_status st = 0;
@@ -42,18 +43,19 @@ static mr_status move_rows(mri_device *d, mri_world *w, const mr_call *c, const 
     mri_comm_job job = { .kind = MRI_COMM_ALL_TO_ALL, .group = MRI_GROUP_EP, .in = in[0].data,
                          .out = out[0].data, .n = mr_bytes(x), .dtype = "u8", .send = send,
                          .receive = receive };
-    MR_TRY(mri_comm_run(w, &job, err));
+    MR_TRY(mri_comm_submit(w, &job, ticket, err));
     if (came < mr_bytes(y))
         MR_TRY(d->ops->fill(d->dev, d->stream, (char *)out[0].data + came, 0, mr_bytes(y) - came,
                             err));
 out:
     free(all);
-    free(bytes);
+    free(send);
     return st;
 }
 
-mr_status mri_exchange_run(mri_device *d, const mr_op_def *def, const mr_call *c, const mr_buf *in,
-                           const mr_buf *out, mr_err *err)
+mr_status mri_exchange_submit(mri_device *d, const mr_op_def *def, const mr_call *c,
+                              const mr_buf *in, const mr_buf *out, uint64_t *ticket,
+                              mr_err *err)
 {
     mri_world *w = d->world;
     uint32_t ranks = w ? w->group[MRI_GROUP_EP].n : 1;
@@ -62,6 +64,6 @@ mr_status mri_exchange_run(mri_device *d, const mr_op_def *def, const mr_call *c
                        "%s is planned for %lld ranks of ep, this world has %u", def->id,
                        (long long)mr_attr_i(c, "ranks", 1), ranks);
     if (!strcmp(def->id, "ep_counts"))
-        return gather_counts(w, c, in, out, err);
-    return move_rows(d, w, c, in, out, !strcmp(def->id, "ep_return"), err);
+        return gather_counts(w, c, in, out, ticket, err);
+    return move_rows(d, w, c, in, out, !strcmp(def->id, "ep_return"), ticket, err);
 }

@@ -5,8 +5,7 @@
  * timing, puts marks around it. Phase, block and region are named to the vendor's profiler.
  */
 #include "core/mesh/world.h"
-#include "core/ops/experts_parallel.h"
-#include "exchange.h"
+#include "flight.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -193,42 +192,10 @@ static mr_buf *written_first(const mri_frame *f, const mri_step *s, const mri_no
     return sole == MRI_SOLE_ALWAYS || (sole && f->first) ? &in[n->n_in - 1] : NULL;
 }
 
-/* ---- collectives --------------------------------------------------------------------------- */
-
-typedef struct pending { /* tickets of a phase's collectives under way, by order */
-    uint64_t ticket[2 * MRI_COMM_PENDING];
-} pending;
-
-static uint64_t *ticket_of(pending *p, uint32_t order)
-{
-    return &p->ticket[order % (2 * MRI_COMM_PENDING)];
-}
-
-static mr_status submit(mri_device *d, const mri_frame *f, const mri_step *s, const mri_node *n,
-                        const mr_buf *in, const mr_buf *out, pending *p, mr_err *err)
-{
-    static const uint32_t kinds[] = { [MRI_STEP_REDUCE] = MRI_COMM_ALL_REDUCE,
-                                      [MRI_STEP_GATHER] = MRI_COMM_ALL_GATHER,
-                                      [MRI_STEP_SCATTER] = MRI_COMM_REDUCE_SCATTER };
-    const mr_type *x = &mri_val(f->plan->prog, n->in[0])->type;
-    const mr_type *y = &mri_val(f->plan->prog, n->out[0])->type;
-    if (s->comm == MRI_STEP_SLICE)
-        return d->ops->copy(d->dev, d->stream, out[0].data,
-                            (char *)in[0].data + s->index * mr_bytes(y), mr_bytes(y), err);
-    if (!d->world)
-        return mr_fail(err, MR_E_COMM, MR_BLAME_HOST, "the program is one of several ranks', and "
-                       "this one runs alone");
-    mri_comm_job job = { .kind = kinds[s->comm], .group = s->group, .op = MR_COMM_SUM,
-                         .in = in[0].data, .out = out[0].data, .dtype = x->dtype,
-                         .n = (uint64_t)mr_numel(s->comm == MRI_STEP_SCATTER ? y : x) };
-    mr_status st = mri_comm_submit(d->world, &job, ticket_of(p, s->order), err);
-    return st || !s->wait_after ? st : mri_comm_wait(d->world, *ticket_of(p, s->order), err);
-}
-
 /* ---- a step, a phase ----------------------------------------------------------------------- */
 
 static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t i,
-                             const mri_trace *trace, pending *under_way, mr_err *err)
+                             const mri_trace *trace, mri_flight *flight, mr_err *err)
 {
     const mri_plan *plan = f->plan;
     const mri_step *s = &plan->steps[phase].v[i];
@@ -243,12 +210,12 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     for (uint32_t j = 0; j < n->n_out; j++)
         out[j] = (mr_buf){ resolve(f, s->out[j]), NULL };
     mr_call call = { 0 };
-    if (s->ref || trace)
+    if ((s->ref && !s->comm) || trace)
         call = mri_node_call(plan->prog, n, types);
     if (trace && trace->guard)
         st = write_guards(d, s, &call, out, err);
     if (!st && s->wait)
-        st = mri_comm_wait(d->world, *ticket_of(under_way, s->wait), err);
+        st = mri_flight_wait(d, flight, s->wait, err);
     if (!st && timing)
         st = mark(d, &before, err);
     mr_buf summing[MRI_MAX_OPERANDS], *first = written_first(f, s, n, in), *operands = in;
@@ -259,9 +226,7 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     }
     void *ws = s->info.workspace ? f->scratch + s->workspace : NULL;
     if (!st)
-        st = s->comm ? submit(d, f, s, n, in, out, under_way, err)
-           : s->ref && mri_exchange_is(s->ref, &call)
-               ? mri_exchange_run(d, s->ref, &call, in, out, err)
+        st = s->comm  ? mri_flight_submit(d, f->plan, s, in, out, flight, err)
            : s->ref ? run_reference(d, s->ref, n, &call, in, out, err)
            : first  ? d->ops->run(d->dev, s->first, d->stream, operands, first, ws, err)
                     : d->ops->run(d->dev, s->kernel, d->stream, in, out, ws, err);
@@ -282,33 +247,32 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     return trace && trace->poison ? poison(d, f, s, err) : 0;
 }
 
-mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri_trace *trace,
-                     mr_err *err)
+mr_status mri_launch_part(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t from,
+                          uint32_t to, struct mri_flight *flight, const mri_trace *trace, mr_err *err)
 {
     const mri_plan *plan = f->plan;
     mr_status st = 0;
-    uint32_t region = 0, n = (uint32_t)plan->steps[phase].n, last = 0;
-    pending under_way = { { 0 } };
+    uint32_t region = 0, n = (uint32_t)plan->steps[phase].n;
     push(d, mri_phase_name[phase]);
     push(d, f->label);
-    for (uint32_t i = 0; i < n && !st; i++) {
+    for (uint32_t i = from; i < to && !st; i++) {
         uint32_t at = plan->prog->nodes.v[plan->steps[phase].v[i].node].region;
-        if (!i || at != region) {
-            if (i)
+        if (i == from || at != region) {
+            if (i > from)
                 pop(d);
             push(d, plan->prog->regions.v[at].path);
             region = at;
         }
-        const mri_step *s = &plan->steps[phase].v[i];
-        st = launch_step(d, f, phase, i, trace ? trace : d->watch, &under_way, err);
-        if (s->wait_after || s->wait >= last)
-            last = 0; /* all that was submitted is done */
-        if (s->order && !s->wait_after)
-            last = s->order;
+        st = launch_step(d, f, phase, i, trace ? trace : d->watch, flight, err);
     }
-    if (!st && last) /* a phase leaves none under way */
-        st = mri_comm_wait(d->world, *ticket_of(&under_way, last), err);
-    for (int open = n ? 3 : 2; open > 0; open--)
+    for (int open = to > from ? 3 : 2; open > 0; open--)
         pop(d);
-    return st;
+    return st || to < n ? st : mri_flight_end(d, flight, err);
+}
+
+mr_status mri_launch(mri_device *d, const mri_frame *f, uint8_t phase, const mri_trace *trace,
+                     mr_err *err)
+{
+    mri_flight flight = { 0 };
+    return mri_launch_part(d, f, phase, 0, (uint32_t)f->plan->steps[phase].n, &flight, trace, err);
 }

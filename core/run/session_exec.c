@@ -110,6 +110,7 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
                               .deterministic = s->config->run.deterministic != 0,
                               .fuse = s->config->train.fuse != 0,
                               .overlap = s->config->mesh.overlap != 0,
+                              .shared_beside = s->config->mesh.moe_shared_expert_overlap != 0,
                               .record_comm = !mri_world_alone(s->world) &&
                                              !mri_comm_obstacle(s->world),
                               .host_fallback = !strcmp(s->config->backend.fallback, "host"),

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What stands beside the exchanges of experts: a shared expert and weight gradients within a block.
+ * The order of steps changes no bit, and no buffer is reused while a collective still reads it.
+ */
+#include "steps.h"
+
+static const char *const llama4[] = { STEPS_MODEL, "model.llama4.experts_per_token=2",
+                                      "train.micro_batch=2", "train.global_batch=8", NULL };
+static const char *const kimi[] = { STEPS_MODEL, "model.plugin=kimi_k2",
+                                    "model.kimi_k2.expert_hidden=12", "train.micro_batch=2",
+                                    "train.global_batch=8", NULL };
+
+#define MESH(...) (const char *const[]){ __VA_ARGS__, NULL }
+
+/* ---- within a block -------------------------------------------------------------------------- */
+
+typedef struct beside { /* of rank 0: steps of the shared expert while rows travel, by phase */
+    uint32_t there[2], back[2], weights;
+} beside;
+
+static void count(const mri_plan *p, int phase, beside *out)
+{
+    for (size_t k = 0; k < p->steps[phase].n; k++) {
+        const mri_step *s = &p->steps[phase].v[k];
+        const char *id = p->prog->nodes.v[s->node].def->id;
+        if (s->comm != MRI_STEP_EXCHANGE || !strcmp(id, "ep_counts"))
+            continue;
+        for (size_t i = k + 1; i < s->done; i++) {
+            const mri_node *n = &p->prog->nodes.v[p->steps[phase].v[i].node];
+            bool shared = strstr(p->prog->regions.v[n->region].path, "shared_experts") != NULL;
+            uint32_t *at = !strcmp(id, "ep_send") ? out->there : out->back;
+            at[phase] += shared && n->phase != MRI_W;
+            out->weights += n->phase == MRI_W;
+        }
+    }
+}
+
+static mr_status look(par_rank *r, void *ctx, mr_err *err)
+{
+    const mri_session_options o = { .needs = MRI_NEED_TRAIN };
+    mr_status st = par_session(r, &o, err);
+    for (size_t k = 0; !st && !r->rank && k < r->session->train->plans.n; k++)
+        for (int phase = MRI_F; phase <= MRI_B; phase++)
+            count(r->session->train->plans.v[k], phase, ctx);
+    return st;
+}
+
+static beside counted(const char *more)
+{
+    beside b = { 0 };
+    const char *sets[16] = { NULL };
+    size_t n = 0;
+    for (; llama4[n]; n++)
+        sets[n] = llama4[n];
+    sets[n++] = "mesh.ep=2";
+    sets[n] = more;
+    par_run(par_source("profiles/parity-tiny.ini"), sets, 2, look, &b);
+    return b;
+}
+
+Test(overlap, a_shared_expert_is_computed_while_rows_travel)
+{
+    beside on = counted(NULL), weights = counted("mesh.moe_shared_expert_overlap=false");
+    beside off = counted("mesh.overlap=false");
+    for (int phase = MRI_F; phase <= MRI_B; phase++) {
+        cr_assert_gt(on.there[phase], 0, "phase %d", phase);
+        cr_assert_eq(weights.there[phase], 0, "phase %d", phase);
+        cr_assert_eq(off.there[phase] + off.back[phase], 0, "phase %d", phase);
+    }
+    cr_assert_gt(on.weights, 0);
+    cr_assert_gt(weights.weights, 0);
+    cr_assert_eq(off.weights, 0);
+}
+
+static void same_bits(const char *const *model, uint32_t ranks, const char *what,
+                      const char *const *a, const char *const *b)
+{
+    steps x = steps_run(ranks, model, a), y = steps_run(ranks, model, b);
+    steps_same(&x, &y, 0, what);
+    for (int k = 0; k < STEPS; k++)
+        cr_assert_eq(x.norm[k], y.norm[k], "%s, step %d: norm", what, k + 1);
+    steps_free(&x);
+    steps_free(&y);
+}
+
+Test(overlap, the_order_within_blocks_changes_no_bit)
+{
+    same_bits(llama4, 2, "llama4 ep 2", MESH("mesh.ep=2"), MESH("mesh.ep=2", "mesh.overlap=false"));
+    same_bits(llama4, 2, "llama4 ep 2, weights alone", MESH("mesh.ep=2"),
+              MESH("mesh.ep=2", "mesh.moe_shared_expert_overlap=false"));
+    same_bits(kimi, 4, "kimi tp 2, ep 2", MESH("mesh.tp=2", "mesh.ep=2"),
+              MESH("mesh.tp=2", "mesh.ep=2", "mesh.overlap=false"));
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static mr_status poisoned(par_rank *r, void *ctx, mr_err *err)
+{
+    const mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_DATA };
+    const mri_trace poison = { .poison = true };
+    double *loss = ctx;
+    mr_status st = 0;
+    MR_TRY(par_session(r, &o, err));
+    MR_TRY(mri_session_init_weights(r->session, err));
+    for (int k = 0; k < 4; k++) { /* two as they are, two in which buffers die visibly */
+        mri_step_result x;
+        r->session->train->trace = k & 1 ? &poison : NULL;
+        r->session->done = (mri_progress){ 0 };
+        if (k < 2)
+            MR_TRY(mri_session_gradients(r->session, &x, err));
+        else
+            MR_TRY(mri_session_train_step(r->session, &x, err));
+        if (!r->rank)
+            loss[2 * k] = x.loss, loss[2 * k + 1] = x.grad_norm;
+    }
+out:
+    if (r->session)
+        r->session->train->trace = NULL;
+    return st;
+}
+
+Test(overlap, buffers_live_as_long_as_what_travels)
+{
+    const char *sets[16] = { NULL };
+    double x[8] = { 0 };
+    size_t n = 0;
+    for (; llama4[n]; n++)
+        sets[n] = llama4[n];
+    sets[n] = "mesh.ep=2";
+    par_run(par_source("profiles/parity-tiny.ini"), sets, 2, poisoned, x);
+    cr_assert_eq(x[0], x[2], "loss %.17g and %.17g", x[0], x[2]);
+    cr_assert_eq(x[4], x[0], "loss %.17g and %.17g", x[4], x[0]);
+    cr_assert(isfinite(x[6]) && isfinite(x[7]) && x[6] < x[4], "loss %g, norm %g", x[6], x[7]);
+}
