@@ -109,7 +109,7 @@ static void print_version(void)
            COMPILER);
 }
 
-static int run_job(app *a, mri_config *c)
+static int run_job(app *a, mri_config *c, MR_UNUSED const void *user)
 {
     for (const struct job *j = jobs; j->name; j++)
         if (!strcmp(j->name, c->job.run))
@@ -135,7 +135,8 @@ static int run_profile(app *a, int argc, char **argv)
                                &err)) {
         rc = app_fail(a, &err);
     } else {
-        app_start start = { args.positional.v[0], args.sets.v, args.sets.n, run_job };
+        app_start start = { .profile = args.positional.v[0], .sets = args.sets.v,
+                            .n_sets = args.sets.n, .job = run_job };
         rc = app_run_ranks(a, c, &start);
         mri_config_free(c);
     }

@@ -11,6 +11,10 @@
  * model_type), with the --set values and `extra` (n_extra "section.key=value") on top. */
 mr_status app_model_config(app *a, const app_args *args, const char *const *extra, size_t n_extra,
                            mri_config **out, mr_err *err);
+/* The same as `job` on every rank of its world (ranks.h), which is handed `user` too; returns the
+ * exit code. */
+int app_model_run(app *a, const app_args *args, const char *const *extra, size_t n_extra,
+                  int (*job)(app *a, mri_config *c, const void *user), const void *user);
 /* the weights: those of [model] hf, else the run folder's newest checkpoint */
 mr_status app_model_weights(mri_session *s, mr_err *err);
 

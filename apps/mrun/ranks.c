@@ -4,6 +4,7 @@
  * profile and a session of its own. Only rank 0 prints.
  */
 #include "ranks.h"
+#include "core/run/source.h"
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,7 +23,7 @@ static int run_in(app *a, mri_config *c, mri_world *w, mr_status st, mr_err *err
     if (w)
         st = mri_world_fail(w, st, err);
     a->world = w;
-    int rc = st ? app_fail(a, err) : start->job(a, c);
+    int rc = st ? app_fail(a, err) : start->job(a, c, start->user);
     mri_world_close(w);
     a->world = NULL;
     return rc;
@@ -70,8 +71,8 @@ static void *run_thread(void *arg)
     if (!a->registry && !(a->registry = app_registry(a, &err)))
         st = err.code;
     if (!st)
-        st = mri_config_load(a->registry, t->start->profile, t->start->sets, t->start->n_sets, &c,
-                             &err);
+        st = mri_source_config(a->registry, t->start->profile, t->start->hf, t->start->sets,
+                               t->start->n_sets, &c, &err);
     if (!st)
         st = mri_world_open(a->registry, c, t->rank, t->threads, t->n, &w, &err);
     t->rc = run_in(a, c, w, st, &err, t->start);
@@ -141,13 +142,21 @@ static int run_threads(app *a, mri_config *c, const mri_choice *comm, const app_
     return rc;
 }
 
+/* Jobs that have one share of the work for each rank; the others are one rank's. */
+static bool over_ranks(const char *job)
+{
+    static const char *const jobs[] = { "train", "score" };
+    for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++)
+        if (!strcmp(job, jobs[i]))
+            return true;
+    return false;
+}
+
 int app_run_ranks(app *a, mri_config *c, const app_start *start)
 {
     const mri_choice *comm = mri_config_choice(c, "comm", 0);
-    if (!comm)
-        return start->job(a, c);
-    if (strcmp(c->job.run, "train")) /* the other jobs are one rank's */
-        return start->job(a, c);
+    if (!comm || !over_ranks(c->job.run))
+        return start->job(a, c, start->user);
     const mr_comm_ops *ops = comm->unit->table;
     return ops->flags & MR_COMM_THREADS ? run_threads(a, c, comm, start) : run_process(a, c, start);
 }

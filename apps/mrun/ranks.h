@@ -8,10 +8,11 @@
 #include "app.h"
 
 typedef struct app_start { /* what a rank needs to resolve the profile for itself */
-    const char *profile;
+    const char *profile, *hf; /* as in mri_source_config() */
     const char *const *sets;
     size_t n_sets;
-    int (*job)(app *a, mri_config *c);
+    int (*job)(app *a, mri_config *c, const void *user);
+    const void *user; /* the job's own; read only, as all ranks have it */
 } app_start;
 
 /* Runs start->job with a->world set; without a comm plugin as it is. `c` is the profile as this

@@ -10,7 +10,7 @@
  */
 #include "core/base/json.h"
 #include "core/run/export.h"
-#include "core/run/pictures.h"
+#include "core/run/score.h"
 #include "model_args.h"
 #include "score_input.h"
 #include <stdlib.h>
@@ -54,7 +54,8 @@ static mr_status read_input(app *a, const mri_config *c, request *q, score_list 
     }
     if (q->file)
         MR_TRY(score_add_jsonl(l, q->file, err));
-    mri_session_options o = { .needs = score_has_text(l) ? MRI_NEED_TOKENIZER : 0 };
+    mri_session_options o = { .needs = score_has_text(l) ? MRI_NEED_TOKENIZER : 0,
+                              .world = a->world };
     MR_TRY(mri_session_open(a->registry, c, &o, &s, err));
     MR_TRY(score_resolve(l, s, q->special, err));
 out:
@@ -62,101 +63,107 @@ out:
     return st;
 }
 
-/* Prints the scores; the logits of all sequences into one file. */
+static mri_scoring scoring_of(const score_sequence *q, float *nll, float *logits)
+{
+    return (mri_scoring){ q->ids, q->n, q->pictures.pixels, q->pictures.tiles, nll, logits };
+}
+
+/* Prints the scores; the logits of all sequences into one file. Rank 0 does, and all compute. */
 static mr_status score(mri_session *s, const score_list *l, const char *logits_file, mr_err *err)
 {
-    float *nll = mri_alloc((size_t)score_longest(l) * sizeof *nll);
+    bool first = mri_world_first(s->world);
+    size_t most = (size_t)mri_scores_at_a_time(s), longest = (size_t)score_longest(l);
+    float *nll = mri_alloc(most * longest * sizeof *nll);
+    mri_scoring *q = mri_alloc(most * sizeof *q);
     mri_tensor *t = mri_alloc((l->n + 1) * sizeof *t);
     mr_status st = 0;
-    for (size_t i = 0; i < l->n && !st; i++) {
-        const score_sequence *q = &l->v[i];
-        float *logits = NULL;
-        if (logits_file) {
-            logits = mri_alloc((size_t)(q->n * s->info.vocab) * sizeof *logits);
-            t[i] = (mri_tensor){ l->n > 1 ? mri_format("logits.%zu", i) : mri_strdup("logits"),
-                                 mr_type2("f32", q->n, s->info.vocab), logits };
+    for (size_t at = 0, n; at < l->n && !st; at += n) {
+        n = l->n - at < most ? l->n - at : most;
+        for (size_t i = 0; i < n; i++) {
+            const score_sequence *x = &l->v[at + i];
+            int64_t values = logits_file ? x->n * s->info.vocab : 0;
+            float *logits = values ? mri_alloc((size_t)values * sizeof *logits) : NULL;
+            q[i] = scoring_of(x, nll + i * longest, logits);
+            t[at + i] = (mri_tensor){ l->n > 1 ? mri_format("logits.%zu", at + i)
+                                               : mri_strdup("logits"),
+                                      mr_type2("f32", x->n, s->info.vocab), logits };
         }
-        st = mri_session_pictures(s, q->pictures.pixels, q->pictures.tiles, err);
-        if (!st)
-            st = mri_session_score(s, q->ids, q->n, nll, logits, err);
-        if (!st)
-            print_score(q, nll);
+        st = mri_session_scores(s, q, (int64_t)n, err);
+        for (size_t i = 0; i < n && !st && first; i++)
+            print_score(&l->v[at + i], q[i].nll);
+        for (size_t i = 0; i < n && !first; i++) { /* rank 0 keeps them */
+            free((void *)t[at + i].data);
+            t[at + i].data = NULL;
+        }
     }
-    if (logits_file && !st)
+    if (logits_file && first && !st)
         st = mri_safetensors_write(logits_file, t, l->n, NULL, err);
     for (size_t i = 0; i < l->n; i++) {
         free((char *)t[i].name);
         free((void *)t[i].data);
     }
     free(t);
+    free(q);
     free(nll);
     return st;
 }
 
-/* Gradients of the mean over all sequences into the main gradients. */
 static mr_status differentiate(mri_session *s, const score_list *l, mr_err *err)
 {
-    mri_micro m = mri_micro_of(s->train);
-    double loss;
-    int64_t predicted = 0;
-    mr_status st = 0;
+    mri_scoring *q = mri_alloc(l->n * sizeof *q);
     for (size_t i = 0; i < l->n; i++)
-        predicted += l->v[i].n - 1;
-    if (!predicted) {
-        st = mr_fail(err, MR_E_ARG, MR_BLAME_USER,
-                     "--grad: sequences of one token predict nothing, there is no loss");
-        goto out;
-    }
-    MR_TRY(mri_session_gradients_begin(s, (double)predicted, err));
-    for (size_t i = 0; i < l->n; i++) {
-        mri_micro_sequence(&m, l->v[i].ids, l->v[i].n, 1);
-        MR_TRY(mri_session_pictures(s, l->v[i].pictures.pixels, l->v[i].pictures.tiles, err));
-        MR_TRY(mri_pictures_place(s, &m, l->v[i].n, err));
-        mri_batch b = mri_micro_batch(&m, false);
-        MR_TRY(mri_session_gradients_add(s, &b, &loss, err));
-    }
-out:
-    mri_micro_free(&m);
+        q[i] = scoring_of(&l->v[i], NULL, NULL);
+    mr_status st = mri_session_score_gradients(s, q, (int64_t)l->n, err);
+    free(q);
     return st;
 }
 
-/* f32 copies of the main gradients; NULL for a parameter that has none. The caller frees. */
-static mr_status read_gradients(mri_session *s, float ***out, mr_err *err)
+/* f32 copies of the gradients of all parameters of `all`; NULL for one that has none. The caller
+ * frees. */
+static mr_status read_gradients(mri_session *s, const mri_params *all, float ***out, mr_err *err)
 {
-    const mri_params *p = &s->params;
-    float **g = *out = mri_alloc((p->slots.n + 1) * sizeof *g);
+    float **g = *out = mri_alloc((all->slots.n + 1) * sizeof *g);
     mr_status st = 0;
-    for (size_t i = 0; i < p->slots.n && !st; i++) {
-        const mri_tensor_slot *slot = &p->slots.v[i];
-        const void *grad = mri_params_grad(p, slot);
-        if (!grad)
+    for (size_t i = 0; i < all->slots.n && !st; i++) {
+        bool found = false;
+        g[i] = mri_alloc(all->slots.v[i].n * sizeof **g + 1);
+        st = mri_session_whole_gradient(s, &all->slots.v[i], g[i], &found, err);
+        if (found && mri_world_first(s->world))
             continue;
-        g[i] = mri_alloc(slot->n * sizeof **g);
-        size_t bytes = slot->n * mr_dtype_bytes(p->acc_dtype);
-        void *raw = mri_alloc(bytes);
-        st = mri_device_read(&s->device, raw, grad, bytes, err);
-        if (!st)
-            st = mri_convert(g[i], "f32", raw, p->acc_dtype, slot->n, err);
-        free(raw);
+        free(g[i]);
+        g[i] = NULL;
     }
     return st;
+}
+
+/* The whole model's parameters, which a rank of several has a part of: described apart. */
+static mr_status describe(mri_session *s, mri_session **out, mr_err *err)
+{
+    mri_session_options o = { .describe = true };
+    return mri_world_alone(s->world)
+               ? 0
+               : mri_session_open(s->registry, s->config, &o, out, err);
 }
 
 static mr_status write_gradients(mri_session *s, const char *path, mr_err *err)
 {
+    mri_session *whole = NULL;
     mri_safetensors *like = NULL;
     mri_quant *quant = NULL;
     mri_exports e = { 0 };
     MRI_VEC(mri_tensor) t = { 0 };
     MRI_VEC(float *) turned = { 0 };
     float **g = NULL;
+    const mri_params *all = &s->params;
     mr_status st = 0;
+    MR_TRY(describe(s, &whole, err));
+    all = whole ? &whole->params : all;
     if (s->config->model.hf && mri_safetensors_open_folder(s->config->model.hf, &like, NULL))
         like = NULL; /* config.json alone: the names that the family gives */
     if (like)
         MR_TRY(mri_quant_open(s->config->model.hf, &quant, err));
-    MR_TRY(mri_export_all(&s->params, like, quant, false, &e, err));
-    MR_TRY(read_gradients(s, &g, err));
+    MR_TRY(mri_export_all(all, like, quant, false, &e, err));
+    MR_TRY(read_gradients(s, all, &g, err));
     for (size_t i = 0; i < e.n; i++) {
         mri_tensor x = { e.v[i].name, e.v[i].type, NULL };
         if (!g[e.v[i].slot])
@@ -171,9 +178,10 @@ static mr_status write_gradients(mri_session *s, const char *path, mr_err *err)
         }
         MRI_PUSH(&t, x);
     }
-    MR_TRY(mri_safetensors_write(path, t.v, t.n, NULL, err));
+    if (mri_world_first(s->world))
+        MR_TRY(mri_safetensors_write(path, t.v, t.n, NULL, err));
 out:
-    for (size_t i = 0; g && i < s->params.slots.n; i++)
+    for (size_t i = 0; g && i < all->slots.n; i++)
         free(g[i]);
     free(g);
     for (size_t i = 0; i < turned.n; i++)
@@ -183,6 +191,7 @@ out:
     mri_quant_free(quant);
     mri_exports_free(&e);
     mri_safetensors_close(like);
+    mri_session_close(whole);
     return st;
 }
 
@@ -201,6 +210,7 @@ static int run(app *a, const mri_config *c, request *q)
                               .main_loss = true };
     o.eval_tokens = o.train_tokens = score_longest(&all);
     o.images = score_most_tiles(&all);
+    o.world = a->world;
     MR_TRY(mri_session_open(a->registry, c, &o, &s, &err));
     MR_TRY(app_model_weights(s, &err));
     MR_TRY(score(s, &all, q->logits, &err));
@@ -209,6 +219,7 @@ static int run(app *a, const mri_config *c, request *q)
         MR_TRY(write_gradients(s, q->grad, &err));
     }
 out:
+    st = st ? mri_world_fail(a->world, st, &err) : mri_world_agree(a->world, 0, &err);
     score_list_free(&all);
     mri_session_close(s);
     return st ? app_fail(a, &err) : EXIT_OK;
@@ -223,29 +234,34 @@ int job_score(app *a, mri_config *c)
     return run(a, c, &q);
 }
 
+/* On each rank: the request is read there, as pictures are prepared in place. */
+static int score_args(app *a, mri_config *c, const void *user)
+{
+    const app_args *args = user;
+    mr_err err = MR_ERR_INIT;
+    request q = { app_arg(args, "--ids"),    app_arg(args, "--text"), app_arg(args, "--jsonl"),
+                  app_arg(args, "--logits"), app_arg(args, "--grad"),
+                  !app_arg(args, "--no-special") };
+    int code = app_pictures_args(&q.pictures, args, &err) ? app_fail(a, &err) : run(a, c, &q);
+    app_pictures_free(&q.pictures);
+    return code;
+}
+
 int cmd_score(app *a, int argc, char **argv)
 {
     static const char *const takes[] = { "--hf", "--ids", "--text", "--jsonl", "--logits", "--grad",
                                          "--image", "--pixel-values", NULL };
     static const char *const flags[] = { "--no-special", NULL };
-    /* what a run froze has a gradient here, too */
-    static const char *const job[] = { "job.run=score", "optimizer.groups=" };
+    /* What a run froze has a gradient here, too; and pieces of gradients, or of weights that are
+     * read once, are no use. */
+    static const char *const job[] = { "job.run=score", "optimizer.groups=", "shard.plugin=none" };
     app_args args = { 0 };
-    mr_err err = MR_ERR_INIT;
-    mri_config *c = NULL;
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
-    request q = { app_arg(&args, "--ids"),    app_arg(&args, "--text"), app_arg(&args, "--jsonl"),
-                  app_arg(&args, "--logits"), app_arg(&args, "--grad"),
-                  !app_arg(&args, "--no-special") };
-    if (!code && !q.ids && !q.text && !q.file)
+    if (!code && !app_arg(&args, "--ids") && !app_arg(&args, "--text") &&
+        !app_arg(&args, "--jsonl"))
         code = app_usage(a, "score needs --ids \"1 2 3\", --text TEXT or --jsonl FILE");
-    if (!code && (app_pictures_args(&q.pictures, &args, &err) ||
-                  app_model_config(a, &args, job, 2, &c, &err)))
-        code = app_fail(a, &err);
     if (!code)
-        code = run(a, c, &q);
-    app_pictures_free(&q.pictures);
-    mri_config_free(c);
+        code = app_model_run(a, &args, job, sizeof job / sizeof *job, score_args, &args);
     app_args_free(&args);
     return code;
 }

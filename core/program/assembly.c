@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * assembly.c - see assembly.h. */
 #include "assembly.h"
+#include "border.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,11 +124,12 @@ static bool reads(const mri_assembly *a, uint32_t to, uint32_t from, const char 
     return false;
 }
 
-/* Which kinds the loss of that name depends on; all where it is NULL. */
+/* Which kinds the loss of that name depends on, here or behind a border; all where it is NULL. */
 static void which_lead(const mri_assembly *a, const char *loss, bool *leads)
 {
     for (uint32_t k = 0; k < a->kinds.n; k++)
-        leads[k] = !loss || mri_port_find(&a->kinds.v[k].prog->losses, loss);
+        leads[k] = !loss || a->kinds.v[k].prog->border == MRI_BORDER_OUT ||
+                   mri_port_find(&a->kinds.v[k].prog->losses, loss);
     for (bool more = true; more;) {
         more = false;
         for (uint32_t k = 0; k < a->kinds.n; k++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * batch.c - what is computed from batches beside training steps (step.c): gradients of one
- * batch, validation, scores.
+ * batch, validation.
  */
 #include "micro.h"
 #include "pictures.h"
@@ -23,37 +23,19 @@ uint32_t mri_session_find_set(mri_session *s, const char *name, mr_data_set *out
     }
 }
 
-mr_status mri_session_gradients_begin(mri_session *s, double weight, mr_err *err)
-{
-    const mri_params *p = &s->params;
-    mr_status st = s->device.ops->fill(s->device.dev, s->device.stream, p->grads, 0,
-                                       p->grads_n * mr_dtype_bytes(p->acc_dtype), err);
-    return st ? st : mri_scalar_set(&s->scalars, &s->device, MRI_LOSS_SEED, 1 / weight, err);
-}
-
-/* Forward and backward; the losses are added to *out. first: nothing was added to the main
- * gradients yet, which need not be zeros. */
-static mr_status run_batch(mri_session *s, const mri_batch *b, bool first, mri_step_result *out,
-                           mr_err *err)
+/* Forward and backward, whatever was in the main gradients; the losses are added to *out. */
+static mr_status run_batch(mri_session *s, const mri_batch *b, mri_step_result *out, mr_err *err)
 {
     float *x = mri_alloc((s->train->losses.n + 1) * sizeof *x);
     mr_status st = 0;
     MR_TRY(mri_exec_upload(s->train, b, err));
     MR_TRY(mri_exec_forward(s->train, err));
-    MR_TRY((first ? mri_exec_backward_first : mri_exec_backward)(s->train, err));
+    MR_TRY(mri_exec_backward_first(s->train, err));
     MR_TRY(mri_exec_losses(s->train, x, err));
     for (size_t i = 0; i < s->train->losses.n; i++)
         mri_step_add_loss(s->train, i, x[i], out);
 out:
     free(x);
-    return st;
-}
-
-mr_status mri_session_gradients_add(mri_session *s, const mri_batch *b, double *loss, mr_err *err)
-{
-    mri_step_result sums = { 0 };
-    mr_status st = run_batch(s, b, false, &sums, err);
-    *loss = sums.loss;
     return st;
 }
 
@@ -68,7 +50,7 @@ mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_
                           1 / (out->weight > 0 ? out->weight : 1), err));
     if (s->dp)
         mri_dp_begin(s->dp, true);
-    MR_TRY(run_batch(s, b, true, out, err));
+    MR_TRY(run_batch(s, b, out, err));
     if (s->dp)
         MR_TRY(mri_dp_finish(s->dp, err));
     mri_step_mean_losses(out);
@@ -126,46 +108,6 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
     MR_TRY(sum_over_ranks(s, &sum, &weight, err));
     *nll = weight > 0 ? sum / weight : 0;
     *bits_per_byte = info.bytes_per_token > 0 ? *nll / log(2) / info.bytes_per_token : 0;
-out:
-    mri_micro_free(&m);
-    free(x);
-    free(raw);
-    return st;
-}
-
-mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float *nll, float *logits,
-                            mr_err *err)
-{
-    int64_t room = s->whole ? s->config->train.seq : s->eval->opt.tokens;
-    mri_micro m = mri_micro_of(s->eval);
-    float *x = NULL;
-    void *raw = NULL;
-    mr_status st = 0;
-    const mr_type *type;
-    if (n > room) {
-        st = mr_fail(err, MR_E_ARG, MR_BLAME_USER, "%lld tokens, the plan holds %lld", (long long)n,
-                     (long long)room);
-        goto out;
-    }
-    mri_micro_sequence(&m, ids, n, s->whole ? room : 1);
-    MR_TRY(mri_pictures_place(s, &m, n, err));
-    mri_batch b = mri_micro_batch(&m, false);
-    MR_TRY(mri_exec_upload(s->eval, &b, err));
-    MR_TRY(mri_graphs_forward(&s->graphs, s->eval, err));
-    const void *p = mri_exec_output(s->eval, "nll", &type);
-    if (p && n > 1) {
-        x = mri_alloc(mr_bytes(type));
-        MR_TRY(mri_device_read(&s->device, x, p, mr_bytes(type), err));
-        MR_TRY(mri_convert(nll, "f32", x, type->dtype, (uint64_t)n - 1, err));
-    }
-    if (logits) {
-        p = mri_exec_output(s->eval, "logits", &type);
-        size_t row = (size_t)mr_last(type);
-        raw = mri_alloc((size_t)n * row * mr_dtype_bytes(type->dtype));
-        MR_TRY(mri_device_read(&s->device, raw, p, (size_t)n * row * mr_dtype_bytes(type->dtype),
-                               err));
-        MR_TRY(mri_convert(logits, "f32", raw, type->dtype, (uint64_t)n * row, err));
-    }
 out:
     mri_micro_free(&m);
     free(x);

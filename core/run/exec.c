@@ -236,16 +236,16 @@ void mri_exec_free(mri_exec *e)
 
 /* ---- running ------------------------------------------------------------------------------ */
 
-mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
+mr_status mri_exec_upload_in(mri_exec *e, uint32_t chunk, uint32_t slot, const mri_batch *b,
+                             mr_err *err)
 {
     const void *host[MRI_BATCH_FIELDS] = { b->tokens,  b->positions,   b->seq_start,
                                    b->targets, b->loss_weight, b->slot, b->image_rows, b->pixels };
     const mr_backend_ops *ops = e->device->ops;
     mr_status st = 0;
-    for (uint32_t i = 0; i < MRI_BATCH_FIELDS * e->chunks.n && !st; i++) {
-        uint32_t k = i % MRI_BATCH_FIELDS, chunk = i / MRI_BATCH_FIELDS;
+    for (uint32_t k = 0; k < MRI_BATCH_FIELDS && !st; k++) {
         uint64_t n = mri_exec_field_bytes(&e->opt, k);
-        char *at = mri_exec_field(e, k) + (e->chunks.v[chunk].at - e->at_fields);
+        char *at = mri_exec_field(e, k) + (mri_exec_slot_at(e, chunk, slot) - e->at_fields);
         if (host[k] && n)
             st = ops->copy(e->device->dev, e->device->stream, at, host[k], n, err);
         else if (k >= MRI_TEXT_FIELDS && n) /* no token is a picture's; black tiles */
@@ -253,6 +253,14 @@ mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
                            k == MRI_FIELD_IMAGE_ROWS ? 0xFF : 0, n, err);
     }
     return st ? st : mri_device_sync(e->device, err);
+}
+
+mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
+{
+    mr_status st = 0;
+    for (uint32_t chunk = 0; chunk < e->chunks.n && !st; chunk++)
+        st = mri_exec_upload_in(e, chunk, 0, b, err);
+    return st;
 }
 
 /* Gradients that are kept as pieces begin anew in each micro-batch, in a buffer that others had. */

@@ -129,7 +129,9 @@ static inline char *mri_exec_losses_at(const mri_exec *e, uint32_t chunk, uint32
 }
 uint32_t mri_exec_chunk_of(const mri_exec *e, uint32_t instance);
 mri_frame *mri_exec_frame(const mri_exec *e, uint32_t slot, uint32_t instance);
-mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err);
+mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err); /* slot 0 of all chunks */
+mr_status mri_exec_upload_in(mri_exec *e, uint32_t chunk, uint32_t slot, const mri_batch *b,
+                             mr_err *err);
 mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err); /* slot 0 */
 mr_status mri_exec_run_in(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
                           mr_err *err);

@@ -53,9 +53,8 @@ mri_batch mri_micro_batch(const mri_micro *m, bool decode)
                         decode ? m->slot : NULL, m->weight, m->image_rows, m->pixels };
 }
 
-mr_status mri_micro_check_cut(const mri_session *s, int64_t cp, int64_t images, mr_err *err)
+mr_status mri_micro_check_cut(int64_t seq, int64_t cp, int64_t images, mr_err *err)
 {
-    int64_t seq = s->config->train.seq;
     if (cp == 1 || (seq % (2 * cp) == 0 && !images))
         return 0;
     mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,

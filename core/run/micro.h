@@ -23,8 +23,8 @@ mri_micro mri_micro_new(int64_t t);        /* the same of T tokens without pictu
 void mri_micro_free(mri_micro *m);
 mri_batch mri_micro_batch(const mri_micro *m, bool decode);
 
-/* Can sequences be cut over cp ranks? Refused by name else. */
-mr_status mri_micro_check_cut(const mri_session *s, int64_t cp, int64_t images, mr_err *err);
+/* Can sequences of `seq` be cut over cp ranks? Refused by name else. */
+mr_status mri_micro_check_cut(int64_t seq, int64_t cp, int64_t images, mr_err *err);
 /* The rows of `whole`, sequences of seq, that rank `index` of `ranks` has, zig-zag
  * (core/ops/zigzag.h); seq_start stays a row of the whole. Without pictures. */
 void mri_micro_cut(const mri_micro *whole, int64_t seq, int64_t ranks, int64_t index,

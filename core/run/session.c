@@ -24,7 +24,8 @@ static mr_status pick(const mri_config *c, const char *kind, const mri_choice **
     return MR_E_PROFILE_MISSING;
 }
 
-static mr_status open_device(mri_session *s, mr_err *err)
+/* `runs`: with execs, whose collectives read and write the device's memory. */
+static mr_status open_device(mri_session *s, bool runs, mr_err *err)
 {
     const mri_choice *c;
     mr_status st = 0;
@@ -32,15 +33,15 @@ static mr_status open_device(mri_session *s, mr_err *err)
     MR_TRY(pick(s->config, "backend", &c, err));
     const mr_backend_ops *ops = c->unit->table;
     const mr_host *host = mri_registry_host(s->registry);
-    if (!mri_world_alone(s->world)) {
+    if (!mri_world_alone(s->world)) { /* each process of a host has one of its own */
         uint32_t count = 0;
         MR_TRY(ops->count(host, c->config, &count, err));
         index = mri_world_device_index(s->world, count);
     }
     MR_TRY(mri_device_open(ops, host, c->config, index, &s->device, err));
-    s->device.world = s->world;
+    s->device.world = runs ? s->world : NULL;
     mri_comm_device d = { ops, s->device.dev, s->device.stream, s->device.host_memory };
-    if (s->world && !s->dry)
+    if (s->device.world && !s->dry)
         MR_TRY(mri_world_device(s->world, &d, err));
 out:
     return st;
@@ -264,7 +265,7 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
         st = open_described(s, err);
         goto out;
     }
-    MR_TRY(open_device(s, err));
+    MR_TRY(open_device(s, o->needs & (MRI_NEED_TRAIN | MRI_NEED_EVAL | MRI_NEED_DECODE), err));
     MR_TRY(mri_scalars_create(&s->scalars, &s->device, err));
     bool reads_text = o->needs & (MRI_NEED_TOKENIZER | MRI_NEED_DATA);
     if (mri_config_choice(config, "tokenizer", 0) && (reads_text || !config->model.hf))
@@ -327,7 +328,7 @@ void mri_session_close(mri_session *s)
     mr_err ignored = MR_ERR_INIT;
     if (!s)
         return;
-    if (s->world && s->device.dev)
+    if (s->device.world && s->device.dev)
         mri_world_leave_device(s->world);
     if (s->device.stream)
         mri_device_sync(&s->device, &ignored); /* graphs and pinned memory may be in use */

@@ -146,10 +146,6 @@ mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *er
  * weighted mean loss (and of the model's auxiliary losses) in the main gradients, zeroed first. */
 mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_result *out,
                                    mr_err *err);
-/* The same over several batches: sets the main gradients to zero, then each call adds a batch's
- * share of the loss's mean over `weight` tokens that count. *loss: the sum over the batch. */
-mr_status mri_session_gradients_begin(mri_session *s, double weight, mr_err *err);
-mr_status mri_session_gradients_add(mri_session *s, const mri_batch *b, double *loss, mr_err *err);
 /* mean nll over one data set (steps > 0: only so many micro-batches), and its bits per byte */
 mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, double *nll,
                                double *bits_per_byte, mr_err *err);
@@ -164,7 +160,8 @@ mr_status mri_session_pictures(mri_session *s, const float *pixels, int64_t tile
 mr_status mri_session_imager(mri_session *s, const mri_imager **out, mr_err *err);
 
 /* nll of each position of one sequence: out[i] = -log p(ids[i+1] | ids[..i]), n - 1 values;
- * logits (may be NULL): [n, V] f32. Needs an eval exec of at least n tokens. */
+ * logits (may be NULL): [n, V] f32. Needs an eval exec of at least n tokens. Of several sequences,
+ * over ranks: score.h. */
 mr_status mri_session_score(mri_session *s, const int32_t *ids, int64_t n, float *nll, float *logits,
                             mr_err *err);
 

@@ -37,6 +37,14 @@ static uint32_t most_micros(const mri_session *s) /* of a step, on this rank */
     return mri_micros_of(s, s->config->train.global_batch);
 }
 
+/* Tokens of the caller's own, up to what can be cut over tp and, zig-zag, over cp. */
+static int64_t up_to_whole_parts(const mri_session *s, int64_t tokens, int64_t cp)
+{
+    int64_t tp = s->world && s->world->mesh.sequence ? s->world->mesh.tp : 1;
+    int64_t parts = cp > 1 ? 2 * cp * tp : tp;
+    return (tokens + parts - 1) / parts * parts;
+}
+
 mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, const char *mode,
                                 int64_t tokens, mri_exec **out, mr_err *err)
 {
@@ -46,7 +54,9 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
     const mri_pages *g = &s->pages;
     mri_assembly *a = NULL;
     const int64_t cp = strcmp(mode, "train") && strcmp(mode, "infer") ? 1 : mri_session_cp(s);
-    mr_status st = mri_micro_check_cut(s, cp, images, err);
+    if (own)
+        tokens = up_to_whole_parts(s, tokens, cp);
+    mr_status st = mri_micro_check_cut(own ? tokens : s->config->train.seq, cp, images, err);
     if (st)
         return st;
     tokens /= cp; /* this rank's, see mri_micro_cut() */
@@ -58,7 +68,7 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
         env.page = g->page;
         env.logit_rows = tokens > g->slots ? g->slots : 0;
     } else {
-        env.seq = own ? 0 : s->config->train.seq;
+        env.seq = !own ? s->config->train.seq : cp > 1 ? tokens * cp : 0;
         env.whole = s->whole && cp == 1;
     }
     st = mri_assemble(s->model_ops, s->model, &env, s->model_dtype, &a, err);

@@ -64,8 +64,8 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     return mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST, "schedule: item of kind %u", it->kind);
 }
 
-/* The order of a step of so many micro-batches, made anew where their number changes. */
-static mr_status order(mri_session *s, uint32_t micros, mr_err *err)
+/* Made anew where the number of micro-batches changes. */
+mr_status mri_step_order(mri_session *s, uint32_t micros, mr_err *err)
 {
     mri_schedule *plan = &s->schedule;
     const mri_stage *stage = &s->relay.stage;
@@ -91,7 +91,7 @@ static mr_status order(mri_session *s, uint32_t micros, mr_err *err)
 static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *err)
 {
     mri_schedule *plan = &s->schedule;
-    mr_status st = order(s, micros, err);
+    mr_status st = mri_step_order(s, micros, err);
     if (st)
         return st;
     uint32_t n = (uint32_t)plan->items.n - !update;

@@ -22,6 +22,9 @@ uint32_t mri_steps_pending(const mri_session *s);
  * m-th of rank d of dp is the (m dp + d)-th of the batch; one past the last is blank. */
 uint32_t mri_micros_of(const mri_session *s, int64_t rows);
 
+/* The order of a step of so many micro-batches, in s->schedule. */
+mr_status mri_step_order(mri_session *s, uint32_t micros, mr_err *err);
+
 /* Adds one micro-batch's loss to a result: "lm_loss" is the loss, all others are reported by
  * name, averaged over the instances that have them; then sums over tokens become means. */
 void mri_step_add_loss(const mri_exec *e, size_t loss, double x, mri_step_result *r);
