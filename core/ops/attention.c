@@ -3,65 +3,36 @@
  * attention.c - causal grouped-query attention over packed sequences, and its gradient.
  * Token t sees j if s <= j <= t with s = seq_start[t] and, if chunk, both lie in the same
  * chunk of the sequence, (t-s)/chunk == (j-s)/chunk. With causal = 0 it sees all of its sequence
- * (pictures), s <= j < s + seq with s = t - t mod seq. Per head, z_j = scale <q_t, k_j>:
- *     lse = ln Σ_j e^z_j,  p_j = e^(z_j - lse),  o = Σ_j p_j v_j.
- * Backward from o and lse alone (Dao et al. 2022): with dp_j = <do, v_j>, δ = <do, o>,
- *     ds_j = p_j (dp_j - δ),  dv_j += p_j do,  dq += scale ds_j k_j,  dk_j += scale ds_j q.
+ * (pictures), s <= j < s + seq with s = t - t mod seq. The loops are in attend.c.
  *
  * qkv_attention is the same of one operand whose rows are q, k and v side by side, as one product
  * of the three makes them; its gradient is such an operand too.
  */
-#include "core/ops/heads.h"
+#include "core/ops/attend.h"
 
-/* Where the heads of a token lie in an operand: rows `row` values apart, the first at `at`. */
-typedef struct heads_in {
-    mri_view x;
-    int64_t at, row;
-} heads_in;
-
-typedef struct qkv {
-    heads_in q, k, v;
-} qkv;
-
-static qkv apart(const mri_heads *n, mri_view q, mri_view k, mri_view v)
+static mr_status seen(const mri_attend *a, int64_t t, int64_t *first, int64_t *last, mr_err *err)
 {
-    return (qkv){ { q, 0, n->H * n->C }, { k, 0, n->G * n->C }, { v, 0, n->G * n->Cv } };
-}
-
-static qkv beside(const mri_heads *n, mri_view x)
-{
-    int64_t k = n->H * n->C, v = k + n->G * n->C, row = v + n->G * n->Cv;
-    return (qkv){ { x, 0, row }, { x, k, row }, { x, v, row } };
-}
-
-static int64_t place(const heads_in *o, int64_t t, int64_t value)
-{
-    return o->at + t * o->row + value;
-}
-
-static double dot(mri_view a, int64_t ia, mri_view b, int64_t ib, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += mri_get(a, ia + i) * mri_get(b, ib + i);
-    return sum;
-}
-
-/* -> the first token of t's sequence */
-static mr_status start_of(mri_view start, const mri_heads *n, const char *op, int64_t t,
-                          int64_t *out, mr_err *err)
-{
-    int64_t s = *out = start.kind ? mri_get_i(start, t) : t / n->seq * n->seq;
+    const mri_heads *n = &a->n;
+    int64_t s = a->start.kind ? mri_get_i(a->start, t) : t / n->seq * n->seq;
     if (!n->packed && s != t / n->seq * n->seq)
         return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
                        "%s: seq_start[%lld] is %lld, must be %lld: packed = 0 promises sequences "
-                       "of %lld", op, (long long)t, (long long)s,
+                       "of %lld", a->op, (long long)t, (long long)s,
                        (long long)(t / n->seq * n->seq), (long long)n->seq);
-    if (s >= 0 && s <= t)
-        return 0;
-    return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
-                   "%s: seq_start[%lld] is %lld, must be in 0..%lld",
-                   op, (long long)t, (long long)s, (long long)t);
+    if (s < 0 || s > t)
+        return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
+                       "%s: seq_start[%lld] is %lld, must be in 0..%lld",
+                       a->op, (long long)t, (long long)s, (long long)t);
+    *first = mri_first_seen(n, s, t);
+    *last = mri_last_seen(n, s, t);
+    return 0;
+}
+
+static mri_attend use_of(const char *op, const mri_heads *n, const mri_qkv *x, int64_t T,
+                         mri_view start)
+{
+    return (mri_attend){ .op = op, .n = *n, .queries = T, .keys = T, .x = *x, .start = start,
+                         .seen = seen };
 }
 
 static mr_status attention_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -74,57 +45,23 @@ static mr_status attention_shape(const mr_call *c, mr_type *const *out, mr_err *
 
 static mr_status attention_vjp(const mr_vjp *v, mr_err *err)
 {
-    mr_val d[3] = { 0 };
     (void)err;
-    if (!v->dout[0] || (!mri_need(v, 0) && !mri_need(v, 1) && !mri_need(v, 2)))
-        return 0;
-    mri_emit_n(v, d, 3, "attention.bwd",
-               MR_IN(v->dout[0], v->in[0], v->in[1], v->in[2], v->out[0], v->out[1], v->in[3]),
-               v->call->attr, v->call->n_attr);
-    for (uint32_t i = 0; i < 3; i++)
-        if (mri_need(v, i))
-            v->din[i] = d[i];
-    return 0;
+    return mri_attend_vjp(v, "attention.bwd");
 }
 
-static mr_status forward(const char *op, const mri_heads *n, int64_t T, const qkv *a,
-                         mri_view start, mri_view o, mri_view lse, mr_err *err)
+static mr_status forward(const char *op, const mri_heads *n, const mr_call *c, const mri_qkv *x,
+                         mri_view start, const mr_buf *out, mr_err *err)
 {
-    double *z = mri_alloc((size_t)T * sizeof *z);
-    mr_status st = 0;
-    for (int64_t t = 0; t < T; t++) {
-        int64_t s;
-        MR_TRY(start_of(start, n, op, t, &s, err));
-        int64_t first = mri_first_seen(n, s, t), last = mri_last_seen(n, s, t);
-        for (int64_t h = 0; h < n->H; h++) {
-            int64_t g = h / (n->H / n->G), iq = place(&a->q, t, h * n->C);
-            double max = -INFINITY, sum = 0;
-            for (int64_t j = first; j <= last; j++) {
-                z[j] = n->scale * dot(a->q.x, iq, a->k.x, place(&a->k, j, g * n->C), n->C);
-                max = fmax(max, z[j]);
-            }
-            for (int64_t j = first; j <= last; j++)
-                sum += z[j] = exp(z[j] - max);
-            mri_put(lse, t * n->H + h, max + log(sum));
-            for (int64_t i = 0; i < n->Cv; i++) {
-                double y = 0;
-                for (int64_t j = first; j <= last; j++)
-                    y += z[j] * mri_get(a->v.x, place(&a->v, j, g * n->Cv + i));
-                mri_put(o, (t * n->H + h) * n->Cv + i, y / sum);
-            }
-        }
-    }
-out:
-    free(z);
-    return st;
+    mri_attend a = use_of(op, n, x, c->in[0]->dim[0], start);
+    return mri_attend_forward(&a, mri_out_view(c, out, 0), mri_out_view(c, out, 1), err);
 }
 
 static mr_status attention_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     mri_heads n = mri_heads_of(c, 2);
-    qkv a = apart(&n, mri_in_view(c, in, 0), mri_in_view(c, in, 1), mri_in_view(c, in, 2));
-    return forward("attention", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 3),
-                   mri_out_view(c, out, 0), mri_out_view(c, out, 1), err);
+    mri_qkv x = mri_qkv_apart(&n, mri_in_view(c, in, 0), mri_in_view(c, in, 1),
+                              mri_in_view(c, in, 2));
+    return forward("attention", &n, c, &x, mri_in_view(c, in, 3), out, err);
 }
 
 static void attention_cost(const mr_call *c, mr_cost *cost)
@@ -143,55 +80,16 @@ static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
     return st ? st : mri_heads_promise(c, 3, 6, err, "attention.bwd");
 }
 
-static mr_status backward(const char *op, const mri_heads *n, int64_t T, const qkv *a, mri_view dy,
-                          mri_view o, mri_view lse, mri_view start, const qkv *d, mr_err *err)
-{
-    int64_t nk = T * n->G * n->C, nv = T * n->G * n->Cv;
-    /* keys and values gather from many queries: sums in double, stored once at the end */
-    double *sk = mri_alloc((size_t)(nk + nv + n->C) * sizeof *sk), *sv = sk + nk, *sq = sv + nv;
-    mr_status st = 0;
-    for (int64_t t = 0; t < T; t++) {
-        int64_t s;
-        MR_TRY(start_of(start, n, op, t, &s, err));
-        int64_t last = mri_last_seen(n, s, t);
-        for (int64_t h = 0; h < n->H; h++) {
-            int64_t g = h / (n->H / n->G), io = (t * n->H + h) * n->Cv;
-            int64_t iq = place(&a->q, t, h * n->C);
-            double delta = dot(dy, io, o, io, n->Cv);
-            for (int64_t i = 0; i < n->C; i++)
-                sq[i] = 0;
-            for (int64_t j = mri_first_seen(n, s, t); j <= last; j++) {
-                int64_t ik = place(&a->k, j, g * n->C), iv = place(&a->v, j, g * n->Cv);
-                double p = exp(n->scale * dot(a->q.x, iq, a->k.x, ik, n->C) -
-                               mri_get(lse, t * n->H + h));
-                double ds = n->scale * p * (dot(dy, io, a->v.x, iv, n->Cv) - delta);
-                for (int64_t i = 0; i < n->C; i++) {
-                    sq[i] += ds * mri_get(a->k.x, ik + i);
-                    sk[(j * n->G + g) * n->C + i] += ds * mri_get(a->q.x, iq + i);
-                }
-                for (int64_t i = 0; i < n->Cv; i++)
-                    sv[(j * n->G + g) * n->Cv + i] += p * mri_get(dy, io + i);
-            }
-            for (int64_t i = 0; i < n->C; i++)
-                mri_put(d->q.x, place(&d->q, t, h * n->C + i), sq[i]);
-        }
-    }
-    for (int64_t i = 0; i < nk; i++)
-        mri_put(d->k.x, place(&d->k, i / (n->G * n->C), i % (n->G * n->C)), sk[i]);
-    for (int64_t i = 0; i < nv; i++)
-        mri_put(d->v.x, place(&d->v, i / (n->G * n->Cv), i % (n->G * n->Cv)), sv[i]);
-out:
-    free(sk);
-    return st;
-}
-
 static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     mri_heads n = mri_heads_of(c, 3);
-    qkv a = apart(&n, mri_in_view(c, in, 1), mri_in_view(c, in, 2), mri_in_view(c, in, 3));
-    qkv d = apart(&n, mri_out_view(c, out, 0), mri_out_view(c, out, 1), mri_out_view(c, out, 2));
-    return backward("attention.bwd", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 0),
-                    mri_in_view(c, in, 4), mri_in_view(c, in, 5), mri_in_view(c, in, 6), &d, err);
+    mri_qkv x = mri_qkv_apart(&n, mri_in_view(c, in, 1), mri_in_view(c, in, 2),
+                              mri_in_view(c, in, 3));
+    mri_qkv d = mri_qkv_apart(&n, mri_out_view(c, out, 0), mri_out_view(c, out, 1),
+                              mri_out_view(c, out, 2));
+    mri_attend a = use_of("attention.bwd", &n, &x, c->in[0]->dim[0], mri_in_view(c, in, 6));
+    return mri_attend_backward(&a, mri_in_view(c, in, 0), mri_in_view(c, in, 4),
+                               mri_in_view(c, in, 5), &d, err);
 }
 
 /* five products where forward has two: z again, dp, dv, dq, dk */
@@ -224,9 +122,8 @@ static mr_status beside_vjp(const mr_vjp *v, mr_err *err)
 static mr_status beside_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     mri_heads n = mri_heads_beside(c, 0);
-    qkv a = beside(&n, mri_in_view(c, in, 0));
-    return forward("qkv_attention", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 1),
-                   mri_out_view(c, out, 0), mri_out_view(c, out, 1), err);
+    mri_qkv x = mri_qkv_beside(&n, mri_in_view(c, in, 0));
+    return forward("qkv_attention", &n, c, &x, mri_in_view(c, in, 1), out, err);
 }
 
 static void beside_cost(const mr_call *c, mr_cost *cost)
@@ -248,9 +145,11 @@ static mr_status beside_bwd_shape(const mr_call *c, mr_type *const *out, mr_err 
 static mr_status beside_bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
     mri_heads n = mri_heads_beside(c, 1);
-    qkv a = beside(&n, mri_in_view(c, in, 1)), d = beside(&n, mri_out_view(c, out, 0));
-    return backward("qkv_attention.bwd", &n, c->in[0]->dim[0], &a, mri_in_view(c, in, 0),
-                    mri_in_view(c, in, 2), mri_in_view(c, in, 3), mri_in_view(c, in, 4), &d, err);
+    mri_qkv x = mri_qkv_beside(&n, mri_in_view(c, in, 1));
+    mri_qkv d = mri_qkv_beside(&n, mri_out_view(c, out, 0));
+    mri_attend a = use_of("qkv_attention.bwd", &n, &x, c->in[0]->dim[0], mri_in_view(c, in, 4));
+    return mri_attend_backward(&a, mri_in_view(c, in, 0), mri_in_view(c, in, 2),
+                               mri_in_view(c, in, 3), &d, err);
 }
 
 static void beside_bwd_cost(const mr_call *c, mr_cost *cost)

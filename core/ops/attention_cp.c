@@ -7,10 +7,13 @@
  * else all is as in attention.c: query i is row t = zigzag_row(i) there. N = 1 is attention.
  *
  *   zigzag            rows that lie rank after rank -> rows in their order; inverse: back
- *   attention.cp      o, lse of this rank's queries
- *   attention.cp.bwd  dq of its queries; dk and dv are its part of the sums over all queries
+ *   attention.cp        o, lse of this rank's queries
+ *   attention.cp.bwd    dq of its queries; dk and dv are its part of the sums over all queries
+ *   attention.part      of this rank's queries with the keys of one rank alone, in that rank's
+ *                       order: a part of o, and of lse, that attention.merge joins with others
+ *   attention.part.bwd  what those keys and values add to the gradients; lse and o are the whole's
  */
-#include "core/ops/heads.h"
+#include "core/ops/attend.h"
 #include "core/ops/zigzag.h"
 
 #define CP_ATTRS " ranks:i=1 index:i=0"
@@ -75,127 +78,123 @@ static void zigzag_cost(const mr_call *c, mr_cost *cost)
     mri_cost(c, cost, 0, 0);
 }
 
-/* ---- attention.cp ------------------------------------------------------------------------ */
-typedef struct part { /* one use: what row of the whole its queries are, and what they see */
-    mri_heads n;
-    int64_t ranks, index;
-    mri_view start;
-} part;
-
-static part part_of(const mr_call *c, const mr_buf *in, uint32_t v, uint32_t start)
+/* ---- attention.cp and attention.part --------------------------------------------------------- */
+/* query t sees the keys [*first, *last]: rows of the whole, or those of rank `from` alone */
+static mr_status seen(const mri_attend *a, int64_t i, int64_t *first, int64_t *last, mr_err *err)
 {
-    return (part){ mri_heads_of(c, v), mr_attr_i(c, "ranks", 1), mr_attr_i(c, "index", 0),
-                   mri_in_view(c, in, start) };
-}
-
-/* query i sees the keys [*first, *last] */
-static mr_status seen(const part *p, const char *op, int64_t i, int64_t *first, int64_t *last,
-                      mr_err *err)
-{
-    int64_t t = mri_zigzag_row(i, p->n.seq, p->ranks, p->index), s = mri_get_i(p->start, i);
-    if (s < t / p->n.seq * p->n.seq || s > t)
+    int64_t seq = a->n.seq, t = mri_zigzag_row(i, seq, a->ranks, a->index);
+    int64_t s = mri_get_i(a->start, i);
+    if (s < t / seq * seq || s > t)
         return mr_fail(err, MR_E_ARG, MR_BLAME_PLUGIN,
                        "%s: seq_start[%lld] is %lld, must be in %lld..%lld, of the row's sequence",
-                       op, (long long)i, (long long)s, (long long)(t / p->n.seq * p->n.seq),
+                       a->op, (long long)i, (long long)s, (long long)(t / seq * seq),
                        (long long)t);
-    *first = mri_first_seen(&p->n, s, t);
+    *first = mri_first_seen(&a->n, s, t);
     *last = t;
+    if (a->from >= 0) {
+        *first = mri_zigzag_before(*first, seq, a->ranks, a->from);
+        *last = mri_zigzag_before(*last + 1, seq, a->ranks, a->from) - 1;
+    }
     return MR_OK;
 }
 
-static double dot(mri_view a, int64_t ia, mri_view b, int64_t ib, int64_t n)
+/* of operands q, k, v from `q` on, and seq_start */
+static mri_attend use_of(const char *op, const mr_call *c, const mr_buf *in, uint32_t q,
+                         uint32_t start, bool part)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += mri_get(a, ia + i) * mri_get(b, ib + i);
-    return sum;
+    mri_attend a = { .op = op, .n = mri_heads_of(c, q + 2), .queries = c->in[q]->dim[0],
+                     .keys = c->in[q + 1]->dim[0], .start = mri_in_view(c, in, start),
+                     .ranks = mr_attr_i(c, "ranks", 1), .index = mr_attr_i(c, "index", 0),
+                     .from = part ? mr_attr_i(c, "from", 0) : -1, .seen = seen };
+    a.x = mri_qkv_apart(&a.n, mri_in_view(c, in, q), mri_in_view(c, in, q + 1),
+                        mri_in_view(c, in, q + 2));
+    return a;
 }
 
-static mr_status cp_check(const mr_call *c, const char *op, uint32_t q, mr_err *err)
+static mr_status check_keys(const mr_call *c, const char *op, uint32_t q, bool part, mr_err *err)
 {
     const mr_type *tq = mri_in(c, q), *tk = mri_in(c, q + 1);
     int64_t T = tq->rank ? tq->dim[0] : 0, all = tk->rank ? tk->dim[0] : 0;
+    int64_t ranks = mr_attr_i(c, "ranks", 1), from = mr_attr_i(c, "from", 0);
     mr_status st = check_cut(c, op, T, false, err);
-    if (!st && all != T * mr_attr_i(c, "ranks", 1))
+    if (!st && part && (from < 0 || from >= ranks))
+        st = mri_op_fail(err, op, "from is %lld of %lld ranks", (long long)from, (long long)ranks);
+    if (!st && all != T * (part ? 1 : ranks))
         st = mri_op_fail(err, op, "%lld keys for %lld queries of each of %lld ranks",
-                         (long long)all, (long long)T, (long long)mr_attr_i(c, "ranks", 1));
+                         (long long)all, (long long)T, (long long)ranks);
     return st;
 }
 
 static mr_status cp_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
-    mr_status st = cp_check(c, "attention.cp", 0, err);
+    mr_status st = check_keys(c, "attention.cp", 0, false, err);
     return st ? st
               : mri_heads_infer(c, out, err, "attention.cp", 2,
                                 "q:F[T,H*C] k:F[A,G*C] v:F[A,G*V] seq_start:i32[T] -> "
                                 "o:F[T,H*V] lse:S[T,H]");
 }
 
+static mr_status part_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    mr_status st = check_keys(c, "attention.part", 0, true, err);
+    return st ? st
+              : mri_heads_infer(c, out, err, "attention.part", 2,
+                                "q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] seq_start:i32[T] -> "
+                                "o:S[T,H*V] lse:S[T,H]");
+}
+
 static mr_status cp_vjp(const mr_vjp *v, mr_err *err)
 {
-    mr_val d[3] = { 0 };
     (void)err;
-    if (!v->dout[0] || (!mri_need(v, 0) && !mri_need(v, 1) && !mri_need(v, 2)))
-        return 0;
-    mri_emit_n(v, d, 3, "attention.cp.bwd",
-               MR_IN(v->dout[0], v->in[0], v->in[1], v->in[2], v->out[0], v->out[1], v->in[3]),
-               v->call->attr, v->call->n_attr);
-    for (uint32_t i = 0; i < 3; i++)
-        if (mri_need(v, i))
-            v->din[i] = d[i];
-    return 0;
+    return mri_attend_vjp(v, "attention.cp.bwd");
+}
+
+static mr_status forward(const mri_attend *a, const mr_call *c, const mr_buf *out, mr_err *err)
+{
+    return mri_attend_forward(a, mri_out_view(c, out, 0), mri_out_view(c, out, 1), err);
 }
 
 static mr_status cp_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
-    mri_view q = mri_in_view(c, in, 0), k = mri_in_view(c, in, 1), v = mri_in_view(c, in, 2);
-    mri_view o = mri_out_view(c, out, 0), lse = mri_out_view(c, out, 1);
-    part p = part_of(c, in, 2, 3);
-    mri_heads n = p.n;
-    double *z = mri_alloc((size_t)c->in[1]->dim[0] * sizeof *z);
-    mr_status st = 0;
-    for (int64_t t = 0; t < c->in[0]->dim[0]; t++) {
-        int64_t first, last;
-        MR_TRY(seen(&p, "attention.cp", t, &first, &last, err));
-        for (int64_t h = 0; h < n.H; h++) {
-            int64_t g = h / (n.H / n.G);
-            double max = -INFINITY, sum = 0;
-            for (int64_t j = first; j <= last; j++) {
-                z[j] = n.scale * dot(q, (t * n.H + h) * n.C, k, (j * n.G + g) * n.C, n.C);
-                max = fmax(max, z[j]);
-            }
-            for (int64_t j = first; j <= last; j++)
-                sum += z[j] = exp(z[j] - max);
-            mri_put(lse, t * n.H + h, max + log(sum));
-            for (int64_t i = 0; i < n.Cv; i++) {
-                double y = 0;
-                for (int64_t j = first; j <= last; j++)
-                    y += z[j] * mri_get(v, (j * n.G + g) * n.Cv + i);
-                mri_put(o, (t * n.H + h) * n.Cv + i, y / sum);
-            }
-        }
-    }
-out:
-    free(z);
-    return st;
+    mri_attend a = use_of("attention.cp", c, in, 0, 3, false);
+    return forward(&a, c, out, err);
 }
 
-/* Each rank has its share of the whole's pairs. */
-static double pairs(const mr_call *c, const mri_heads *n, uint32_t k)
+mr_status mri_attend_part(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
 {
-    return (double)n->H * mri_pairs(n, c->in[k]->dim[0]) / (double)mr_attr_i(c, "ranks", 1);
+    mri_attend a = use_of("attention.part", c, in, 0, 3, true);
+    return forward(&a, c, out, err);
+}
+
+/* Each rank has its share of the whole's pairs, and each block of keys about as many of them. */
+static double pairs(const mr_call *c, uint32_t q, bool part)
+{
+    mri_heads n = mri_heads_of(c, q + 2);
+    double ranks = (double)mr_attr_i(c, "ranks", 1);
+    int64_t all = c->in[q]->dim[0] * mr_attr_i(c, "ranks", 1);
+    return (double)n.H * mri_pairs(&n, all) / (part ? ranks * ranks : ranks);
+}
+
+static void forward_cost(const mr_call *c, bool part, mr_cost *cost)
+{
+    mri_heads n = mri_heads_of(c, 2);
+    mri_cost(c, cost, pairs(c, 0, part) * 2 * (double)(n.C + n.Cv), 0);
 }
 
 static void cp_cost(const mr_call *c, mr_cost *cost)
 {
-    mri_heads n = mri_heads_of(c, 2);
-    mri_cost(c, cost, pairs(c, &n, 1) * 2 * (double)(n.C + n.Cv), 0);
+    forward_cost(c, false, cost);
 }
 
-/* ---- attention.cp.bwd --------------------------------------------------------------------- */
-static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+static void part_cost(const mr_call *c, mr_cost *cost)
 {
-    mr_status st = cp_check(c, "attention.cp.bwd", 1, err);
+    forward_cost(c, true, cost);
+}
+
+/* ---- backward ----------------------------------------------------------------------------- */
+static mr_status cp_bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    mr_status st = check_keys(c, "attention.cp.bwd", 1, false, err);
     return st ? st
               : mri_heads_infer(c, out, err, "attention.cp.bwd", 3,
                                 "do:F[T,H*V] q:F[T,H*C] k:F[A,G*C] v:F[A,G*V] o:F[T,H*V] "
@@ -203,53 +202,51 @@ static mr_status bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
                                 "dv:F[A,G*V]");
 }
 
-static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+static mr_status part_bwd_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
-    mri_view dy = mri_in_view(c, in, 0), q = mri_in_view(c, in, 1), k = mri_in_view(c, in, 2);
-    mri_view v = mri_in_view(c, in, 3), o = mri_in_view(c, in, 4), lse = mri_in_view(c, in, 5);
-    mri_view dq = mri_out_view(c, out, 0), dk = mri_out_view(c, out, 1);
-    mri_view dv = mri_out_view(c, out, 2);
-    part p = part_of(c, in, 3, 6);
-    mri_heads n = p.n;
-    int64_t A = c->in[2]->dim[0], nk = A * n.G * n.C, nv = A * n.G * n.Cv;
-    double *sk = mri_alloc((size_t)(nk + nv + n.C) * sizeof *sk), *sv = sk + nk, *sq = sv + nv;
-    mr_status st = 0;
-    for (int64_t t = 0; t < c->in[1]->dim[0]; t++) {
-        int64_t first, last;
-        MR_TRY(seen(&p, "attention.cp.bwd", t, &first, &last, err));
-        for (int64_t h = 0; h < n.H; h++) {
-            int64_t g = h / (n.H / n.G), iq = (t * n.H + h) * n.C, io = (t * n.H + h) * n.Cv;
-            double delta = dot(dy, io, o, io, n.Cv);
-            for (int64_t i = 0; i < n.C; i++)
-                sq[i] = 0;
-            for (int64_t j = first; j <= last; j++) {
-                int64_t ik = (j * n.G + g) * n.C, iv = (j * n.G + g) * n.Cv;
-                double w = exp(n.scale * dot(q, iq, k, ik, n.C) - mri_get(lse, t * n.H + h));
-                double ds = n.scale * w * (dot(dy, io, v, iv, n.Cv) - delta);
-                for (int64_t i = 0; i < n.C; i++) {
-                    sq[i] += ds * mri_get(k, ik + i);
-                    sk[ik + i] += ds * mri_get(q, iq + i);
-                }
-                for (int64_t i = 0; i < n.Cv; i++)
-                    sv[iv + i] += w * mri_get(dy, io + i);
-            }
-            for (int64_t i = 0; i < n.C; i++)
-                mri_put(dq, iq + i, sq[i]);
-        }
-    }
-    for (int64_t i = 0; i < nk; i++)
-        mri_put(dk, i, sk[i]);
-    for (int64_t i = 0; i < nv; i++)
-        mri_put(dv, i, sv[i]);
-out:
-    free(sk);
-    return st;
+    mr_status st = check_keys(c, "attention.part.bwd", 1, true, err);
+    return st ? st
+              : mri_heads_infer(c, out, err, "attention.part.bwd", 3,
+                                "do:F[T,H*V] q:F[T,H*C] k:F[T,G*C] v:F[T,G*V] o:F[T,H*V] "
+                                "lse:S[T,H] seq_start:i32[T] -> dq:S[T,H*C] dk:S[T,G*C] "
+                                "dv:S[T,G*V]");
 }
 
-static void bwd_cost(const mr_call *c, mr_cost *cost)
+static mr_status backward(const mri_attend *a, const mr_call *c, const mr_buf *in,
+                          const mr_buf *out, mr_err *err)
+{
+    mri_qkv d = mri_qkv_apart(&a->n, mri_out_view(c, out, 0), mri_out_view(c, out, 1),
+                              mri_out_view(c, out, 2));
+    return mri_attend_backward(a, mri_in_view(c, in, 0), mri_in_view(c, in, 4),
+                               mri_in_view(c, in, 5), &d, err);
+}
+
+static mr_status cp_bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_attend a = use_of("attention.cp.bwd", c, in, 1, 6, false);
+    return backward(&a, c, in, out, err);
+}
+
+static mr_status part_bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    mri_attend a = use_of("attention.part.bwd", c, in, 1, 6, true);
+    return backward(&a, c, in, out, err);
+}
+
+static void bwd_cost(const mr_call *c, bool part, mr_cost *cost)
 {
     mri_heads n = mri_heads_of(c, 3);
-    mri_cost(c, cost, pairs(c, &n, 2) * 2 * (double)(3 * n.C + 2 * n.Cv), 0);
+    mri_cost(c, cost, pairs(c, 1, part) * 2 * (double)(3 * n.C + 2 * n.Cv), 0);
+}
+
+static void cp_bwd_cost(const mr_call *c, mr_cost *cost)
+{
+    bwd_cost(c, false, cost);
+}
+
+static void part_bwd_cost(const mr_call *c, mr_cost *cost)
+{
+    bwd_cost(c, true, cost);
 }
 
 const mr_op_def mri_ops_attention_cp[] = {
@@ -275,7 +272,24 @@ const mr_op_def mri_ops_attention_cp[] = {
     { MRI_OP, .flags = MR_OP_NO_VJP, .id = "attention.cp.bwd",
       .doc = "gradients of attention.cp from o and lse; dk and dv are this rank's part of sums",
       .sig = "do q k v o lse seq_start -> dq dk dv", .attrs = MRI_HEADS_ATTRS CP_ATTRS,
-      .shape = bwd_shape, .ref = bwd_ref, .cost = bwd_cost,
+      .shape = cp_bwd_shape, .ref = cp_bwd_ref, .cost = cp_bwd_cost,
       .shard = "T H, T H, A H, A H, T H, T H, T -> T H, A H, A H | H:map:heads,kv_heads" },
+    { MRI_OP, .flags = MR_OP_NO_VJP, .id = "attention.part",
+      .doc = "attention of a rank's queries with the keys of rank `from` alone, both zig-zag",
+      .sig = "q k v seq_start -> o lse", .attrs = MRI_HEADS_ATTRS CP_ATTRS " from:i=0",
+      .shape = part_shape, .ref = mri_attend_part, .cost = part_cost,
+      .shard = "T H, T H, T H, T -> T H, T H | H:map:heads,kv_heads",
+      .cases = MRI_CASES(
+          "q=F[8,16] k=F[8,8] v=F[8,8] seq_start=i32[8]{0,0,0,0,8,8,8,8} @heads=4 @kv_heads=2 "
+          "@head_dim=4 @seq=8 @ranks=2 @index=1 @from=1",
+          "q=F[80,6] k=F[80,6] v=F[80,4] seq_start=i32[80]zero @heads=1 @kv_heads=1 @head_dim=6 "
+          "@seq=160 @ranks=2 @index=1",
+          "q=F[12,6] k=F[12,6] v=F[12,6] seq_start=i32[12]start:6 @heads=2 @kv_heads=2 "
+          "@head_dim=3 @seq=6") },
+    { MRI_OP, .flags = MR_OP_NO_VJP, .id = "attention.part.bwd",
+      .doc = "what these keys and values give to the gradients; o and lse are of all ranks' keys",
+      .sig = "do q k v o lse seq_start -> dq dk dv", .attrs = MRI_HEADS_ATTRS CP_ATTRS " from:i=0",
+      .shape = part_bwd_shape, .ref = part_bwd_ref, .cost = part_bwd_cost,
+      .shard = "T H, T H, T H, T H, T H, T H, T -> T H, T H, T H | H:map:heads,kv_heads" },
     MRI_OPS_END
 };

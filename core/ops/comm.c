@@ -6,6 +6,7 @@
  *     comm.gather          y = every rank's x, in order, end to end
  *     comm.reduce_scatter  y = this rank's part of the sum of every rank's x
  *     comm.slice           y = this rank's part of x, which all ranks have; nothing is sent
+ *     comm.shift           y = x of the rank `by` before this one; point to point, round a ring
  * and, for what is cut along its last dim, comm.pack [A, n*C] -> [n*A, C], comm.unpack back.
  *
  * Invariant: gradients of values that all ranks have alike are alike too. So the gradient of a
@@ -48,6 +49,15 @@ static mr_status scaled(const mr_call *c, const char *op, int64_t mul, int64_t d
 static mr_status alike_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     return scaled(c, "comm", 1, 1, out, err);
+}
+
+static mr_status shift_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    int64_t by = mr_attr_i(c, "by", 1);
+    if (by < 0 || by > ranks_of(c))
+        return mri_op_fail(err, "comm.shift", "by is %lld of ranks %lld, must not be more",
+                           (long long)by, (long long)ranks_of(c));
+    return scaled(c, "comm.shift", 1, 1, out, err);
 }
 
 static mr_status gather_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -104,6 +114,17 @@ static mr_status scatter_vjp(const mr_vjp *v, mr_err *err)
     (void)err;
     if (v->dout[0] && mri_need(v, 0))
         v->din[0] = backward(v, "comm.gather", "slice");
+    return 0;
+}
+
+static mr_status shift_vjp(const mr_vjp *v, mr_err *err)
+{
+    int64_t n = ranks_of(v->call), by = mr_attr_i(v->call, "by", 1);
+    (void)err;
+    if (v->dout[0] && mri_need(v, 0))
+        v->din[0] = mri_emit(v, "comm.shift", MR_IN(v->dout[0]),
+                             MR_AT(*mr_attr_find(v->call, "group"), mr_ai("ranks", n),
+                                   *mr_attr_find(v->call, "index"), mr_ai("by", (n - by) % n)));
     return 0;
 }
 
@@ -234,6 +255,9 @@ const mr_op_def mri_ops_comm[] = {
       .sig = "x -> y", .attrs = GROUP_ATTRS, .shape = scatter_shape, .vjp = scatter_vjp,
       .ref = slice_ref, .cost = slice_cost,
       .cases = MRI_CASES("x=F[7,5] " ALONE) },
+    { MRI_OP, .id = "comm.shift", .doc = "y = x of the rank `by` before this one, in a ring",
+      .sig = "x -> y", .attrs = GROUP_ATTRS " by:i=1", .shape = shift_shape, .vjp = shift_vjp,
+      .ref = world_ref, .cost = comm_cost, .cases = MRI_CASES("x=F[7,5] " ALONE) },
     { MRI_OP, .id = "comm.pack", .doc = "the n parts of every row, as n blocks of rows",
       .sig = "x -> y", .attrs = "ranks:i", .shape = pack_shape, .vjp = pack_vjp, .ref = pack_ref,
       .cost = comm_cost, .cases = MRI_CASES("x=F[7,6] @ranks=3", "x=F[33,130] @ranks=2") },

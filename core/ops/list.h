@@ -11,7 +11,8 @@ MRI_OP_FAMILY(layernorm)        /* layernorm, .bwd                              
 MRI_OP_FAMILY(rope)             /* rope                                         */
 MRI_OP_FAMILY(attn_temperature) /* attn_temperature                             */
 MRI_OP_FAMILY(attention)        /* attention, .bwd, qkv_attention, .bwd         */
-MRI_OP_FAMILY(attention_cp)     /* zigzag, attention.cp, .bwd                   */
+MRI_OP_FAMILY(attention_cp)     /* zigzag, attention.cp, .part, .bwd of each    */
+MRI_OP_FAMILY(attention_ring)   /* attention.merge, attention.ring              */
 MRI_OP_FAMILY(attention_paged)  /* attention.paged                              */
 MRI_OP_FAMILY(mla)              /* rope_tail, mla_kv, .bwd                      */
 MRI_OP_FAMILY(mla_paged)        /* mla_attention.paged                          */

@@ -15,4 +15,14 @@ static inline int64_t mri_zigzag_row(int64_t i, int64_t seq, int64_t ranks, int6
     return i / (2 * piece) * seq + at;
 }
 
+/* how many rows of rank n lie before row `row` of the whole */
+static inline int64_t mri_zigzag_before(int64_t row, int64_t seq, int64_t ranks, int64_t n)
+{
+    int64_t piece = seq / (2 * ranks), in = row % seq, sum = row / seq * 2 * piece;
+    int64_t begins[2] = { n * piece, (2 * ranks - 1 - n) * piece };
+    for (int i = 0; i < 2; i++)
+        sum += in <= begins[i] ? 0 : in - begins[i] < piece ? in - begins[i] : piece;
+    return sum;
+}
+
 #endif

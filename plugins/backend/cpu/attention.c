@@ -13,35 +13,11 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-/* The row of all ranks' sequences that query i of this rank is: a sequence is cut into twice as many
- * pieces as there are ranks, and each has one piece from the front and one from the back. */
-static int64_t zigzag_row(const struct attn *k, int64_t i)
-{
-    int64_t piece = k->seq / (2 * k->ranks), in = i % (2 * piece);
-    int64_t at = in < piece ? k->index * piece + in : (2 * k->ranks - 2 - k->index) * piece + in;
-    return i / (2 * piece) * k->seq + at;
-}
-
-static mr_status seen_zigzag(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
-                             mr_err *err)
-{
-    for (int64_t i = 0; i < k->tokens; i++) {
-        int64_t t = zigzag_row(k, i);
-        if (start[i] < t / k->seq * k->seq || start[i] > t)
-            return mr_fail(err, MR_E_ARG, MR_BLAME_USER,
-                           "attention.cp: seq_start[%lld] is %d, must be in %lld..%lld",
-                           (long long)i, start[i], (long long)(t / k->seq * k->seq), (long long)t);
-        lo[i] = attn_first(k, start[i], (int32_t)t);
-        hi[i] = (int32_t)t + 1;
-    }
-    return MR_OK;
-}
-
 mr_status attn_seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
                          mr_err *err)
 {
     if (k->seq)
-        return seen_zigzag(k, start, lo, hi, err);
+        return attn_seen_zigzag(k, start, lo, hi, err);
     for (int64_t t = 0; t < k->tokens; t++) {
         if (k->whole) {
             lo[t] = (int32_t)(t - t % k->whole);
@@ -280,8 +256,8 @@ static mr_status attention_bwd_run(const struct kernel *base, const mr_buf *in, 
     for (int64_t i = 0; i < items; i++) {
         struct bwd_room r = bwd_room_of(k, cpu_room(at, k->room));
         int64_t start = cut[i / k->kv], end = cut[i / k->kv + 1];
-        int64_t keys = end * k->ranks;
-        for (int64_t j0 = start * k->ranks; j0 < keys; j0 += KEYS)
+        int64_t each = k->from < 0 ? k->ranks : 1, keys = end * each;
+        for (int64_t j0 = start * each; j0 < keys; j0 += KEYS)
             key_tile(&b, r, i % k->kv, j0, keys - j0 < KEYS ? keys - j0 : KEYS, start, end);
     }
     if (base->out_bf[0])
@@ -309,7 +285,7 @@ static int exactly(struct attn *k, int n_in, int n_out, int backward)
     return 1;
 }
 
-static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+mr_status attn_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct attn *k = (struct attn *)base;
     mr_status st = attn_shape(k, c, c->in[0], c->in[1], c->in[2], err);
@@ -321,7 +297,7 @@ static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err
     return MR_OK;
 }
 
-static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
+mr_status attn_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     struct attn *k = (struct attn *)base;
     mr_status st = attn_shape(k, c, c->in[1], c->in[2], c->in[3], err);
@@ -339,37 +315,8 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
     return MR_OK;
 }
 
-/* After prepare() of the plain op: its run() asks only what a query sees, and where keys end. */
-static mr_status zigzag_prepare(struct attn *k, const mr_call *c, mr_err *err)
-{
-    k->ranks = mr_attr_i(c, "ranks", 1);
-    k->index = mr_attr_i(c, "index", 0);
-    k->seq = mr_attr_i(c, "seq", 0);
-    if (k->ranks > 0 && k->seq > 0 && k->seq % (2 * k->ranks) == 0 && k->index >= 0 &&
-        k->index < k->ranks && k->keys == k->tokens * k->ranks && k->keys % k->seq == 0)
-        return MR_OK;
-    return mr_fail(err, MR_E_OP_SHAPE, MR_BLAME_USER,
-                   "attention.cp of %lld queries and %lld keys in sequences of %lld over %lld ranks",
-                   (long long)k->tokens, (long long)k->keys, (long long)k->seq,
-                   (long long)k->ranks);
-}
-
-static mr_status attention_cp_prepare(struct kernel *base, const mr_call *c, mr_err *err)
-{
-    mr_status st = attention_prepare(base, c, err);
-    return st ? st : zigzag_prepare((struct attn *)base, c, err);
-}
-
-static mr_status attention_cp_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
-{
-    mr_status st = attention_bwd_prepare(base, c, err);
-    return st ? st : zigzag_prepare((struct attn *)base, c, err);
-}
-
 const struct op_row ISA_NAME(attention_rows)[] = {
-    { "attention.cp", "xxxi>xf", sizeof(struct attn), attention_cp_prepare },
-    { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_cp_bwd_prepare },
-    { "attention", "xxxI>xf", sizeof(struct attn), attention_prepare },
-    { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attention_bwd_prepare },
+    { "attention", "xxxI>xf", sizeof(struct attn), attn_prepare },
+    { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attn_bwd_prepare },
     { 0 },
 };

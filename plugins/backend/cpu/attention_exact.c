@@ -2,7 +2,8 @@
  *
  * attention_exact.c - attention of a few dozen tokens in double, as exact.c has products: scores
  * of some tens lose in f32 what their exponentials show. The backward makes the softmax's sums
- * again, since a stored lse is rounded like the scores, and dO O as the sum over P dP.
+ * again, since a stored lse is rounded like the scores, and dO O as the sum over P dP; that of a
+ * part cannot, as its keys are not all: it takes both as they are stored.
  *
  * One thread owns a kv head, so every sum has one order; each query row sees keys one by one.
  */
@@ -59,12 +60,13 @@ mr_status attn_exact_run(const struct kernel *base, const mr_buf *in, const mr_b
             int64_t at = t * k->heads + h;
             double sum = soften(k, (const float *)in[0].data + at * k->c, key, lo[t], hi[t], p,
                                 &max);
+            double divide = hi[t] > lo[t] ? sum : 1;
             memset(o, 0, (size_t)k->cv * sizeof *o);
             for (int64_t j = lo[t]; j < hi[t]; j++)
                 for (int64_t i = 0; i < k->cv; i++)
                     o[i] += p[j] * (double)v[j * k->value_step + i];
             for (int64_t i = 0; i < k->cv; i++)
-                ((float *)out[0].data)[at * k->cv + i] = (float)(o[i] / sum);
+                ((float *)out[0].data)[at * k->cv + i] = (float)(o[i] / divide);
             ((float *)out[1].data)[at] = (float)(max + log(sum));
         }
     }
@@ -72,21 +74,31 @@ mr_status attn_exact_run(const struct kernel *base, const mr_buf *in, const mr_b
 }
 
 struct row { /* one query row of a head, and what it sees */
-    const float *q, *d_o, *key, *v;
-    float *dq;
+    const float *q, *d_o, *o, *key, *v;
+    float *dq, lse; /* o and lse: of a part, else made again */
     int64_t lo, hi;
 };
+
+/* p and dp of the keys in [lo, hi); returns dO O */
+static double weights(const struct attn *k, const struct row *r, double *p, double *dp)
+{
+    double max = 0, sum = 1, delta = 0;
+    if (k->from < 0)
+        sum = soften(k, r->q, r->key, r->lo, r->hi, p, &max);
+    for (int64_t j = r->lo; j < r->hi; j++) {
+        const float *key = r->key + j * k->key_step;
+        p[j] = k->from < 0 ? p[j] / sum : exp(k->exact_scale * dot(r->q, key, k->c) - r->lse);
+        dp[j] = dot(r->d_o, r->v + j * k->value_step, k->cv);
+        delta += p[j] * dp[j];
+    }
+    return k->from < 0 ? delta : dot(r->d_o, r->o, k->cv);
+}
 
 /* p, dp [keys]; dk [keys,c] and dv [keys,cv] are added to; dq [c] */
 static void row_bwd(const struct attn *k, const struct row *r, double *p, double *dp, double *dk,
                     double *dv, double *dq)
 {
-    double max, sum = soften(k, r->q, r->key, r->lo, r->hi, p, &max), delta = 0;
-    for (int64_t j = r->lo; j < r->hi; j++) {
-        p[j] /= sum;
-        dp[j] = dot(r->d_o, r->v + j * k->value_step, k->cv);
-        delta += p[j] * dp[j];
-    }
+    double delta = weights(k, r, p, dp);
     memset(dq, 0, (size_t)k->c * sizeof *dq);
     for (int64_t j = r->lo; j < r->hi; j++) {
         double ds = p[j] * (dp[j] - delta) * k->exact_scale;
@@ -118,11 +130,14 @@ mr_status attn_exact_bwd_run(const struct kernel *base, const mr_buf *in, const 
         for (int64_t t = 0; t < k->tokens; t++)
             for (int64_t h = g * k->group; h < (g + 1) * k->group; h++) {
                 int64_t at = t * k->heads + h;
-                struct row r = { (const float *)in[1].data + at * k->c,
-                                 (const float *)in[0].data + at * k->cv,
-                                 (const float *)in[2].data + g * k->c,
-                                 (const float *)in[3].data + g * k->cv,
-                                 (float *)out[0].data + at * k->c, lo[t], hi[t] };
+                struct row r = { .q = (const float *)in[1].data + at * k->c,
+                                 .d_o = (const float *)in[0].data + at * k->cv,
+                                 .o = (const float *)in[4].data + at * k->cv,
+                                 .key = (const float *)in[2].data + g * k->c,
+                                 .v = (const float *)in[3].data + g * k->cv,
+                                 .dq = (float *)out[0].data + at * k->c,
+                                 .lse = ((const float *)in[5].data)[at],
+                                 .lo = lo[t], .hi = hi[t] };
                 row_bwd(k, &r, p, dp, dk, dv, dq);
             }
         for (int64_t t = 0; t < k->keys; t++) {

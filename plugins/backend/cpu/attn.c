@@ -11,6 +11,7 @@ void attn_geometry(struct attn *k, int64_t T, int64_t H, int64_t G, int64_t c, i
     k->tokens = T;
     k->keys = T;
     k->ranks = 1;
+    k->from = -1;
     k->heads = H;
     k->kv = G;
     k->group = H / G;
@@ -218,7 +219,7 @@ void attn_tile_run(const struct attn *k, const struct attn_tile *t, void *room)
 
     for (int64_t r = 0; r < m; r++) {
         int64_t at = r / group * k->heads + r % group;
-        float scale = 1 / sum[r]; /* every row sees itself */
+        float scale = t->hi[r / group] > t->lo[r / group] ? 1 / sum[r] : 0;
         for (int64_t j = 0; j < k->cvp; j += W)
             vstore(o + r * k->cvp + j, vload(o + r * k->cvp + j) * scale);
         from_f32(t->o, at * k->cv, o + r * k->cvp, k->cv);

@@ -20,6 +20,7 @@ struct attn {
     int64_t slots, of_slot, pages, page; /* of a paged cache: B, M, N and P */
     int64_t whole;                    /* tokens of each sequence, seen as a whole; 0: causal */
     int64_t ranks, index, seq;        /* attention.cp: whose queries lie zig-zag; else 1, 0, 0 */
+    int64_t from;                     /* attention.part: whose keys alone are here; else -1 */
     float scale;
     double exact_scale;
     uint64_t room;                    /* bytes of a part's scratch */
@@ -67,9 +68,21 @@ INLINE int64_t attn_row(const struct attn *k, const int32_t *table, int64_t b, i
 }
 
 #define attn_seen_keys ISA_NAME(cpu_attn_seen_keys)
-/* query t sees keys lo[t] <= j < hi[t]; seq_start is checked */
+/* query t sees keys lo[t] <= j < hi[t], of a part maybe none; seq_start is checked */
 mr_status attn_seen_keys(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
                          mr_err *err);
+
+#define attn_seen_zigzag ISA_NAME(cpu_attn_seen_zigzag)
+/* the same of sequences that ranks share (attention_ranks.c) */
+mr_status attn_seen_zigzag(const struct attn *k, const int32_t *start, int32_t *lo, int32_t *hi,
+                           mr_err *err);
+
+#define attn_prepare ISA_NAME(cpu_attn_prepare)
+/* operands q k v seq_start -> o lse */
+mr_status attn_prepare(struct kernel *base, const mr_call *c, mr_err *err);
+#define attn_bwd_prepare ISA_NAME(cpu_attn_bwd_prepare)
+/* operands do q k v o lse seq_start -> dq dk dv */
+mr_status attn_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err);
 
 /* attention_exact.c: small ones in double; rooms of a thread, and the kernels' run() */
 #define attn_exact_room ISA_NAME(cpu_attn_exact_room)

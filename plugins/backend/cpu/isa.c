@@ -7,7 +7,7 @@
 #define ISA_FAMILIES(X) \
     X(linear) X(norm) X(rope) X(pointwise) X(activation) X(attention) X(embedding) X(loss) \
     X(update) X(route) X(permute) X(grouped) X(router_loss) X(paged) X(weighted) X(mla) \
-    X(mla_paged) X(draw) X(patches) X(argmax) X(rows) X(ahead)
+    X(mla_paged) X(draw) X(patches) X(argmax) X(rows) X(ahead) X(attention_ranks)
 
 #define DECLARE(family) extern const struct op_row ISA_NAME(family##_rows)[];
 #define ROW(family) ISA_NAME(family##_rows),

@@ -93,6 +93,21 @@ static const struct {
                    "@kv_heads=2 @head_dim=20 @chunk=7" },
     { "attention", "q=F[4,64] k=F[4,32] v=F[4,32] seq_start=i32[4]{0,0,2,2} @heads=2 "
                    "@kv_heads=1 @head_dim=32" },
+    { "attention.part", "q=F[260,64] k=F[260,32] v=F[260,16] seq_start=i32[260]zero @heads=2 "
+                        "@kv_heads=1 @head_dim=32 @seq=520 @ranks=2 @index=0 @from=1" },
+    { "attention.part", "q=F[260,64] k=F[260,32] v=F[260,16] seq_start=i32[260]zero @heads=2 "
+                        "@kv_heads=1 @head_dim=32 @seq=520 @ranks=2 @index=1 @chunk=90" },
+    { "attention.part", "q=F[96,32] k=F[96,32] v=F[96,32] seq_start=i32[96]zero @heads=2 "
+                        "@kv_heads=2 @head_dim=16 @seq=288 @ranks=3 @index=1 @from=1" },
+    { "attention.part.bwd", "do=F[260,32] q=F[260,64] k=F[260,32] v=F[260,16] o=F[260,32] "
+                            "lse=S[260,2]pos seq_start=i32[260]zero @heads=2 @kv_heads=1 "
+                            "@head_dim=32 @seq=520 @ranks=2 @index=0 @from=1 @scale=0.01" },
+    { "attention.part.bwd", "do=F[96,32] q=F[96,32] k=F[96,32] v=F[96,32] o=F[96,32] "
+                            "lse=S[96,2]pos seq_start=i32[96]zero @heads=2 @kv_heads=2 "
+                            "@head_dim=16 @seq=288 @ranks=3 @index=1 @from=1 @scale=0.01" },
+    { "attention.merge", "oa=S[130,96] la=S[130,3] ob=S[130,96] lb=S[130,3]" },
+    { "attention.ring", "q=F[90,64] k=F[90,32] v=F[90,32] seq_start=i32[90]zero acc=S[90,64] "
+                        "lse=S[90,2] @heads=2 @kv_heads=1 @head_dim=32 @seq=90" },
     { "rope_tail", "x=F[33,96] positions=i32[33]<90000 @head_dim=24 @inv_freq=1,0.3,0.1,0.01" },
     { "rope_tail", "x=F[5,21] positions=i32[5]<90 @head_dim=7 @inv_freq=1,0.3 @factor=1.5" },
     { "mla_kv", "kv=F[70,192] kr=F[70,8] positions=i32[70]<90000 @heads=4 @nope_dim=32 "
