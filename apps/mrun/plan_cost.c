@@ -67,10 +67,14 @@ static int32_t talk(const mr_prog *p, const mri_node *n, const mri_mesh *mesh, d
         group = MRI_GROUP_EP;
     if (group < 0)
         return -1;
+    if (!exchange && strcmp(id, "ep_counts") && strncmp(id, "comm.", 5))
+        return -1; /* its gradient talks (attention.ring) */
     double ranks = mri_mesh_group_size(mesh, (uint32_t)group), part = (ranks - 1) / ranks;
     double in = n->n_in ? bytes_of(p, n->in[0]) : 0, out = n->n_out ? bytes_of(p, n->out[0]) : 0;
     if (!strcmp(id, "comm.slice") || !strcmp(id, "comm.copy") || ranks < 2)
         return -1;
+    if (!strcmp(id, "comm.shift"))
+        return *sent = in, group;
     *sent = part * (exchange                      ? fmin(in, out) /* the other has room for more */
                     : !strcmp(id, "comm.reduce") ? 2 * in
                                                  : fmax(in, out));

@@ -88,6 +88,9 @@ static const mr_opt mesh_opts[] = {
                  "are dropped; 0: all are taken"),
     MR_OPT_CHOICE(C, capacity_policy, "capacity_policy", "probs", "probs|position",
                   "which tokens an expert keeps: the most probable, or the first"),
+    MR_OPT_CHOICE(C, cp_comm_type, "cp_comm_type", "all_gather", "all_gather|p2p",
+                  "how attention sees the keys of all cp ranks: gathered, or one block at a time "
+                  "that pass round them, in less memory and beside the computation"),
 };
 #undef AXIS
 #undef C

@@ -38,6 +38,7 @@ typedef struct mri_cfg_mesh {
     double dispatch_bound, capacity_factor;
     const char *dispatcher;      /* alltoall | allgather */
     const char *capacity_policy; /* probs | position */
+    const char *cp_comm_type;    /* all_gather | p2p */
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_comm {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * collective.c - one job of a step: its bytes, and the plugin's function that does it. */
 #include "channel.h"
+#include <stdlib.h>
 
 static uint64_t sum(const uint64_t *x, uint32_t n)
 {
@@ -38,8 +39,24 @@ uint64_t mri_comm_bytes(const mri_comm_job *j, uint32_t n, uint32_t index)
     case MRI_COMM_BROADCAST: return out / n * (n - 1) + out % n * (n - 1) / n;
     case MRI_COMM_ALL_TO_ALL: return in - j->send[index];
     case MRI_COMM_SEND: return in;
+    case MRI_COMM_SHIFT: return j->peer % n ? in : 0;
     }
     return 0;
+}
+
+/* One message each way, as an exchange in which all other parts are empty: plugins start all of
+ * its sends and receives before they wait for one, so a ring of them cannot lock. */
+static mr_status shift(mri_world *w, const mri_comm_job *j, void *stream, const void *in, void *out,
+                       mr_err *err)
+{
+    const mri_group *g = &w->group[j->group];
+    uint64_t *send = mri_alloc(2 * (size_t)g->n * sizeof *send), *receive = send + g->n;
+    uint64_t bytes = j->n * mr_dtype_bytes(j->dtype);
+    send[(g->index + j->peer) % g->n] = bytes;
+    receive[(g->index + g->n - j->peer % g->n) % g->n] = bytes;
+    mr_status st = w->ops->all_to_all(g->handle, stream, in, send, NULL, out, receive, NULL, err);
+    free(send);
+    return st;
 }
 
 mr_status mri_comm_do(mri_world *w, const mri_comm_job *j, void *stream, const void *in, void *out,
@@ -55,6 +72,7 @@ mr_status mri_comm_do(mri_world *w, const mri_comm_job *j, void *stream, const v
     case MRI_COMM_BROADCAST: return o->broadcast(g, stream, out, j->n, j->dtype, j->peer, err);
     case MRI_COMM_ALL_TO_ALL:
         return o->all_to_all(g, stream, in, j->send, NULL, out, j->receive, NULL, err);
+    case MRI_COMM_SHIFT: return shift(w, j, stream, in, out, err);
     case MRI_COMM_SEND: return o->send(g, stream, in, j->n * mr_dtype_bytes(j->dtype), j->peer,
                                        err);
     case MRI_COMM_RECEIVE:

@@ -106,7 +106,8 @@ mr_status mri_mesh_make(const mri_cfg_mesh *c, uint32_t world, uint32_t rank, mr
                      .gather_experts = c->dispatcher && !strcmp(c->dispatcher, "allgather"),
                      .capacity_factor = c->capacity_factor,
                      .drop_by_position = c->capacity_policy &&
-                                         !strcmp(c->capacity_policy, "position") };
+                                         !strcmp(c->capacity_policy, "position"),
+                     .ring = c->cp_comm_type && !strcmp(c->cp_comm_type, "p2p") };
     coordinates(m);
     return 0;
 }

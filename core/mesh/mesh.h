@@ -49,6 +49,7 @@ typedef struct mri_mesh {
     bool gather_experts; /* tokens of all ep ranks are gathered, instead of sent to their experts */
     double capacity_factor; /* tokens that an expert takes of a rank, by the mean; 0: all */
     bool drop_by_position;
+    bool ring; /* keys and values pass round the ranks of cp, instead of being gathered */
 } mri_mesh;
 
 /* Fills sizes from [mesh] for `world` ranks: dp auto takes what the others leave. Illegal

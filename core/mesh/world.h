@@ -111,11 +111,12 @@ static inline bool mri_world_first(const mri_world *w) /* the rank that prints a
 /* ---- collectives of the step: on device memory, in order, beside the compute stream --------- */
 enum mri_comm_kind {
     MRI_COMM_ALL_REDUCE = 0, MRI_COMM_ALL_GATHER, MRI_COMM_REDUCE_SCATTER, MRI_COMM_BROADCAST,
-    MRI_COMM_ALL_TO_ALL, MRI_COMM_SEND, MRI_COMM_RECEIVE
+    MRI_COMM_ALL_TO_ALL, MRI_COMM_SEND, MRI_COMM_RECEIVE, MRI_COMM_SHIFT
 };
 
 typedef struct mri_comm_job {
-    uint32_t kind, group, op, peer; /* peer: index in the group of send, receive, broadcast      */
+    uint32_t kind, group, op, peer; /* peer: index in the group of send, receive, broadcast; SHIFT:
+                                       `in` goes so many places further, `out` comes from as far */
     const void *in;
     void *out;
     uint64_t n;        /* elements: of one rank's part; of send and receive all                   */

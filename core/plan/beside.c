@@ -11,7 +11,8 @@
  * is spent on those that carry less than a quarter of the phase's greatest, as counts are.
  *
  * Invariant: a step stays behind what it reads and behind whoever wrote, or still reads, what it
- * overwrites; collectives keep their order, and so do weight gradients. Hence the order changes no
+ * overwrites; a block that passes round a ring goes on once the one before it is read, so that two
+ * are there at a time; collectives keep their order, and so do weight gradients. Hence the order changes no
  * bit, and is the same on all ranks of a group, whose programs have the same shapes.
  */
 #include "plan.h"
@@ -85,12 +86,23 @@ static bool depends(const order *o, uint32_t i, uint32_t j)
     return false;
 }
 
+/* Step i passes a block on; step j reads the one whose place the next block may take. */
+static bool makes_room(const order *o, uint32_t i, uint32_t j)
+{
+    if (o->v[i].comm != MRI_STEP_SHIFT)
+        return false;
+    const mri_value *x = mri_val(o->prog, node_of(o, i)->in[0]);
+    const mri_node *from = x->kind == MRI_TEMP ? &o->prog->nodes.v[x->node] : NULL;
+    return from && !strcmp(from->def->id, "comm.shift") &&
+           touches(node_of(o, j), from->in[0], false);
+}
+
 static void find_bounds(order *o, bool weights_alone)
 {
     uint32_t comm = NONE, gradient = NONE, other = NONE;
     for (uint32_t i = 0; i < o->n; i++) {
         for (uint32_t j = 0; j < i; j++)
-            if (depends(o, i, j))
+            if (depends(o, i, j) || makes_room(o, i, j))
                 behind(o, i, j);
         uint32_t *chain = weight(o, i) ? &gradient : &other;
         if (sends(&o->v[i])) {

@@ -8,7 +8,7 @@
  * finds too many under way. Collectives of a world end in the order of submission, so a wait for
  * one is a wait for all before it. Without overlap each step waits for itself.
  *
- * Invariant: no step reads or overwrites a buffer of a collective before it, or a step behind it,
+ * Invariant: no step reads or overwrites a buffer of a collective before it, or a step before it,
  * has waited (mri_step.done, by which the arena keeps buffers alive); a phase ends with none under
  * way. beside.c has put steps that do not wait for a collective behind it.
  */
@@ -21,8 +21,8 @@ static const struct {
     uint8_t comm;
 } kinds[] = {
     { "comm.reduce", MRI_STEP_REDUCE },   { "comm.reduce_scatter", MRI_STEP_SCATTER },
-    { "comm.gather", MRI_STEP_GATHER },   { "comm.slice", MRI_STEP_SLICE },
-    { "comm.copy", MRI_STEP_SLICE },
+    { "comm.gather", MRI_STEP_GATHER },   { "comm.shift", MRI_STEP_SHIFT },
+    { "comm.slice", MRI_STEP_SLICE },     { "comm.copy", MRI_STEP_SLICE },
 };
 
 uint8_t mri_step_comm(const mri_node *n)
@@ -97,7 +97,7 @@ static bool sends(const mri_step *s)
     return s->comm && s->comm != MRI_STEP_SLICE;
 }
 
-/* Which steps of a phase wait, and when each collective is done at the latest. */
+/* Which steps of a phase wait, and beside which each collective may still be under way. */
 static void waits(mri_plan *plan, int phase, bool overlap)
 {
     mri_step *v = plan->steps[phase].v;
@@ -124,7 +124,7 @@ static void waits(mri_plan *plan, int phase, bool overlap)
             continue;
         while (i + 1 < n && v[i].wait < v[k].order && !(v[i].wait_after && v[i].order >= v[k].order))
             i++;
-        v[k].done = i;
+        v[k].done = v[i].wait >= v[k].order ? i - 1 : i; /* it waits before it begins */
     }
 }
 
@@ -150,7 +150,9 @@ void mri_step_print_comm(const mri_plan *p, const mri_step *s, mri_str *out)
     mr_call c = mri_node_call(p->prog, n, types);
     double ranks = (double)mr_attr_i(&c, "ranks", 1);
     double whole = (double)mr_bytes(s->comm == MRI_STEP_GATHER ? c.out[0] : c.in[0]);
-    double sent = whole * (ranks - 1) / ranks * (s->comm == MRI_STEP_REDUCE ? 2 : 1);
+    double sent = s->comm == MRI_STEP_SHIFT
+                      ? whole
+                      : whole * (ranks - 1) / ranks * (s->comm == MRI_STEP_REDUCE ? 2 : 1);
     if (s->comm == MRI_STEP_EXCHANGE)
         mri_str_fmt(out, " over ep of %.0f, sends what the data say", ranks);
     else if (sends(s))

@@ -101,6 +101,7 @@ static bool lower_comm(const mri_plan_options *opt, const mri_node *n, const mr_
     MRI_ASSERT(group >= 0);
     s->group = (uint32_t)group;
     s->index = !strcmp(n->def->id, "comm.copy") ? 0 : (uint32_t)mr_attr_i(c, "index", 0);
+    s->by = s->comm == MRI_STEP_SHIFT ? (uint32_t)mr_attr_i(c, "by", 1) : 0;
     s->info.impl = s->comm == MRI_STEP_SLICE ? "copy" : "collective";
     bool recorded = s->comm == MRI_STEP_SLICE || opt->record_comm;
     s->info.flags = MR_K_DETERMINISTIC | (recorded ? MR_K_CAPTURABLE : 0);

@@ -48,6 +48,7 @@ enum { /* mri_step.comm: what runs, and where */
     MRI_STEP_REDUCE,     /* a collective: the world's                                    */
     MRI_STEP_GATHER,
     MRI_STEP_SCATTER,
+    MRI_STEP_SHIFT,      /* to a rank of the group, and from one                         */
     MRI_STEP_SLICE,      /* this rank's part of what it has: a copy on the device        */
     MRI_STEP_EXCHANGE    /* rows of experts, as many as the data say: core/run/exchange.h */
 };
@@ -73,9 +74,10 @@ typedef struct mri_step {
     uint8_t comm;     /* MRI_STEP_*                                                        */
     bool wait_after;  /* a collective that is waited for at once                            */
     uint32_t group, index; /* of a collective: mri_group_id, this rank's place              */
+    uint32_t by;      /* of a shift: how many places further                                */
     uint32_t order, wait;  /* the phase's collectives are 1, 2, ...; before this step, all up
                               to `wait` must be done; 0: none                               */
-    uint32_t done;    /* of a collective: the step of the phase at which it is, latest       */
+    uint32_t done;    /* of a collective: the last step that may run while it is under way   */
 } mri_step;
 
 typedef struct mri_plan_port { /* a named operand bound at launch */

@@ -22,6 +22,8 @@ typedef struct rerun {
 static bool gathers(const mri_node *n)
 {
     const mr_call c = { .size = sizeof c, .n_attr = n->n_attr, .attr = n->attr };
+    if (!strcmp(n->def->id, "zigzag")) /* of what was gathered */
+        return !mr_attr_i(&c, "inverse", 0);
     return !strcmp(n->def->id, "comm.gather") && !strcmp(mr_attr_s(&c, "grad", "sum"), "sum");
 }
 

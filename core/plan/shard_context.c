@@ -6,6 +6,11 @@
  *   attention(q, k, v, seq_start)    k' = zigzag(comm.gather(k)), v' likewise
  *                                    attention.cp(q, k', v', seq_start)
  *
+ *                   or, round a ring   k[s+1], v[s+1] = comm.shift(k[s]), comm.shift(v[s])
+ *                                      o[s], l[s] = attention.part(q, k[s], v[s], seq_start)
+ *                                      acc, lse = attention.merge(acc, lse, o[s], l[s])
+ *                                      attention.ring(q, k, v, seq_start, acc, lse)
+ *
  *   moe_aux_loss(logits, seq_start)  f = comm.reduce(moe_counts(logits, seq_start))
  *                                    moe_balance_loss(logits, seq_start, f)
  *
@@ -35,6 +40,51 @@ static mr_val gathered(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_
                           MR_AT(mr_ai("ranks", m->cp), mr_ai("seq", seq)), NULL, 1);
 }
 
+/* the gathered form; out: o, lse */
+static void attend_all(mri_rewrite *w, const mri_mesh *m, const mri_node *n, int64_t seq,
+                       mr_attr *at, uint32_t n_at, mr_val *out)
+{
+    mr_val k = gathered(w, m, n, n->in[1], seq), v = gathered(w, m, n, n->in[2], seq);
+    mri_rewrite_op(w, n, "attention.cp",
+                   MR_IN(*mri_rewrite_at(w, n->in[0]), k, v, *mri_rewrite_at(w, n->in[3])), at,
+                   n_at, out, 2);
+}
+
+/* what rank index - 1 has of x */
+static mr_val passed(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_val x)
+{
+    return mri_rewrite_op(w, n, "comm.shift", &x, 1,
+                          MR_AT(mr_as("group", mri_group_name(MRI_GROUP_CP)),
+                                mr_ai("ranks", m->cp), mr_ai("index", m->i_cp), mr_ai("by", 1)),
+                          NULL, 1);
+}
+
+/* The ring: a transfer is submitted before the step that runs beside it. */
+static void attend_in_turn(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_attr *at,
+                           uint32_t n_at, mr_val *out)
+{
+    mr_val q = *mri_rewrite_at(w, n->in[0]), start = *mri_rewrite_at(w, n->in[3]);
+    mr_val own[2] = { *mri_rewrite_at(w, n->in[1]), *mri_rewrite_at(w, n->in[2]) };
+    mr_val kv[2] = { own[0], own[1] }, next[2] = { 0 }, acc[2] = { 0 };
+    for (uint32_t s = 0; s < m->cp; s++) {
+        mr_val part[2] = { 0 };
+        for (uint32_t i = 0; i < 2 && s + 1 < m->cp; i++)
+            next[i] = passed(w, m, n, kv[i]);
+        at[n_at] = mr_ai("from", (m->i_cp + m->cp - s) % m->cp);
+        mri_rewrite_op(w, n, "attention.part", MR_IN(q, kv[0], kv[1], start), at, n_at + 1,
+                       s ? part : acc, 2);
+        if (s)
+            mri_rewrite_op(w, n, "attention.merge", MR_IN(acc[0], acc[1], part[0], part[1]), NULL,
+                           0, acc, 2);
+        kv[0] = next[0];
+        kv[1] = next[1];
+    }
+    at[n_at] = mr_as("group", mri_group_name(MRI_GROUP_CP));
+    out[0] = mri_rewrite_op(w, n, "attention.ring",
+                            MR_IN(q, own[0], own[1], start, acc[0], acc[1]), at, n_at + 1, NULL, 1);
+    out[1] = acc[1];
+}
+
 static mr_status attend(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_err *err)
 {
     const mr_type *types[2 * MRI_MAX_OPERANDS];
@@ -53,10 +103,10 @@ static mr_status attend(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr
             at[k++] = n->attr[i];
     at[k++] = mr_ai("ranks", m->cp);
     at[k++] = mr_ai("index", m->i_cp);
-    mr_val key = gathered(w, m, n, n->in[1], seq), value = gathered(w, m, n, n->in[2], seq);
-    mri_rewrite_op(w, n, "attention.cp",
-                   MR_IN(*mri_rewrite_at(w, n->in[0]), key, value, *mri_rewrite_at(w, n->in[3])),
-                   at, k, out, 2);
+    if (m->ring)
+        attend_in_turn(w, m, n, at, k, out);
+    else
+        attend_all(w, m, n, seq, at, k, out);
     for (uint32_t i = 0; i < n->n_out && i < 2; i++)
         if (n->out[i])
             *mri_rewrite_at(w, n->out[i]) = out[i];

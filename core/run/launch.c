@@ -148,7 +148,7 @@ static mr_status show(mri_device *d, const mri_frame *f, uint8_t phase, uint32_t
 
 static mr_status poison(mri_device *d, const mri_frame *f, const mri_step *s, mr_err *err)
 {
-    mr_status st = 0;
+    mr_status st = s->dead.n && d->world ? mri_comm_wait(d->world, 0, err) : 0;
     for (size_t i = 0; i < s->dead.n && !st; i++)
         st = d->ops->fill(d->dev, d->stream, resolve(f, s->dead.v[i]), 0xFF, s->dead_bytes.v[i],
                           err);
@@ -212,10 +212,10 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     mr_call call = { 0 };
     if ((s->ref && !s->comm) || trace)
         call = mri_node_call(plan->prog, n, types);
-    if (trace && trace->guard)
-        st = write_guards(d, s, &call, out, err);
-    if (!st && s->wait)
+    if (s->wait) /* before anything is written: what it sends may end here */
         st = mri_flight_wait(d, flight, s->wait, err);
+    if (!st && trace && trace->guard)
+        st = write_guards(d, s, &call, out, err);
     if (!st && timing)
         st = mark(d, &before, err);
     mr_buf summing[MRI_MAX_OPERANDS], *first = written_first(f, s, n, in), *operands = in;

@@ -155,6 +155,17 @@ static inline void ls_exchange(lockstep *l, size_t node, bool back)
     }
 }
 
+/* each rank's to the one `by` places further */
+static inline void ls_shift(lockstep *l, size_t node)
+{
+    for (uint32_t r = 0; r < l->n; r++) {
+        const mri_node *n = &l->p[r]->nodes.v[node];
+        const mr_call c = { .size = sizeof c, .n_attr = n->n_attr, .attr = n->attr };
+        uint32_t to = (r + (uint32_t)mr_attr_i(&c, "by", 1)) % l->n;
+        memcpy(ls_out(l, to, node, 0), ls_in(l, r, node, 0), mr_bytes(ls_type(l, r, n->in[0])));
+    }
+}
+
 static inline void ls_run(lockstep *l)
 {
     for (size_t i = 0; i < l->p[0]->nodes.n; i++) {
@@ -165,6 +176,8 @@ static inline void ls_run(lockstep *l)
             ls_gather(l, i);
         else if (!strcmp(id, "comm.reduce_scatter"))
             ls_reduce_scatter(l, i);
+        else if (!strcmp(id, "comm.shift"))
+            ls_shift(l, i);
         else if (!strcmp(id, "comm.reduce"))
             ls_reduce(l, i);
         else if (!strcmp(id, "ep_send") || !strcmp(id, "ep_return"))

@@ -61,7 +61,8 @@ static uint64_t planned(const mri_session *s, uint32_t micros)
 {
     static const uint32_t kinds[] = { [MRI_STEP_REDUCE] = MRI_COMM_ALL_REDUCE,
                                       [MRI_STEP_GATHER] = MRI_COMM_ALL_GATHER,
-                                      [MRI_STEP_SCATTER] = MRI_COMM_REDUCE_SCATTER };
+                                      [MRI_STEP_SCATTER] = MRI_COMM_REDUCE_SCATTER,
+                                      [MRI_STEP_SHIFT] = MRI_COMM_SHIFT };
     uint64_t bytes = 0;
     mri_comm_job j = { .dtype = "f32", .kind = MRI_COMM_ALL_REDUCE };
     for (size_t i = 0; i < s->train->frames.n; i++)
@@ -74,6 +75,7 @@ static uint64_t planned(const mri_session *s, uint32_t micros)
                 if (x->comm == MRI_STEP_KERNEL || x->comm == MRI_STEP_SLICE)
                     continue;
                 j.kind = kinds[x->comm];
+                j.peer = x->by;
                 j.dtype = mri_val(p->prog, n->in[0])->type.dtype;
                 j.n = (uint64_t)mr_numel(&mri_val(p->prog, scatter ? n->out[0] : n->in[0])->type);
                 bytes += micros * mri_comm_bytes(&j, s->world->group[x->group].n, x->index);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sequences over the ranks of cp: a block with attention, cut zig-zag over 2 or 4 ranks, gives
- * each rank the rows of the whole block's outputs and gradients that are its own, with documents,
+ * Sequences over the ranks of cp: a block with attention, cut zig-zag over 2 or 4 ranks, with keys
+ * gathered or passed round a ring, gives each rank the rows of the whole block's outputs and gradients that are its own, with documents,
  * chunks, grouped heads and values of another width than keys.
  */
 #include "core/ops/zigzag.h"
@@ -30,12 +30,12 @@ static mr_prog *block(const shape *s, int64_t tokens)
     return n.p;
 }
 
-static mri_mesh mesh_of(uint32_t rank, uint32_t ranks)
+static mri_mesh mesh_of(uint32_t rank, uint32_t ranks, const char *type)
 {
     mri_mesh m;
     mr_err err = MR_ERR_INIT;
     mri_cfg_mesh c = { .dp = 1, .tp = 1, .pp = 1, .vpp = 1, .cp = ranks, .ep = 1, .etp = 1,
-                       .copies = 1 };
+                       .copies = 1, .cp_comm_type = type };
     ls_ok(mri_mesh_make(&c, ranks, rank, &m, &err), &err);
     return m;
 }
@@ -49,7 +49,7 @@ static void cut(double *whole, double *part, int64_t width, uint32_t ranks, uint
     }
 }
 
-static void compare(const shape *s, uint32_t ranks)
+static void compare(const shape *s, uint32_t ranks, const char *type)
 {
     static const char *const in[] = { "q", "k", "v", "d:y" };
     static const char *const out[] = { "y", "d:q", "d:k", "d:v" };
@@ -57,7 +57,7 @@ static void compare(const shape *s, uint32_t ranks)
     mr_prog *one[] = { block(s, T) }, *p[LS_RANKS];
     int64_t n, m;
     for (uint32_t r = 0; r < ranks; r++) {
-        mri_mesh mesh = mesh_of(r, ranks);
+        mri_mesh mesh = mesh_of(r, ranks, type);
         mr_err err = MR_ERR_INIT;
         p[r] = block(s, T / ranks);
         ls_ok(mri_shard_context(&p[r], &mesh, &err), &err);
@@ -98,8 +98,10 @@ Test(context, attention_over_ranks_is_that_of_one)
         { 2, 2, 6, 4, 3, true },
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (uint32_t ranks = 2; ranks <= 4; ranks *= 2)
-            compare(&shapes[i], ranks);
+        for (uint32_t ranks = 2; ranks <= LS_RANKS; ranks *= 2) {
+            compare(&shapes[i], ranks, "all_gather");
+            compare(&shapes[i], ranks, "p2p");
+        }
 }
 
 /* The load-balancing loss of a micro-batch that ranks share: the parts add up to the whole's, and
@@ -123,7 +125,7 @@ static void balance(bool by_sequence, bool softmax, uint32_t ranks)
     int64_t n, m;
     double sum = 0, joined[T * 5];
     for (uint32_t r = 0; r < ranks; r++) {
-        mri_mesh mesh = mesh_of(r, ranks);
+        mri_mesh mesh = mesh_of(r, ranks, "all_gather");
         mr_err err = MR_ERR_INIT;
         p[r] = router(by_sequence, softmax, T / ranks);
         ls_ok(mri_shard_context(&p[r], &mesh, &err), &err);
@@ -183,7 +185,7 @@ Test(context, pieces_are_dealt_evenly)
 Test(context, sequences_that_do_not_divide_are_refused)
 {
     const shape s = { 1, 1, 2, 2, 0, false };
-    mri_mesh mesh = mesh_of(0, 3);
+    mri_mesh mesh = mesh_of(0, 3, "p2p");
     mr_err err = MR_ERR_INIT;
     mr_prog *p = block(&s, SEQ);
     cr_assert_eq(mri_shard_context(&p, &mesh, &err), MR_E_PROFILE_CONFLICT);
