@@ -20,7 +20,7 @@ struct amax {
 struct quantize {
     struct kernel base;
     int64_t rows, n;
-    int e5m2, transposed;
+    int e5m2, transposed, tiles;
 };
 
 // ---- amax ---------------------------------------------------------------------------------------
@@ -128,6 +128,25 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// any shape, a value a thread
+template <typename F, bool E5M2>
+__global__ void __launch_bounds__(THREADS)
+    quantize_any(const F *x, const float *amax, uint8_t *q, float *scale, uint8_t *qt,
+                 int64_t rows, int64_t n)
+{
+    const __nv_fp8_interpretation_t how = E5M2 ? __NV_E5M2 : __NV_E4M3;
+    const float s = scale_of(amax, E5M2 ? 57344.0f : 448.0f), by = 1.0f / s;
+    const int64_t step = (int64_t)gridDim.x * THREADS;
+    if (!blockIdx.x && !threadIdx.x)
+        *scale = s;
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < rows * n; i += step) {
+        uint8_t code = (uint8_t)__nv_cvt_float_to_fp8(ld(x, i) * by, __NV_SATFINITE, how);
+        q[i] = code;
+        if (qt)
+            qt[i % n * rows + i / n] = code;
+    }
+}
+
 template <typename F, bool E5M2>
 static void launch_quantize(const struct quantize *k, const mr_buf *in, const mr_buf *out,
                             cudaStream_t stream)
@@ -137,9 +156,14 @@ static void launch_quantize(const struct quantize *k, const mr_buf *in, const mr
     const float *amax = (const float *)in[1].data;
     uint8_t *q = (uint8_t *)out[0].data;
     float *scale = (float *)out[1].data;
-    if (k->transposed)
-        quantize_kernel<F, E5M2, true><<<grid, THREADS, 0, stream>>>(
-            x, amax, q, scale, (uint8_t *)out[2].data, k->rows, k->n);
+    uint8_t *qt = k->transposed ? (uint8_t *)out[2].data : nullptr;
+    int64_t blocks = cuda_ceil(k->rows * k->n, THREADS), most = (int64_t)k->base.dev->sms * 8;
+    if (!k->tiles)
+        quantize_any<F, E5M2><<<(unsigned)(blocks < most ? blocks : most), THREADS, 0, stream>>>(
+            x, amax, q, scale, qt, k->rows, k->n);
+    else if (k->transposed)
+        quantize_kernel<F, E5M2, true>
+            <<<grid, THREADS, 0, stream>>>(x, amax, q, scale, qt, k->rows, k->n);
     else
         quantize_kernel<F, E5M2, false><<<grid, THREADS, 0, stream>>>(x, amax, q, scale, nullptr,
                                                                       k->rows, k->n);
@@ -163,8 +187,10 @@ static mr_status quantize_prepare(struct kernel *base, const mr_call *c, mr_err 
     k->rows = mr_rows(c->in[0]);
     k->e5m2 = mr_is(c->out[0], "f8e5m2");
     k->transposed = c->n_out > 2 && c->out[2];
-    if (!k->rows || k->n % 4 || (k->transposed && k->rows % 4) || k->rows > (int64_t)65535 * TILE)
-        return cuda_refuse(base, err, "rows or columns that are no multiple of 4");
+    if (!k->rows)
+        return cuda_refuse(base, err, "no rows");
+    k->tiles = k->n % 4 == 0 && !(k->transposed && k->rows % 4) &&
+               k->rows <= (int64_t)65535 * TILE;
     base->run = quantize_run;
     return MR_OK;
 }
