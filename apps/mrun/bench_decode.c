@@ -273,6 +273,16 @@ static int64_t number(const app_args *args, const char *option, int64_t without)
     return n < 1 || n > 1 << 24 ? -1 : n;
 }
 
+static mr_status check_alone(const mri_config *c, mr_err *err)
+{
+    if (!mri_config_choice(c, "comm", 0))
+        return 0;
+    mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER, "bench decode measures one rank, and the "
+            "profile names a [comm] plugin");
+    mr_hint(err, "add --set comm.plugin=none; mrun generate says what many ranks reach");
+    return MR_E_PROFILE_CONFLICT;
+}
+
 int bench_decode(app *a, const app_args *args)
 {
     static const char *const extra[] = { "job.run=generate" };
@@ -294,6 +304,7 @@ int bench_decode(app *a, const app_args *args)
     if (!b.skip_prefill)
         o.prefill_tokens = b.context < b.chunk ? b.context : b.chunk; /* or batch, if larger */
     MR_TRY(app_model_config(a, args, extra, 1, &c, &err));
+    MR_TRY(check_alone(c, &err));
     MR_TRY(mri_session_open(a->registry, c, &o, &b.s, &err));
     MR_TRY(mri_session_init_weights(b.s, &err));
     b.peaks = bench_probe(&b.s->device);

@@ -133,14 +133,27 @@ static void read_options(const app_args *args, strings *settings)
     mri_str_free(&ids);
 }
 
+typedef struct wanted {
+    gen_words words;
+    bool talk;
+} wanted;
+
+/* on each rank */
+static int generate_args(app *a, mri_config *c, const void *user)
+{
+    const wanted *w = user;
+    if (w->talk && !mri_world_alone(a->world))
+        return app_usage(a, "--interactive talks to one process, not to %u ranks",
+                         a->world->mesh.world);
+    return w->talk ? generate_talk(a, c, w->words) : generate_run(a, c, w->words);
+}
+
 int cmd_generate(app *a, int argc, char **argv)
 {
     enum { KEYS = sizeof keys / sizeof *keys, SWITCHES = sizeof switches / sizeof *switches };
     const char *takes[KEYS + 6] = { "--hf", "--stop", "--stop-id", "--image", "--pixel-values" };
     const char *flags[SWITCHES + 2] = { "--interactive" };
     app_args args = { 0 };
-    mr_err err = MR_ERR_INIT;
-    mri_config *c = NULL;
     strings settings = { 0 };
     MRI_VEC(const char *) words = { 0 }, images = { 0 };
     for (size_t i = 0; i < KEYS; i++)
@@ -157,22 +170,18 @@ int cmd_generate(app *a, int argc, char **argv)
                 MRI_PUSH(&images, args.values.v[i]);
         }
     }
-    gen_words given = { words.v, words.n,
-                        { images.v, images.n, app_arg(&args, "--pixel-values") } };
-    if (!code && app_arg(&args, "--interactive") && (images.n || given.pictures.values))
+    wanted given = { { words.v, words.n, { images.v, images.n, app_arg(&args, "--pixel-values") } },
+                     app_arg(&args, "--interactive") != NULL };
+    if (!code && given.talk && (images.n || given.words.pictures.values))
         code = app_usage(a, "--interactive takes no pictures");
-    if (!code && app_model_config(a, &args, (const char *const *)settings.v, settings.n, &c, &err))
-        code = app_fail(a, &err);
     if (!code)
-        code = app_arg(&args, "--interactive")
-                   ? generate_talk(a, c, given)
-                   : generate_run(a, c, given);
+        code = app_model_run(a, &args, (const char *const *)settings.v, settings.n, generate_args,
+                             &given);
     while (settings.n)
         free(settings.v[--settings.n]);
     free(settings.v);
     free(words.v);
     free(images.v);
-    mri_config_free(c);
     app_args_free(&args);
     return code;
 }

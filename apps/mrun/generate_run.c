@@ -35,7 +35,7 @@ mr_status generate_open(app *a, const mri_config *c, int64_t slots, int64_t posi
 {
     mri_session_options o = {
         .needs = MRI_NEED_DECODE | (tokenizer ? MRI_NEED_TOKENIZER : 0), .slots = slots,
-        .max_seq = positions, .images = tiles,
+        .max_seq = positions, .images = tiles, .world = a->world,
         .prefill_tokens = piece < 64 ? 64 : piece > 512 ? 512 : piece };
     mr_status st = mri_session_open(a->registry, c, &o, out, err);
     return st ? st : app_model_weights(*out, err);
@@ -248,7 +248,7 @@ static void print_figures(const run *r)
 static mr_status prepare(run *r, gen_words words, mr_err *err)
 {
     const mri_cfg_generate *d = &r->c->generate;
-    mri_session_options o = { .needs = r->text ? MRI_NEED_TOKENIZER : 0 };
+    mri_session_options o = { .needs = r->text ? MRI_NEED_TOKENIZER : 0, .world = r->a->world };
     int64_t longest = 0, room = 0, slots, tiles;
     mr_status st = 0;
     MR_TRY(mri_session_open(r->a->registry, r->c, &o, &r->s, err));
@@ -270,7 +270,9 @@ static mr_status prepare(run *r, gen_words words, mr_err *err)
     r->pixels = prompts_pixels(&r->prompts, r->s->info.image_size, &tiles);
     mri_session_close(r->s);
     r->s = NULL;
-    slots = r->n < (size_t)d->batch ? (int64_t)r->n : d->batch;
+    size_t replicas = r->a->world ? r->a->world->mesh.dp : 1;
+    slots = (int64_t)((r->n + replicas - 1) / replicas); /* of this rank's answers */
+    slots = slots < d->batch ? slots : d->batch;
     MR_TRY(generate_open(r->a, r->c, slots, d->max_seq > 0 ? d->max_seq : room, longest, tiles,
                          r->text, &r->s, err));
     if (tiles)
@@ -291,25 +293,31 @@ int generate_run(app *a, const mri_config *c, gen_words words)
 {
     mr_err err = MR_ERR_INIT;
     run r = { .a = a, .c = c };
+    bool first = mri_world_first(a->world), stopped = false;
     mr_status st = 0;
     MR_TRY(prompts_gather(&r.prompts, c, words.pictures, &err));
     r.text = wants_tokenizer(c, &r.prompts, words);
     r.lines = a->json || c->generate.jsonl || c->generate.logprobs >= 0;
     MR_TRY(prepare(&r, words, &err));
-    r.stream = !r.lines && r.n == 1 && r.prompts.all.v[0].text;
+    r.stream = !r.lines && r.n == 1 && r.prompts.all.v[0].text && first;
     r.how.c.user = &r;
     r.how.c.show = r.stream ? show : NULL;
     r.how.c.stop = stop;
-    generate_catch_signals();
+    if (first || !mri_world_threads(a->world))
+        generate_catch_signals();
     if (r.stream)
         MR_TRY(echo(&r, 0, &err));
     r.start = app_now();
     MR_TRY(mri_complete(r.s, r.text ? r.s->tok_ops : NULL, r.s->tok, &r.how.c, r.wishes, r.n,
                         r.answers, &err));
-    MR_TRY(print_answers(&r, &err));
-    if (!a->quiet)
+    for (size_t i = 0; i < r.n; i++) /* some may have ended before */
+        stopped |= r.answers[i].reason == MRI_BY_CALLER;
+    if (first)
+        MR_TRY(print_answers(&r, &err));
+    if (first && !a->quiet)
         print_figures(&r);
 out:
+    st = st ? mri_world_fail(a->world, st, &err) : mri_world_agree(a->world, 0, &err);
     for (size_t i = 0; i < r.n && r.answers; i++)
         mri_answer_free(&r.answers[i]);
     free(r.answers);
@@ -318,5 +326,5 @@ out:
     prompts_free(&r.prompts);
     mri_session_close(r.s);
     free(r.pixels);
-    return st ? app_fail(a, &err) : interrupted ? EXIT_INT : EXIT_OK;
+    return st ? app_fail(a, &err) : stopped ? EXIT_INT : EXIT_OK;
 }

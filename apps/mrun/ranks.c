@@ -145,7 +145,7 @@ static int run_threads(app *a, mri_config *c, const mri_choice *comm, const app_
 /* Jobs that have one share of the work for each rank; the others are one rank's. */
 static bool over_ranks(const char *job)
 {
-    static const char *const jobs[] = { "train", "score" };
+    static const char *const jobs[] = { "train", "score", "generate", "bench" };
     for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++)
         if (!strcmp(job, jobs[i]))
             return true;

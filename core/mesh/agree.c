@@ -56,6 +56,18 @@ mr_status mri_world_sum(mri_world *w, uint32_t group, double *x, size_t n, mr_er
     return st;
 }
 
+mr_status mri_world_any(mri_world *w, bool *x, mr_err *err)
+{
+    if (mri_world_alone(w))
+        return 0;
+    bool *all = mri_alloc(w->mesh.world * sizeof *all);
+    mr_status st = mri_world_gather(w, x, sizeof *x, all, err);
+    for (uint32_t r = 0; r < w->mesh.world && !st; r++)
+        *x |= all[r];
+    free(all);
+    return st;
+}
+
 /* ---- agreement ------------------------------------------------------------------------------- */
 
 static void blame_rank(mr_err *err, uint32_t rank)

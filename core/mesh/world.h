@@ -90,6 +90,9 @@ mr_status mri_world_gather(mri_world *w, const void *mine, uint64_t bytes, void 
 /* sums n doubles over this rank's group of that id, in the order of ranks */
 mr_status mri_world_sum(mri_world *w, uint32_t group, double *x, size_t n, mr_err *err);
 
+/* is it so on any rank? */
+mr_status mri_world_any(mri_world *w, bool *x, mr_err *err);
+
 /* This rank alone: it failed with *err, and cannot go on. The others' calls that wait, or the next
  * that they make, return the same error; *err becomes what all ranks end with. Returns its code. */
 mr_status mri_world_fail(mri_world *w, mr_status st, mr_err *err);

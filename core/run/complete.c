@@ -13,8 +13,9 @@ typedef struct writer { /* one answer on its way */
 typedef struct desk {
     const mri_completing *c;
     mri_engine *engine;
-    writer *w;
-    int64_t *handle; /* of each prompt */
+    writer *w;       /* one a prompt */
+    int64_t *handle; /* of each that this rank answers */
+    size_t *prompt;  /* which those are */
     size_t n;
 } desk;
 
@@ -77,7 +78,7 @@ static size_t whose(const desk *d, int64_t handle) /* handles rise */
         else
             hi = mid;
     }
-    return lo;
+    return d->prompt[lo];
 }
 
 static mr_status take(desk *d, const mri_token *t, mr_err *err)
@@ -114,34 +115,53 @@ static mr_status add(desk *d, const mri_wish *wish, int64_t *handle, mr_err *err
     return mri_engine_add(d->engine, &r, handle, err);
 }
 
+/* Until all ranks are idle, or any is told to stop. */
+static mr_status goes_on(mri_session *s, const desk *d, bool *on, mr_err *err)
+{
+    bool busy = !mri_engine_idle(d->engine), stop = d->c->stop && d->c->stop(d->c->user);
+    mr_status st = mri_world_any(s->world, &busy, err);
+    st = st ? st : mri_world_any(s->world, &stop, err);
+    *on = busy && !stop;
+    return st;
+}
+
 mr_status mri_complete(mri_session *s, const mr_tokenizer_ops *ops, void *tok,
                        const mri_completing *c, const mri_wish *wishes, size_t n, mri_answer *out,
                        mr_err *err)
 {
-    desk d = { .c = c, .engine = mri_engine_create(s), .n = n };
+    desk d = { .c = c, .engine = mri_engine_create(s) };
+    size_t replicas = s->world ? s->world->mesh.dp : 1, own = s->world ? s->world->mesh.i_dp : 0;
     mr_status st = 0;
-    d.w = mri_alloc(n * sizeof *d.w);
-    d.handle = mri_alloc(n * sizeof *d.handle);
-    for (size_t i = 0; i < n; i++) {
+    bool on;
+    d.w = mri_alloc(n * sizeof *d.w + 1);
+    d.handle = mri_alloc(n * sizeof *d.handle + 1);
+    d.prompt = mri_alloc(n * sizeof *d.prompt + 1);
+    for (size_t i = own; i < n; i += replicas) {
         d.w[i] = (writer){ { ops, tok, "", 0 }, { c->stop_words, c->n_stop_words, { 0 }, NULL },
                            &out[i] };
-        MR_TRY(add(&d, &wishes[i], &d.handle[i], err));
+        d.prompt[d.n] = i;
+        MR_TRY(add(&d, &wishes[i], &d.handle[d.n++], err));
     }
-    while (!mri_engine_idle(d.engine) && !(c->stop && c->stop(c->user))) {
+    for (;;) {
         const mri_token *t;
         size_t got;
+        MR_TRY(goes_on(s, &d, &on, err));
+        if (!on)
+            break;
         MR_TRY(mri_engine_step(d.engine, &t, &got, err));
         for (size_t k = 0; k < got; k++)
             MR_TRY(take(&d, &t[k], err));
     }
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = own; i < n; i += replicas)
         if (!out[i].done)
             finish(&d, i, MRI_BY_CALLER);
+    MR_TRY(mri_answers_gather(s->world, c, out, n, err));
 out:
     for (size_t i = 0; i < n; i++)
         mri_stop_free(&d.w[i].words);
     mri_engine_free(d.engine);
     free(d.w);
     free(d.handle);
+    free(d.prompt);
     return st;
 }

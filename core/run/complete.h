@@ -46,10 +46,15 @@ typedef struct mri_completing { /* what holds for all of them */
     void *user;
 } mri_completing;
 
-/* ops NULL: no text, and no words that end it. out: n answers, zeroed; the caller frees each. */
+/* ops NULL: no text, and no words that end it. out: n answers, zeroed; the caller frees each. Over
+ * ranks dp shares the prompts, number i to replica i % dp; all ranks call this with the same, and
+ * get all answers. `show` is called where a prompt is answered. */
 mr_status mri_complete(mri_session *s, const mr_tokenizer_ops *ops, void *tok,
                        const mri_completing *c, const mri_wish *wishes, size_t n, mri_answer *out,
                        mr_err *err);
 void mri_answer_free(mri_answer *a);
+/* answers.c: those of other replicas, on all ranks */
+mr_status mri_answers_gather(mri_world *w, const mri_completing *c, mri_answer *out, size_t n,
+                             mr_err *err);
 
 #endif

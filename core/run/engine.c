@@ -195,8 +195,15 @@ static bool make_room(mri_engine *e, size_t i)
     return true;
 }
 
+/* Experts whose ranks have sequences of their own want all of them in one call, of one shape. */
+static bool in_step(const mri_engine *e)
+{
+    const mri_world *w = e->s->world;
+    return !mri_world_alone(w) && w->mesh.tp * w->mesh.cp % (w->mesh.etp * w->mesh.ep);
+}
+
 /* Says how many rows each takes, and chooses the exec: writers one each, then readers in order. */
-static mri_rows *share_rows(mri_engine *e)
+static mr_status share_rows(mri_engine *e, mri_rows **out, mr_err *err)
 {
     int64_t writers = 0, readers = 0;
     for (size_t i = 0; i < e->all.n; i++) {
@@ -206,7 +213,9 @@ static mri_rows *share_rows(mri_engine *e)
         q->rows = q->n - q->cached;
         *(q->rows == 1 ? &writers : &readers) += 1;
     }
-    mri_rows *r = &e->s->rows[readers && e->s->prefill];
+    bool reads = readers > 0;
+    mr_status st = in_step(e) ? mri_world_any(e->s->world, &reads, err) : 0;
+    mri_rows *r = *out = &e->s->rows[reads && e->s->prefill];
     int64_t left = r->room - writers;
     for (size_t i = 0; i < e->all.n; i++) {
         sequence *q = e->all.v[i];
@@ -215,7 +224,7 @@ static mri_rows *share_rows(mri_engine *e)
         q->rows = q->rows < left ? q->rows : left;
         left -= q->rows;
     }
-    return r;
+    return st;
 }
 
 static void lay_rows(mri_engine *e, mri_rows *r)
@@ -289,8 +298,9 @@ mr_status mri_engine_step(mri_engine *e, const mri_token **out, size_t *n, mr_er
     bool only_next = false;
     e->out.n = e->top.n = 0;
     admit(e);
-    if (e->all.n) {
-        mri_rows *r = share_rows(e);
+    if (e->all.n || in_step(e)) {
+        mri_rows *r;
+        MR_TRY(share_rows(e, &r, err));
         MR_TRY(mri_rows_begin(r, err));
         lay_rows(e, r);
         MR_TRY(mri_rows_run(r, &e->s->pages, err));

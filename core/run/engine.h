@@ -13,7 +13,9 @@
  * float sums; a draw is a pure function of its seed and position. A request's own ids are all
  * that there is of it besides pages, so nothing is lost with them.
  *
- * One thread at a time, and of a session one engine: it has all its slots and pages.
+ * One thread at a time, and of a session one engine: it has all its slots and pages. Over ranks each
+ * has one; those of a replica are given the same, and where experts lie across replicas all step
+ * together, also those that are idle.
  */
 #ifndef MRI_ENGINE_H
 #define MRI_ENGINE_H

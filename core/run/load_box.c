@@ -102,8 +102,10 @@ mr_status mri_load_box(mri_params *p, mri_device *d, const mri_safetensors *f, c
         have.from = x->at;
         have.to = x->at + (uint64_t)x->n;
         mri_runs_begin(&runs, &have, &box);
-        while (mri_runs_next(&runs, &r))
+        while (mri_runs_next(&runs, &r)) {
             MR_TRY(take(&g, x, r.a - x->at, r.b, r.n, err));
+            out->elements += r.n;
+        }
     }
     MR_TRY(flush(&g, err));
 out:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * load_box.h - tensors of a folder into parameters of which this rank has a box only (tensor and
- * expert parallelism): of the files it reads the pages that the box lies in.
+ * expert parallelism): of the files it reads the elements of the box alone.
  */
 #ifndef MRI_LOAD_BOX_H
 #define MRI_LOAD_BOX_H

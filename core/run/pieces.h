@@ -22,6 +22,7 @@ typedef struct mri_stretch { /* elements [at, at + n) of a parameter */
 
 typedef struct mri_pieces {
     MRI_VEC(mri_stretch) list;
+    uint64_t elements; /* of them, that mri_load_box() has read */
 } mri_pieces;
 
 void mri_pieces_free(mri_pieces *p);

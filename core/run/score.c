@@ -257,14 +257,6 @@ static mr_status read_box(mri_session *s, const mri_tensor_slot *slot, float *ou
     return st;
 }
 
-static mr_status anybody(mri_world *w, bool *x, mr_err *err)
-{
-    double n = *x;
-    mr_status st = mri_world_sum(w, MRI_GROUP_WORLD, &n, 1, err);
-    *x = n > 0;
-    return st;
-}
-
 mr_status mri_session_whole_gradient(mri_session *s, const mri_tensor_slot *whole, float *out,
                                      bool *found, mr_err *err)
 {
@@ -276,7 +268,7 @@ mr_status mri_session_whole_gradient(mri_session *s, const mri_tensor_slot *whol
     float *box = NULL;
     mr_status st = 0;
     *found = has;
-    MR_TRY(anybody(s->world, found, err));
+    MR_TRY(mri_world_any(s->world, found, err));
     if (!*found)
         goto out;
     memset(out, 0, whole->n * sizeof *out);

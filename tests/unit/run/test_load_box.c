@@ -89,6 +89,8 @@ static void try_half(mri_session *s, const mri_safetensors *f, size_t k, uint32_
     kit_ok(mri_load_box(&s->params, &s->device, f, NULL, &box, "here", &found, &err), &err,
            box.name);
     cr_assert_eq(found.list.n, pieces ? (size_t)whole->desc.type.dim[0] : 1);
+    cr_assert_eq(found.elements, box.n, "%s: %llu elements were read for %llu", box.name,
+                 (unsigned long long)found.elements, (unsigned long long)box.n);
     float *x = mri_alloc(box.n * sizeof *x);
     kit_ok(mri_params_get(&s->params, &s->device, &box, x, &err), &err, box.name);
     mri_share want = mri_share_of_slot(&box);
