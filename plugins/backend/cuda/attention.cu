@@ -10,9 +10,9 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-template <typename F, int NV>
+template <typename F, int NV, typename O>
 __global__ void __launch_bounds__(256)
-    attention(const F *q, const F *k, const F *v, const int32_t *seq_start, F *o, float *lse,
+    attention(const F *q, const F *k, const F *v, const int32_t *seq_start, O *o, float *lse,
               const attn_args a)
 {
     extern __shared__ float room[];
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int i = 0; i < NV; i++)
         if (x + 8 * i < a.cv)
-            st(o, ((int64_t)t * a.heads + h) * a.cv + x + 8 * i, acc[i] / sum);
+            st(o, ((int64_t)t * a.heads + h) * a.cv + x + 8 * i, sum == 0 ? 0 : acc[i] / sum);
 }
 
 static mr_status attention_run(RUN_ARGS)
@@ -86,9 +86,11 @@ static mr_status attention_run(RUN_ARGS)
     dim3 grid((unsigned)cuda_ceil(k->a.tokens, TILE), (unsigned)k->a.heads);
     (void)ws;
     if (k->a.tokens)
-        WITH_ATTN(base->in_kind[0], k->a.cv, attention<F, NV><<<grid, 256, k->shared, stream>>>(
-            (const F *)in[0].data, (const F *)in[1].data, (const F *)in[2].data,
-            (const int32_t *)in[3].data, (F *)out[0].data, (float *)out[1].data, k->a));
+        WITH_ATTN(base->in_kind[0], k->a.cv, WITH_RESULT(k->a, F, {
+            attention<F, NV, O><<<grid, 256, k->shared, stream>>>(
+                (const F *)in[0].data, (const F *)in[1].data, (const F *)in[2].data,
+                (const int32_t *)in[3].data, (O *)out[0].data, (float *)out[1].data, k->a);
+        }));
     return cuda_launched(base, err);
 }
 
@@ -102,7 +104,8 @@ static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err
     if (bad)
         return bad;
     k->shared = 2 * tile_bytes(k->a.c) + tile_bytes(k->a.cv) + tile_bytes(TILE);
-    WITH_ATTN(base->in_kind[0], k->a.cv, fn = (const void *)attention<F, NV>);
+    WITH_ATTN(base->in_kind[0], k->a.cv,
+              WITH_RESULT(k->a, F, fn = (const void *)attention<F, NV, O>));
     base->impl = "own flash fp32";
     base->run = attention_run;
     return want_shared(base, fn, k->shared, err);
@@ -111,5 +114,6 @@ static mr_status attention_prepare(struct kernel *base, const mr_call *c, mr_err
 const struct op_row cuda_attention_rows[] = {
     { "attention", "xxxI>xf", sizeof(struct attn), attention_prepare, 0, 0 },
     { "attention.cp", "xxxi>xf", sizeof(struct attn), attention_prepare, 0, 0 },
+    { "attention.part", "xxxi>ff", sizeof(struct attn), attention_prepare, 0, 0 },
     {},
 };

@@ -47,10 +47,10 @@ DEV void scores(const query_rows &s, const float *qs, const float *ks, const flo
     }
 }
 
-template <typename F, int NV>
+template <typename F, int NV, typename O>
 __global__ void __launch_bounds__(256)
     attn_dkv(const F *dy, const F *q, const F *k, const F *v, const float *lse,
-             const int32_t *seq_start, const float *delta, const int32_t *reach, F *dk, F *dv,
+             const int32_t *seq_start, const float *delta, const int32_t *reach, O *dk, O *dv,
              const attn_args a)
 {
     extern __shared__ float room[];
@@ -97,10 +97,10 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-template <typename F, int NV>
+template <typename F, int NV, typename O>
 __global__ void __launch_bounds__(256)
     attn_dq(const F *dy, const F *q, const F *k, const F *v, const float *lse,
-            const int32_t *seq_start, const float *delta, F *dq, const attn_args a)
+            const int32_t *seq_start, const float *delta, O *dq, const attn_args a)
 {
     extern __shared__ float room[];
     __shared__ query_rows s;
@@ -159,10 +159,13 @@ static mr_status attention_bwd_run(RUN_ARGS)
     WITH_ATTN(base->in_kind[0], k->a.c > k->a.cv ? k->a.c : k->a.cv, {
         const F *dy = (const F *)in[0].data, *q = (const F *)in[1].data;
         const F *kk = (const F *)in[2].data, *v = (const F *)in[3].data;
-        attn_dkv<F, NV><<<dim3(tiles, (unsigned)k->a.kv), 256, k->shared, stream>>>(
-            dy, q, kk, v, lse, seq_start, delta, reach, (F *)out[1].data, (F *)out[2].data, k->a);
-        attn_dq<F, NV><<<dim3(of_queries, (unsigned)k->a.heads), 256, k->shared, stream>>>(
-            dy, q, kk, v, lse, seq_start, delta, (F *)out[0].data, k->a);
+        WITH_RESULT(k->a, F, {
+            attn_dkv<F, NV, O><<<dim3(tiles, (unsigned)k->a.kv), 256, k->shared, stream>>>(
+                dy, q, kk, v, lse, seq_start, delta, reach, (O *)out[1].data, (O *)out[2].data,
+                k->a);
+            attn_dq<F, NV, O><<<dim3(of_queries, (unsigned)k->a.heads), 256, k->shared, stream>>>(
+                dy, q, kk, v, lse, seq_start, delta, (O *)out[0].data, k->a);
+        });
     });
     return cuda_launched(base, err);
 }
@@ -180,8 +183,10 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
     k->shared = 2 * tile_bytes(k->a.c) + 2 * tile_bytes(k->a.cv) + 2 * tile_bytes(TILE);
     base->workspace = attn_bwd_room(k->a, TILE);
     WITH_ATTN(base->in_kind[0], k->a.c > k->a.cv ? k->a.c : k->a.cv, {
-        dkv = (const void *)attn_dkv<F, NV>;
-        dq = (const void *)attn_dq<F, NV>;
+        WITH_RESULT(k->a, F, {
+            dkv = (const void *)attn_dkv<F, NV, O>;
+            dq = (const void *)attn_dq<F, NV, O>;
+        });
     });
     base->impl = "own flash fp32";
     base->run = attention_bwd_run;
@@ -192,5 +197,6 @@ static mr_status attention_bwd_prepare(struct kernel *base, const mr_call *c, mr
 const struct op_row cuda_attention_bwd_rows[] = {
     { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
     { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
+    { "attention.part.bwd", "xxxxxfi>fff", sizeof(struct attn), attention_bwd_prepare, 0, 0 },
     {},
 };

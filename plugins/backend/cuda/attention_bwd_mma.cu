@@ -53,11 +53,11 @@ DEV void multiply(float acc[ROWS / 8][4], const uint16_t *a, const uint16_t *b, 
     }
 }
 
-template <int D, int V>
+template <int D, int V, typename O>
 __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dkv(const uint16_t *dy, const uint16_t *q, const uint16_t *k, const uint16_t *v,
               const float *lse, const int32_t *seq_start, const float *delta, const int32_t *reach,
-              uint16_t *dk, uint16_t *dv, const attn_args a)
+              O *dk, O *dv, const attn_args a)
 {
     constexpr int P = D + 8, PV = V + 8;
     extern __shared__ __align__(16) uint16_t tiles[];
@@ -127,10 +127,10 @@ __global__ void __launch_bounds__(FLASH_THREADS)
     flash_store<V>(dv, av, (int64_t)a.kv * a.cv, g * a.cv, j0 + warp * 16, a.keys, a.cv);
 }
 
-template <int D, int V>
+template <int D, int V, typename O>
 __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dq(const uint16_t *dy, const uint16_t *q, const uint16_t *k, const uint16_t *v,
-             const float *lse, const int32_t *seq_start, const float *delta, uint16_t *dq,
+             const float *lse, const int32_t *seq_start, const float *delta, O *dq,
              const attn_args a)
 {
     constexpr int P = D + 8, PV = V + 8;
@@ -221,13 +221,13 @@ static mr_status flash_bwd_run(RUN_ARGS)
         return MR_OK;
     attn_bwd_first((const bf16 *)in[0].data, (const bf16 *)in[4].data, seq_start, delta, reach, OWN,
                    k->a, stream);
-    WITH_WIDTH(k->a, {
-        flash_dkv<D, V><<<dim3(tiles, (unsigned)k->a.kv), FLASH_THREADS, room<D, V>(), stream>>>(
-            dy, q, kk, v, lse, seq_start, delta, reach, (uint16_t *)out[1].data,
-            (uint16_t *)out[2].data, k->a);
-        flash_dq<D, V><<<dim3(rows, (unsigned)k->a.heads), FLASH_THREADS, room<D, V>(), stream>>>(
-            dy, q, kk, v, lse, seq_start, delta, (uint16_t *)out[0].data, k->a);
-    });
+    WITH_WIDTH(k->a, WITH_RESULT(k->a, uint16_t, {
+        size_t shared = room<D, V>();
+        flash_dkv<D, V, O><<<dim3(tiles, (unsigned)k->a.kv), FLASH_THREADS, shared, stream>>>(
+            dy, q, kk, v, lse, seq_start, delta, reach, (O *)out[1].data, (O *)out[2].data, k->a);
+        flash_dq<D, V, O><<<dim3(rows, (unsigned)k->a.heads), FLASH_THREADS, shared, stream>>>(
+            dy, q, kk, v, lse, seq_start, delta, (O *)out[0].data, k->a);
+    }));
     return cuda_launched(base, err);
 }
 
@@ -240,15 +240,16 @@ static mr_status flash_bwd_prepare(struct kernel *base, const mr_call *c, mr_err
     base->workspace = attn_bwd_room(k->a, OWN);
     base->impl = "own flash mma bf16";
     base->run = flash_bwd_run;
-    WITH_WIDTH(k->a, {
-        bad = want_shared(base, (const void *)flash_dkv<D, V>, room<D, V>(), err);
-        bad = bad ? bad : want_shared(base, (const void *)flash_dq<D, V>, room<D, V>(), err);
-    });
+    WITH_WIDTH(k->a, WITH_RESULT(k->a, uint16_t, {
+        bad = want_shared(base, (const void *)flash_dkv<D, V, O>, room<D, V>(), err);
+        bad = bad ? bad : want_shared(base, (const void *)flash_dq<D, V, O>, room<D, V>(), err);
+    }));
     return bad;
 }
 
 const struct op_row cuda_flash_bwd_rows[] = {
     { "attention.bwd", "xxxxxfI>xxx", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
     { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
+    { "attention.part.bwd", "xxxxxfi>fff", sizeof(struct attn), flash_bwd_prepare, 0, 0 },
     {},
 };

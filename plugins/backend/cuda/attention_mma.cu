@@ -15,10 +15,10 @@
 
 #define SELF const struct attn *k = (const struct attn *)base
 
-template <int D, int V>
+template <int D, int V, typename O>
 __global__ void __launch_bounds__(FLASH_THREADS)
     flash(const uint16_t *q, const uint16_t *k, const uint16_t *v, const int32_t *seq_start,
-          uint16_t *o, float *lse, const attn_args a)
+          O *o, float *lse, const attn_args a)
 {
     constexpr int P = D + 8, PV = V + 8, B = 64;
     extern __shared__ __align__(16) uint16_t tiles[];
@@ -138,8 +138,8 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         if (t[i] < a.tokens && lane % 4 == 0)
             lse[(int64_t)t[i] * a.heads + h] = (max[i] + log2f(sum[i])) / LOG2_E;
         for (int n = 0; n < V / 8; n++) {
-            acc[n][2 * i] /= sum[i];
-            acc[n][2 * i + 1] /= sum[i];
+            acc[n][2 * i] = sum[i] == 0 ? 0 : acc[n][2 * i] / sum[i];
+            acc[n][2 * i + 1] = sum[i] == 0 ? 0 : acc[n][2 * i + 1] / sum[i];
         }
     }
     flash_store<V>(o, acc, (int64_t)a.heads * a.cv, h * a.cv, t0 + warp * 16, a.tokens, a.cv);
@@ -156,10 +156,12 @@ static mr_status flash_run(RUN_ARGS)
     dim3 grid((unsigned)cuda_ceil(k->a.tokens, 64), (unsigned)k->a.heads);
     (void)ws;
     if (k->a.tokens)
-        WITH_WIDTH(k->a, flash<D, V><<<grid, FLASH_THREADS, room<D, V>(), stream>>>(
-            (const uint16_t *)in[0].data, (const uint16_t *)in[1].data,
-            (const uint16_t *)in[2].data, (const int32_t *)in[3].data, (uint16_t *)out[0].data,
-            (float *)out[1].data, k->a));
+        WITH_WIDTH(k->a, WITH_RESULT(k->a, uint16_t, {
+            flash<D, V, O><<<grid, FLASH_THREADS, room<D, V>(), stream>>>(
+                (const uint16_t *)in[0].data, (const uint16_t *)in[1].data,
+                (const uint16_t *)in[2].data, (const int32_t *)in[3].data, (O *)out[0].data,
+                (float *)out[1].data, k->a);
+        }));
     return cuda_launched(base, err);
 }
 
@@ -171,12 +173,15 @@ static mr_status flash_prepare(struct kernel *base, const mr_call *c, mr_err *er
         return bad;
     base->impl = "own flash mma bf16";
     base->run = flash_run;
-    WITH_WIDTH(k->a, bad = want_shared(base, (const void *)flash<D, V>, room<D, V>(), err));
+    WITH_WIDTH(k->a, WITH_RESULT(k->a, uint16_t, {
+        bad = want_shared(base, (const void *)flash<D, V, O>, room<D, V>(), err);
+    }));
     return bad;
 }
 
 const struct op_row cuda_flash_rows[] = {
     { "attention", "xxxI>xf", sizeof(struct attn), flash_prepare, 0, 0 },
     { "attention.cp", "xxxi>xf", sizeof(struct attn), flash_prepare, 0, 0 },
+    { "attention.part", "xxxi>ff", sizeof(struct attn), flash_prepare, 0, 0 },
     {},
 };

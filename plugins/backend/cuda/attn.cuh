@@ -18,7 +18,8 @@ struct attn_args { // by value in a launch
     float scale;
     int whole; // tokens of each sequence, all of which a token sees; 0: causal
     int64_t keys; // rows of k and v: tokens, or those of all ranks
-    int cut, ranks, index; // attention.cp: tokens of a sequence that the ranks share; else 0
+    int cut, ranks, index; // attention.cp and .part: tokens of a sequence that ranks share; else 0
+    int part; // attention.part: 1 + the rank whose keys alone are here; else 0
 };
 
 struct attn {
@@ -39,11 +40,13 @@ static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_ty
     k->a.chunk = mr_attr_i(c, "chunk", 0);
     k->a.whole = mr_attr_i(c, "causal", 1) ? 0 : (int)mr_attr_i(c, "seq", 0);
     k->a.keys = k->a.tokens;
-    if (strstr(k->base.op, ".cp")) {
+    bool part = strstr(k->base.op, ".part");
+    if (part || strstr(k->base.op, ".cp")) {
         k->a.cut = (int)mr_attr_i(c, "seq", 0);
         k->a.ranks = (int)mr_attr_i(c, "ranks", 1);
         k->a.index = (int)mr_attr_i(c, "index", 0);
-        k->a.keys *= k->a.ranks;
+        k->a.keys *= part ? 1 : k->a.ranks;
+        k->a.part = part ? (int)mr_attr_i(c, "from", 0) + 1 : 0;
         if (k->a.cut < 1 || k->a.ranks < 1 || k->a.cut % (2 * k->a.ranks))
             return cuda_refuse(&k->base, err, "sequences that are not cut in equal pieces");
     }
@@ -58,31 +61,44 @@ static inline mr_status attn_shape(struct attn *k, const mr_call *c, const mr_ty
     return MR_OK;
 }
 
-// The row of the keys that query t is. Of sequences that ranks share each has two pieces, one from
-// the front and one from the back (zig-zag); rows rise with t.
-DEV int row_of(int t, const attn_args &a)
+// The row of the whole that row i of a rank is. Of sequences that ranks share each has two pieces,
+// one from the front and one from the back (zig-zag); rows rise with i.
+DEV int row_of(int i, int rank, const attn_args &a)
 {
     if (!a.cut)
-        return t;
-    int piece = a.cut / (2 * a.ranks), in = t % (2 * piece);
-    return t / (2 * piece) * a.cut +
-           (in < piece ? a.index * piece + in : (2 * a.ranks - 2 - a.index) * piece + in);
+        return i;
+    int piece = a.cut / (2 * a.ranks), in = i % (2 * piece);
+    return i / (2 * piece) * a.cut +
+           (in < piece ? rank * piece + in : (2 * a.ranks - 2 - rank) * piece + in);
 }
 
-// The first key that token t sees. Starts outside 0..t are taken as the nearer end.
+// How many rows of a rank lie before that row of the whole.
+DEV int rows_before(int row, int rank, const attn_args &a)
+{
+    int piece = a.cut / (2 * a.ranks), in = row % a.cut;
+    int front = in - rank * piece, behind = in - (2 * a.ranks - 1 - rank) * piece;
+    return row / a.cut * (2 * piece) + min(max(front, 0), piece) + min(max(behind, 0), piece);
+}
+
+// The first key that token t sees. Starts outside 0..t are taken as the nearer end. Of a part it
+// may lie behind the last: then there is none.
 DEV int first_seen(const int32_t *seq_start, int t, const attn_args &a)
 {
     if (a.whole)
         return t - t % a.whole;
-    int s = seq_start[t], row = row_of(t, a);
+    int s = seq_start[t], row = row_of(t, a.index, a);
     s = s < 0 ? 0 : s > row ? row : s;
-    return a.chunk ? s + (int)((row - s) / a.chunk * a.chunk) : s;
+    s = a.chunk ? s + (int)((row - s) / a.chunk * a.chunk) : s;
+    return a.part ? rows_before(s, a.part - 1, a) : s;
 }
 
 // The last one; it does not fall as t rises.
 DEV int last_seen(int t, const attn_args &a)
 {
-    return a.whole ? (int)min((int64_t)(t - t % a.whole + a.whole), a.tokens) - 1 : row_of(t, a);
+    if (a.whole)
+        return (int)min((int64_t)(t - t % a.whole + a.whole), a.tokens) - 1;
+    int row = row_of(t, a.index, a);
+    return a.part ? rows_before(row + 1, a.part - 1, a) - 1 : row;
 }
 
 // The first query that may see key j.
@@ -90,9 +106,7 @@ DEV int first_query(int j, const attn_args &a)
 {
     if (!a.cut)
         return a.whole ? j - j % a.whole : j;
-    int piece = a.cut / (2 * a.ranks), in = j % a.cut; // rows of the two pieces that lie before j
-    int front = in - a.index * piece, behind = in - (2 * a.ranks - 1 - a.index) * piece;
-    return j / a.cut * (2 * piece) + min(max(front, 0), piece) + min(max(behind, 0), piece);
+    return rows_before(a.part ? row_of(j, a.part - 1, a) : j, a.index, a);
 }
 
 // Rows row0 .. row0 + 31 of a [tokens, stride] operand, `n` values from column `col`; rows
@@ -159,6 +173,18 @@ static inline size_t tile_bytes(int n)
         } else { \
             constexpr int NV = 32; \
             WITH_TYPE(kind, __VA_ARGS__); \
+        } \
+    } while (0)
+
+// Runs STATEMENT with O the element type of results: f32 of a part, else F.
+#define WITH_RESULT(args, same, ...) \
+    do { \
+        if ((args).part) { \
+            using O = float; \
+            __VA_ARGS__; \
+        } else { \
+            using O = same; \
+            __VA_ARGS__; \
         } \
     } while (0)
 

@@ -71,10 +71,11 @@ struct op_row {
 #define CUDA_TABLES(X) \
     X(thin) X(thin_linear) X(thin_experts) X(linear) X(linear_add) X(grouped_wgmma) \
     X(linear_gelu) X(grouped) X(cudnn) X(flash) X(flash_bwd) X(attention) X(attention_bwd) \
-    X(decode_mma) X(decode) X(cached) X(norm_held) X(sum_rows) X(norm) X(rope_heads) X(rope) \
-    X(pointwise) X(gelu) X(weighted) X(embedding) X(loss) X(route) X(router) X(plan) X(permute) \
-    X(permute_add) X(router_loss) X(z_loss) X(update) X(draw) X(argmax) X(mla) X(mla_cached) \
-    X(patches) X(merge) X(comm) X(fp8) X(linear_fp8) X(exchange) X(ahead)
+    X(attention_ring) X(decode_mma) X(decode) X(cached) X(norm_held) X(sum_rows) X(norm) \
+    X(rope_heads) X(rope) X(pointwise) X(gelu) X(weighted) X(embedding) X(loss) X(route) \
+    X(router) X(plan) X(permute) X(permute_add) X(router_loss) X(z_loss) X(update) X(draw) \
+    X(argmax) X(mla) X(mla_cached) X(patches) X(merge) X(comm) X(fp8) X(linear_fp8) X(exchange) \
+    X(ahead)
 #define CUDA_DECLARE(name) extern const struct op_row cuda_##name##_rows[];
 CUDA_TABLES(CUDA_DECLARE)
 #undef CUDA_DECLARE

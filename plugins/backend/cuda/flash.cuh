@@ -25,9 +25,19 @@ DEV void flash_load(uint16_t *tile, const uint16_t *p, int64_t stride, int col, 
     }
 }
 
+DEV void flash_put(uint16_t *p, float a, float b)
+{
+    *(uint32_t *)p = pack(a, b);
+}
+
+DEV void flash_put(float *p, float a, float b)
+{
+    *(float2 *)p = make_float2(a, b);
+}
+
 // 16 rows of results from row0 on
-template <int D>
-DEV void flash_store(uint16_t *p, const float acc[D / 8][4], int64_t stride, int col, int row0,
+template <int D, typename O>
+DEV void flash_store(O *p, const float acc[D / 8][4], int64_t stride, int col, int row0,
                      int64_t tokens, int width)
 {
     int lane = threadIdx.x % 32;
@@ -37,7 +47,7 @@ DEV void flash_store(uint16_t *p, const float acc[D / 8][4], int64_t stride, int
         for (int i = 0; i < 2; i++) {
             int row = row0 + lane / 4 + 8 * i, c = n * 8 + lane % 4 * 2;
             if (row < tokens && c < width)
-                *(uint32_t *)(p + row * stride + col + c) = pack(acc[n][2 * i], acc[n][2 * i + 1]);
+                flash_put(p + row * stride + col + c, acc[n][2 * i], acc[n][2 * i + 1]);
         }
 }
 

@@ -294,6 +294,21 @@ static const struct {
     { "split", "x=F[130,576] @first=512" },
     { "split", "x=F[3,5,77] @first=12" },
     { "concat", "a=F[1100,24] b=F[1100,8] @first=24 @second=8" },
+    { "attention.part", "q=F[260,64] k=F[260,32] v=F[260,16] seq_start=i32[260]zero @heads=2 "
+                        "@kv_heads=1 @head_dim=32 @seq=520 @ranks=2 @index=0 @from=1" },
+    { "attention.part", "q=F[260,128] k=F[260,64] v=F[260,64] seq_start=i32[260]zero @heads=2 "
+                        "@kv_heads=1 @head_dim=64 @seq=520 @ranks=2 @index=1 @chunk=90" },
+    { "attention.part", "q=F[192,384] k=F[192,384] v=F[192,256] seq_start=i32[192]zero @heads=2 "
+                        "@kv_heads=2 @head_dim=192 @seq=576 @ranks=3 @index=1 @from=1" },
+    { "attention.part.bwd", "do=F[260,64] q=F[260,128] k=F[260,64] v=F[260,32] o=F[260,64] "
+                            "lse=S[260,2]pos seq_start=i32[260]zero @heads=2 @kv_heads=1 "
+                            "@head_dim=64 @seq=520 @ranks=2 @index=0 @from=1 @scale=0.01" },
+    { "attention.part.bwd", "do=F[192,256] q=F[192,384] k=F[192,384] v=F[192,256] o=F[192,256] "
+                            "lse=S[192,2]pos seq_start=i32[192]zero @heads=2 @kv_heads=2 "
+                            "@head_dim=192 @seq=576 @ranks=3 @index=1 @from=1 @scale=0.01" },
+    { "attention.merge", "oa=S[130,96] la=S[130,3] ob=S[130,96] lb=S[130,3]" },
+    { "attention.ring", "q=F[90,64] k=F[90,32] v=F[90,32] seq_start=i32[90]zero acc=S[90,64] "
+                        "lse=S[90,2] @heads=2 @kv_heads=1 @head_dim=32 @seq=90" },
     { "mla_attention.paged", "q=F[90,96] c=F[90,40] kr=F[90,8] w=F[160,40] "
                              "positions=i32[90]ramp slot=i32[90]zero pages=i32[1,7]perm "
                              "cache=F[7,16,48] @heads=4 @nope_dim=16 @inv_freq=1,0.3,0.1,0.01" },
