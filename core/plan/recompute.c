@@ -6,7 +6,8 @@
  * placed just before its first use. A rerun reads saved values and other reruns, so only
  * what is needed is run again. "full" chooses every node: only the block's inputs are kept. What
  * was gathered from the ranks of a group is always gathered again, as Megatron does: kept, it
- * would be as many times a rank's part as there are ranks.
+ * would be as many times a rank's part as there are ranks. So is what is made of the rows of all
+ * ranks of a sequence alone (keys and values of gathered latents).
  */
 #include "plan.h"
 #include <stdlib.h>
@@ -27,9 +28,25 @@ static bool gathers(const mri_node *n)
     return !strcmp(n->def->id, "comm.gather") && !strcmp(mr_attr_s(&c, "grad", "sum"), "sum");
 }
 
+/* Are all values that it reads, but for inputs and parameters, rows of all ranks in their order? */
+static bool of_all_rows(const mr_prog *p, const mri_node *n)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < n->n_in; i++) {
+        const mri_value *x = n->in[i] ? mri_val(p, n->in[i]) : NULL;
+        if (!x || x->kind != MRI_TEMP)
+            continue;
+        const mri_node *from = &p->nodes.v[x->node];
+        if (strcmp(from->def->id, "zigzag") ? !of_all_rows(p, from) : !gathers(from))
+            return false;
+        any = true;
+    }
+    return any;
+}
+
 static bool chosen(const rerun *r, const mri_node *n)
 {
-    if (gathers(n))
+    if (gathers(n) || of_all_rows(r->p, n))
         return true;
     for (uint64_t i = 0; r->regions && i < r->regions->n; i++)
         if (!strcmp(r->regions->v[i], "full") ||

@@ -6,6 +6,9 @@
  *   attention(q, k, v, seq_start)    k' = zigzag(comm.gather(k)), v' likewise
  *                                    attention.cp(q, k', v', seq_start)
  *
+ *          of latents (MLA), where   c', kr', positions' as k' above
+ *          that are fewer bytes      k', v' = mla_kv(linear(c', w), kr', positions')
+ *
  *                   or, round a ring   k[s+1], v[s+1] = comm.shift(k[s]), comm.shift(v[s])
  *                                      o[s], l[s] = attention.part(q, k[s], v[s], seq_start)
  *                                      acc, lse = attention.merge(acc, lse, o[s], l[s])
@@ -30,24 +33,101 @@ static mr_status refuse(const mr_prog *p, const mri_mesh *mesh, mr_err *err, con
     return MR_E_PROFILE_CONFLICT;
 }
 
-static mr_val gathered(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_val v, int64_t seq)
+static mr_val gathered(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_val v, int64_t seq,
+                       const char *grad)
 {
     mr_val all = mri_rewrite_op(w, n, "comm.gather", MR_IN(*mri_rewrite_at(w, v)),
                                 MR_AT(mr_as("group", mri_group_name(MRI_GROUP_CP)),
                                       mr_ai("ranks", m->cp), mr_ai("index", m->i_cp),
-                                      mr_as("grad", "sum")), NULL, 1);
+                                      mr_as("grad", grad)), NULL, 1);
     return mri_rewrite_op(w, n, "zigzag", MR_IN(all),
                           MR_AT(mr_ai("ranks", m->cp), mr_ai("seq", seq)), NULL, 1);
 }
+
+/* ---- latents --------------------------------------------------------------------------------- */
+
+static const mri_node *maker(const mr_prog *p, mr_val v, const char *id)
+{
+    const mri_value *x = v ? mri_val(p, v) : NULL;
+    const mri_node *n = x && x->kind == MRI_TEMP ? &p->nodes.v[x->node] : NULL;
+    return n && !strcmp(n->def->id, id) ? n : NULL;
+}
+
+static bool only_for(const mr_prog *p, mr_val v, const mri_node *reader)
+{
+    for (size_t i = 0; i < p->nodes.n; i++)
+        for (uint32_t k = 0; k < p->nodes.v[i].n_in; k++)
+            if (p->nodes.v[i].in[k] == v && &p->nodes.v[i] != reader)
+                return false;
+    for (size_t i = 0; i < p->outputs.n; i++)
+        if (p->outputs.v[i].value == v)
+            return false;
+    return true;
+}
+
+static size_t row_bytes(const mr_prog *p, mr_val v)
+{
+    const mr_type *t = &mri_val(p, v)->type;
+    return mr_bytes(t) / (size_t)t->dim[0];
+}
+
+/* The nodes that make attention's keys and values of latents which are fewer bytes, if that is all
+ * that they are for. */
+static bool from_latents(const mr_prog *p, const mri_node *n, const mri_node **kv,
+                         const mri_node **up)
+{
+    *kv = maker(p, n->in[1], "mla_kv");
+    if (!*kv || (*kv)->out[0] != n->in[1] || (*kv)->out[1] != n->in[2])
+        return false;
+    *up = maker(p, (*kv)->in[0], "linear");
+    if (!*up || !only_for(p, (*kv)->in[0], *kv) || !only_for(p, n->in[1], n) ||
+        !only_for(p, n->in[2], n))
+        return false;
+    size_t latent = row_bytes(p, (*up)->in[0]) + row_bytes(p, (*kv)->in[1]) +
+                    row_bytes(p, (*kv)->in[2]);
+    return latent < row_bytes(p, n->in[1]) + row_bytes(p, n->in[2]);
+}
+
+/* Is this node made again behind a gather, where attention wants it? */
+static bool comes_later(const mr_prog *p, const mri_mesh *m, const mri_node *n)
+{
+    const mri_node *kv, *up;
+    for (size_t i = 0; i < p->nodes.n && !m->ring; i++)
+        if (!strcmp(p->nodes.v[i].def->id, "attention") &&
+            from_latents(p, &p->nodes.v[i], &kv, &up) && (n == kv || n == up))
+            return true;
+    return false;
+}
+
+static void expand(mri_rewrite *w, const mri_mesh *m, const mri_node *kv, const mri_node *up,
+                   int64_t seq, mr_val *out)
+{
+    mr_val in[MRI_MAX_OPERANDS] = { 0 }, x[3];
+    for (uint32_t i = 1; i < up->n_in; i++) /* the weight, a bias */
+        in[i] = up->in[i] ? *mri_rewrite_at(w, up->in[i]) : 0;
+    in[0] = gathered(w, m, up, up->in[0], seq, "sum");
+    x[1] = gathered(w, m, kv, kv->in[1], seq, "sum");
+    x[2] = gathered(w, m, kv, kv->in[2], seq, "slice"); /* positions */
+    x[0] = mri_rewrite_op(w, up, "linear", in, up->n_in, up->attr, up->n_attr, NULL, 1);
+    mri_rewrite_op(w, kv, "mla_kv", x, 3, kv->attr, kv->n_attr, out, 2);
+}
+
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* the gathered form; out: o, lse */
 static void attend_all(mri_rewrite *w, const mri_mesh *m, const mri_node *n, int64_t seq,
                        mr_attr *at, uint32_t n_at, mr_val *out)
 {
-    mr_val k = gathered(w, m, n, n->in[1], seq), v = gathered(w, m, n, n->in[2], seq);
+    const mri_node *kv, *up;
+    mr_val all[2];
+    if (from_latents(w->from, n, &kv, &up))
+        expand(w, m, kv, up, seq, all);
+    else
+        for (uint32_t i = 0; i < 2; i++)
+            all[i] = gathered(w, m, n, n->in[1 + i], seq, "sum");
     mri_rewrite_op(w, n, "attention.cp",
-                   MR_IN(*mri_rewrite_at(w, n->in[0]), k, v, *mri_rewrite_at(w, n->in[3])), at,
-                   n_at, out, 2);
+                   MR_IN(*mri_rewrite_at(w, n->in[0]), all[0], all[1],
+                         *mri_rewrite_at(w, n->in[3])), at, n_at, out, 2);
 }
 
 /* what rank index - 1 has of x */
@@ -146,6 +226,8 @@ mr_status mri_shard_context(mr_prog **p, const mri_mesh *mesh, mr_err *err)
         mr_val in[MRI_MAX_OPERANDS] = { 0 };
         for (uint32_t k = 0; k < n->n_in; k++)
             in[k] = n->in[k] ? *mri_rewrite_at(&w, n->in[k]) : 0;
+        if (comes_later(w.from, mesh, n))
+            continue;
         if (!strcmp(n->def->id, "attention"))
             st = attend(&w, mesh, n, err);
         else if (!strcmp(n->def->id, "moe_aux_loss"))

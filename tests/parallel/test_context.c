@@ -104,6 +104,112 @@ Test(context, attention_over_ranks_is_that_of_one)
         }
 }
 
+/* Latent attention: what is gathered is latents and the keys' shared part where these are fewer
+ * bytes, and every rank makes all keys and values of them; else keys and values. */
+enum { HEADS = 2, NOPE = 4, VALUE = 5, LATENT_ROPE = 2 };
+
+static mr_prog *latent_block(int64_t latent, int64_t tokens)
+{
+    static const double freq[] = { 0.3 };
+    mr_net n = { &mri_builder, mri_prog_new("attn", "f64") };
+    const int64_t C = NOPE + LATENT_ROPE;
+    mr_type tq = mr_type2("f64", tokens, HEADS * C), ti = mr_type1("i32", tokens);
+    mr_type tc = mr_type2("f64", tokens, latent), tr = mr_type2("f64", tokens, LATENT_ROPE);
+    mr_param w = { .size = sizeof w, .type = mr_type2("f64", HEADS * (NOPE + VALUE), latent),
+                   .placement = "-", .scale = 1 };
+    mr_val q = n.b->input(n.p, "q", &tq), c = n.b->input(n.p, "c", &tc), kv[2], o[2];
+    mr_val kr = n.b->input(n.p, "kr", &tr), start = n.b->input(n.p, "seq_start", &ti);
+    mr_val at = n.b->input(n.p, "positions", &ti), up = n.b->param(n.p, "w", &w);
+    mr_val x = MR_OP(n, "linear", MR_IN(c, up, 0), MR_NOAT);
+    MR_OPN(n, "mla_kv", kv, 2, MR_IN(x, kr, at),
+           MR_AT(mr_ai("heads", HEADS), mr_ai("nope_dim", NOPE), mr_afs("inv_freq", freq, 1)));
+    MR_OPN(n, "attention", o, 2, MR_IN(q, kv[0], kv[1], start),
+           MR_AT(mr_ai("heads", HEADS), mr_ai("kv_heads", HEADS), mr_ai("head_dim", C),
+                 mr_ai("seq", SEQ)));
+    n.b->output(n.p, "y", o[0]);
+    return n.p;
+}
+
+static size_t bytes_gathered(const mr_prog *p)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < p->nodes.n; i++)
+        if (!strcmp(p->nodes.v[i].def->id, "comm.gather"))
+            n += mr_bytes(&mri_val(p, p->nodes.v[i].in[0])->type);
+    return n;
+}
+
+static void latents(int64_t latent, uint32_t ranks)
+{
+    static const char *const in[] = { "q", "c", "kr", "d:y" };
+    static const char *const out[] = { "y", "d:q", "d:c", "d:kr" };
+    const size_t expanded = HEADS * (NOPE + LATENT_ROPE + VALUE) * sizeof(double);
+    const size_t few = (size_t)(latent + LATENT_ROPE) * sizeof(double) + sizeof(int32_t);
+    lockstep whole, parts;
+    mr_prog *one[] = { latent_block(latent, T) }, *p[LS_RANKS];
+    int64_t n, m;
+    for (uint32_t r = 0; r < ranks; r++) {
+        mri_mesh mesh = mesh_of(r, ranks, "all_gather");
+        mr_err err = MR_ERR_INIT;
+        p[r] = latent_block(latent, T / ranks);
+        ls_ok(p[r]->failed, &p[r]->err);
+        ls_ok(mri_shard_context(&p[r], &mesh, &err), &err);
+        size_t want = T / ranks * (few < expanded ? few : expanded);
+        cr_assert_eq(bytes_gathered(p[r]), want, "%zu bytes are gathered, not %zu",
+                     bytes_gathered(p[r]), want);
+    }
+    ls_open(&whole, one, 1);
+    ls_open(&parts, p, ranks);
+    double *w = ls_named(&whole, 0, MRI_PARAM, "w", &n);
+    ls_fill(w, n, 9);
+    int32_t *start = ls_named(&whole, 0, MRI_INPUT, "seq_start", &m);
+    int32_t *at = ls_named(&whole, 0, MRI_INPUT, "positions", &m);
+    for (int64_t t = 0; t < T; t++) {
+        start[t] = (int32_t)(t / SEQ * SEQ + t % SEQ / 7 * 7);
+        at[t] = (int32_t)(t % SEQ % 7);
+    }
+    for (uint32_t r = 0; r < ranks; r++) {
+        memcpy(ls_named(&parts, r, MRI_PARAM, "w", &n), w, (size_t)n * sizeof *w);
+        int32_t *s = ls_named(&parts, r, MRI_INPUT, "seq_start", &m);
+        int32_t *a = ls_named(&parts, r, MRI_INPUT, "positions", &m);
+        for (int64_t i = 0; i < m; i++) {
+            s[i] = start[mri_zigzag_row(i, SEQ, ranks, r)];
+            a[i] = at[mri_zigzag_row(i, SEQ, ranks, r)];
+        }
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        double *x = ls_named(&whole, 0, MRI_INPUT, in[i], &n);
+        ls_fill(x, n, i + 1);
+        for (uint32_t r = 0; r < ranks; r++)
+            cut(x, ls_named(&parts, r, MRI_INPUT, in[i], &m), n / T, ranks, r, false);
+    }
+    ls_run(&whole);
+    ls_run(&parts);
+    for (uint32_t i = 0; i < 4; i++) {
+        double *b = ls_output(&whole, 0, out[i], &n), *a = malloc((size_t)n * sizeof *a);
+        for (uint32_t r = 0; r < ranks; r++)
+            cut(a, ls_output(&parts, r, out[i], &m), n / T, ranks, r, true);
+        ls_equal(a, b, n, out[i]);
+        free(a);
+    }
+    double *b = ls_named(&whole, 0, MRI_GRAD, "w", &n), *sum = calloc((size_t)n, sizeof *sum);
+    for (uint32_t r = 0; r < ranks; r++)
+        for (int64_t i = 0; i < n; i++)
+            sum[i] += ((double *)ls_named(&parts, r, MRI_GRAD, "w", &m))[i];
+    ls_equal(sum, b, n, "gradient of w");
+    free(sum);
+    ls_close(&whole);
+    ls_close(&parts);
+}
+
+Test(context, latents_are_gathered_where_they_are_fewer)
+{
+    for (uint32_t ranks = 2; ranks <= 4; ranks *= 2) {
+        latents(6, ranks);
+        latents(30, ranks);
+    }
+}
+
 /* The load-balancing loss of a micro-batch that ranks share: the parts add up to the whole's, and
  * each rank has the gradients of its own rows. */
 static mr_prog *router(bool by_sequence, bool softmax, int64_t tokens)
