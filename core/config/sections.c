@@ -62,6 +62,10 @@ static const mr_opt mesh_opts[] = {
     MR_OPT(C, MR_T_BOOL, moe_shared_expert_overlap, "moe_shared_expert_overlap", "true",
            "with overlap, what no collective of a block needs, as a shared expert, is computed "
            "beside those of the experts"),
+    MR_OPT(C, MR_T_BOOL, overlap_moe_expert_parallel_comm, "overlap_moe_expert_parallel_comm",
+           "false", "the forward of a micro-batch runs beside the backward of another: one "
+           "computes while the other's rows are on their way to experts; takes memory for one more "
+           "micro-batch"),
     MR_OPT_CHOICE(C, schedule, "schedule", "1f1b", "1f1b|zero_bubble",
                   "order of a pipeline's work; 1f1b with vpp above 1 is interleaved"),
     MR_OPT(C, MR_T_STR, layout, "layout", NULL,

@@ -30,6 +30,7 @@ typedef struct mri_cfg_mesh {
     int64_t dp, tp, pp, vpp, cp, ep; /* dp 0: auto; 1 where no comm plugin is chosen */
     int64_t etp, copies;
     int32_t sequence_parallel, overlap, moe_shared_expert_overlap;
+    int32_t overlap_moe_expert_parallel_comm;
     const char *schedule; /* 1f1b | zero_bubble: of a pipeline; vpp above 1: interleaved 1f1b      */
     const char *layout;   /* of a pipeline (core/program/layout.c), or NULL: by the numbers below  */
     int64_t first_stage_layers, last_stage_layers; /* -1: as all others                            */

@@ -274,6 +274,12 @@ mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *er
     }
     for (uint32_t lane = 0; lane < lanes; lane++)
         plan->scratch_bytes += pack_lane(&a, lane, plan->scratch_bytes);
+    for (uint32_t i = 0; i < a.n_values + a.n_steps; i++) {
+        const life *l = &a.life[i];
+        bool forward = l->used && l->root == i && l->seg == MRI_SEG_SCRATCH && l->first < a.first_b;
+        if (forward && l->offset + l->bytes > plan->forward_scratch_bytes)
+            plan->forward_scratch_bytes = l->offset + l->bytes;
+    }
     write_addresses(&a);
     free(a.life);
     return mri_arena_verify(plan, err);

@@ -12,8 +12,8 @@
  *
  * Invariant: a step stays behind what it reads and behind whoever wrote, or still reads, what it
  * overwrites; a block that passes round a ring goes on once the one before it is read, so that two
- * are there at a time; collectives keep their order, and so do weight gradients. Hence the order changes no
- * bit, and is the same on all ranks of a group, whose programs have the same shapes.
+ * are there at a time; collectives keep their order, and so do weight gradients. Hence the order
+ * changes no bit, and is the same on all ranks of a group, whose programs have the same shapes.
  */
 #include "plan.h"
 #include <stdlib.h>
@@ -24,7 +24,7 @@ static const double FLOPS = 400e12, BYTES = 3e12, LAUNCH = 2e-6, LINK = 50e9, LA
 enum { NONE = UINT32_MAX };
 
 typedef struct order {
-    const mr_prog *prog;
+    const mri_plan *plan;
     mri_step *v;
     uint32_t n;
     bool *after;      /* [i][j]: step i stays behind step j                              */
@@ -41,7 +41,7 @@ typedef struct order {
 
 static const mri_node *node_of(const order *o, uint32_t i)
 {
-    return &o->prog->nodes.v[o->v[i].node];
+    return &o->plan->prog->nodes.v[o->v[i].node];
 }
 
 static bool sends(const mri_step *s)
@@ -91,8 +91,8 @@ static bool makes_room(const order *o, uint32_t i, uint32_t j)
 {
     if (o->v[i].comm != MRI_STEP_SHIFT)
         return false;
-    const mri_value *x = mri_val(o->prog, node_of(o, i)->in[0]);
-    const mri_node *from = x->kind == MRI_TEMP ? &o->prog->nodes.v[x->node] : NULL;
+    const mri_value *x = mri_val(o->plan->prog, node_of(o, i)->in[0]);
+    const mri_node *from = x->kind == MRI_TEMP ? &o->plan->prog->nodes.v[x->node] : NULL;
     return from && !strcmp(from->def->id, "comm.shift") &&
            touches(node_of(o, j), from->in[0], false);
 }
@@ -118,14 +118,6 @@ static void find_bounds(order *o, bool weights_alone)
 
 /* ---- collectives ------------------------------------------------------------------------------- */
 
-static double bytes_of(const order *o, uint32_t i)
-{
-    const mri_node *n = node_of(o, i);
-    double in = (double)mr_bytes(&mri_val(o->prog, n->in[0])->type);
-    double out = (double)mr_bytes(&mri_val(o->prog, n->out[0])->type);
-    return in > out ? in : out;
-}
-
 static double time_of(const order *o, uint32_t i)
 {
     const mr_cost *c = &o->v[i].cost;
@@ -135,7 +127,7 @@ static double time_of(const order *o, uint32_t i)
 
 static bool great(const order *o, uint32_t i)
 {
-    return sends(&o->v[i]) && bytes_of(o, i) >= o->great;
+    return sends(&o->v[i]) && mri_step_carries(o->plan, &o->v[i]) >= o->great;
 }
 
 /* What each collective needs, from the last to the first; how far weight gradients may go. */
@@ -219,7 +211,7 @@ static void place(order *o, uint32_t i)
     o->compute = o->ready[i] > o->compute ? o->ready[i] : o->compute;
     if (sends(&o->v[i])) {
         o->comm = o->comm > o->compute ? o->comm : o->compute;
-        o->done[i] = o->comm += LATENCY + bytes_of(o, i) / LINK;
+        o->done[i] = o->comm += LATENCY + mri_step_carries(o->plan, &o->v[i]) / LINK;
         o->busy = great(o, i) ? o->comm : o->busy;
     } else {
         o->compute += time_of(o, i);
@@ -235,13 +227,10 @@ static void place(order *o, uint32_t i)
 
 void mri_steps_beside(mri_plan *plan, int phase, bool weights_alone)
 {
-    order o = { plan->prog, plan->steps[phase].v, (uint32_t)plan->steps[phase].n, NULL, NULL, NULL,
-                NULL, NULL, NULL, NULL, 0, 0, 0, 0 };
+    order o = { .plan = plan, .v = plan->steps[phase].v, .n = (uint32_t)plan->steps[phase].n,
+                .great = mri_phase_great(plan, phase) };
     size_t n = o.n + 1;
-    for (uint32_t i = 0; i < o.n; i++)
-        if (sends(&o.v[i]) && o.great < bytes_of(&o, i) / 4)
-            o.great = bytes_of(&o, i) / 4;
-    if (o.great == 0)
+    if (o.great == 0) /* no collectives */
         return;
     mri_step *to = mri_alloc(n * sizeof *to);
     o.after = mri_alloc(n * n * sizeof *o.after);

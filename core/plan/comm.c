@@ -12,6 +12,7 @@
  * has waited (mri_step.done, by which the arena keeps buffers alive); a phase ends with none under
  * way. beside.c has put steps that do not wait for a collective behind it.
  */
+#include "core/mesh/mesh.h"
 #include "plan.h"
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,59 @@ static bool sends(const mri_step *s)
     return s->comm && s->comm != MRI_STEP_SLICE;
 }
 
+double mri_step_carries(const mri_plan *plan, const mri_step *s)
+{
+    const mri_node *n = &plan->prog->nodes.v[s->node];
+    double in = (double)mr_bytes(&mri_val(plan->prog, n->in[0])->type);
+    double out = (double)mr_bytes(&mri_val(plan->prog, n->out[0])->type);
+    return in > out ? in : out;
+}
+
+double mri_phase_great(const mri_plan *plan, int phase)
+{
+    double most = 0;
+    for (size_t i = 0; i < plan->steps[phase].n; i++) {
+        const mri_step *s = &plan->steps[phase].v[i];
+        if (sends(s) && mri_step_carries(plan, s) > most)
+            most = mri_step_carries(plan, s);
+    }
+    return most / 4;
+}
+
+/* Does step i wait for rows of experts among the collectives from..to? Counts are no rows. */
+static bool is_seam(const mri_plan *plan, int phase, uint32_t from, uint32_t to)
+{
+    const mri_step *v = plan->steps[phase].v;
+    double great = mri_phase_great(plan, phase);
+    for (size_t k = 0; k < plan->steps[phase].n; k++)
+        if (sends(&v[k]) && v[k].order >= from && v[k].order <= to &&
+            v[k].group == MRI_GROUP_EP && mri_step_carries(plan, &v[k]) >= great)
+            return true;
+    return false;
+}
+
+uint32_t mri_plan_pieces(const mri_plan *p, int phase)
+{
+    uint32_t n = 1;
+    for (size_t i = 0; i < p->steps[phase].n; i++)
+        n += p->steps[phase].v[i].seam;
+    return n;
+}
+
+void mri_plan_piece(const mri_plan *p, int phase, uint32_t k, uint32_t *from, uint32_t *to)
+{
+    uint32_t n = (uint32_t)p->steps[phase].n, at = 0;
+    *from = 0;
+    *to = n;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!p->steps[phase].v[i].seam)
+            continue;
+        at++;
+        *from = at == k ? i : *from;
+        *to = at == k + 1 ? i : *to;
+    }
+}
+
 /* Which steps of a phase wait, and beside which each collective may still be under way. */
 static void waits(mri_plan *plan, int phase, bool overlap)
 {
@@ -115,6 +169,7 @@ static void waits(mri_plan *plan, int phase, bool overlap)
             need < v[i].order - MRI_COMM_PENDING)
             need = v[i].order - MRI_COMM_PENDING;
         v[i].wait = need;
+        v[i].seam = need > known && is_seam(plan, phase, known + 1, need);
         v[i].wait_after = !overlap && sends(&v[i]);
         known = v[i].wait_after ? v[i].order : need > known ? need : known;
     }

@@ -78,6 +78,7 @@ typedef struct mri_step {
     uint32_t order, wait;  /* the phase's collectives are 1, 2, ...; before this step, all up
                               to `wait` must be done; 0: none                               */
     uint32_t done;    /* of a collective: the last step that may run while it is under way   */
+    bool seam;        /* it waits for rows of experts: here another micro-batch may go on    */
 } mri_step;
 
 typedef struct mri_plan_port { /* a named operand bound at launch */
@@ -101,6 +102,7 @@ typedef struct mri_plan {
     MRI_VEC(mri_step) steps[MRI_PHASES];
     MRI_VEC(mri_plan_port) params, states, scalars, inputs, outputs;
     uint64_t saved_bytes, scratch_bytes, keep_bytes;
+    uint64_t forward_scratch_bytes; /* of scratch_bytes, what F reaches */
     MRI_VEC(mri_buffer) buffers;
     double flops[MRI_PHASES], bytes[MRI_PHASES], recompute_flops;
     bool train, split_w;
@@ -144,6 +146,9 @@ mr_status mri_plan_compile(mr_prog *prog, const mri_plan_options *opt,
 mri_plan *mri_plan_border(mr_prog *prog, const mri_plan_options *opt);
 void mri_plan_free(mri_plan *p);
 void mri_plan_print(const mri_plan *p, mri_str *out); /* steps with addresses, memory */
+/* A phase's pieces, between its seams: 1 or more; steps [*from, *to) of the k-th. */
+uint32_t mri_plan_pieces(const mri_plan *p, int phase);
+void mri_plan_piece(const mri_plan *p, int phase, uint32_t k, uint32_t *from, uint32_t *to);
 int32_t mri_plan_port_find(const mri_plan_port *v, size_t n, const char *name); /* -1: none */
 
 /* ---- the passes (each in its own file) ---- */
@@ -157,6 +162,9 @@ mr_status mri_pass_fuse(mri_plan *plan, const mri_plan_options *opt, mr_err *err
 mr_status mri_pass_lower(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_pass_streams(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 void mri_steps_beside(mri_plan *plan, int phase, bool weights_alone);
+/* bytes of the whole of a step's collective; those from which on one is great in its phase */
+double mri_step_carries(const mri_plan *plan, const mri_step *s);
+double mri_phase_great(const mri_plan *plan, int phase);
 mr_status mri_pass_arena(mri_plan *plan, const mri_plan_options *opt, mr_err *err);
 mr_status mri_arena_verify(const mri_plan *plan, mr_err *err);
 uint8_t mri_step_comm(const mri_node *n); /* MRI_STEP_*, of the op */

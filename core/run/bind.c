@@ -159,6 +159,8 @@ static void lay_chunk(mri_exec *e, mri_chunk *c, uint64_t *reach)
             c->grad_bytes += g;
         if (pl->scratch_bytes > e->scratch_bytes)
             e->scratch_bytes = align(pl->scratch_bytes);
+        if (e->opt.zipped && pl->forward_scratch_bytes > e->forward_scratch_bytes)
+            e->forward_scratch_bytes = align(pl->forward_scratch_bytes);
     }
     c->edge_bytes += 2 * c->edge_pair;
     c->grad_bytes += 2 * c->grad_pair;
@@ -199,6 +201,9 @@ void mri_exec_lay_out(mri_exec *e)
     e->fed_bytes = fed + table + align((uint64_t)e->opt.logit_rows * 4);
     for (size_t k = 0; k < e->chunks.n; k++)
         lay_chunk(e, &e->chunks.v[k], reach);
+    e->at_forward_scratch = e->opt.zipped ? align_arena(e->scratch_bytes) : e->at_scratch;
+    if (e->opt.zipped)
+        e->scratch_bytes = e->at_forward_scratch + e->forward_scratch_bytes;
     place_chunks(e);
     e->at_fields = e->chunks.v[0].at;
     e->at_table = e->at_fields + fed;

@@ -263,69 +263,6 @@ mr_status mri_exec_upload(mri_exec *e, const mri_batch *b, mr_err *err)
     return st;
 }
 
-/* Gradients that are kept as pieces begin anew in each micro-batch, in a buffer that others had. */
-static mr_status run(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase, bool first,
-                     mr_err *err)
-{
-    mri_frame f = *mri_exec_frame(e, slot, instance);
-    mr_status st = 0;
-    f.first = first;
-    if (e->dp)
-        MR_TRY(mri_dp_enter(e->dp, e, instance, phase, err));
-    if (phase == MRI_B && (first || mri_dp_pieces(e->dp)))
-        MR_TRY(mri_exec_zero(e, instance, err));
-    MR_TRY(mri_launch(e->device, &f, phase, e->trace, err));
-    if (e->dp)
-        MR_TRY(mri_dp_leave(e->dp, e, instance, phase, err));
-out:
-    return st;
-}
-
-mr_status mri_exec_run(mri_exec *e, uint32_t instance, uint8_t phase, mr_err *err)
-{
-    return run(e, 0, instance, phase, false, err);
-}
-
-mr_status mri_exec_run_in(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
-                          mr_err *err)
-{
-    return run(e, slot, instance, phase, false, err);
-}
-
-mr_status mri_exec_run_first(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
-                             mr_err *err)
-{
-    return run(e, slot, instance, phase, true, err);
-}
-
-mr_status mri_exec_forward(mri_exec *e, mr_err *err)
-{
-    mr_status st = 0;
-    for (uint32_t i = 0; i < mri_exec_instances(e) && !st; i++)
-        st = mri_exec_run(e, i, MRI_F, err);
-    return st;
-}
-
-mr_status mri_exec_backward(mri_exec *e, mr_err *err)
-{
-    mr_status st = 0;
-    for (uint32_t i = mri_exec_instances(e); i-- > 0 && !st;)
-        st = mri_exec_run(e, i, MRI_B, err);
-    for (uint32_t i = mri_exec_instances(e); e->opt.plan.split_w && i-- > 0 && !st;)
-        st = mri_exec_run(e, i, MRI_W, err);
-    return st;
-}
-
-mr_status mri_exec_backward_first(mri_exec *e, mr_err *err)
-{
-    mr_status st = mri_exec_zero(e, MRI_AT_START, err);
-    for (uint32_t i = mri_exec_instances(e); i-- > 0 && !st;)
-        st = mri_exec_run_first(e, 0, i, MRI_B, err);
-    for (uint32_t i = mri_exec_instances(e); e->opt.plan.split_w && i-- > 0 && !st;)
-        st = mri_exec_run_first(e, 0, i, MRI_W, err);
-    return st;
-}
-
 /* f64 programs have f64 losses */
 float mri_exec_loss_value(const mri_exec *e, size_t loss, const float *line)
 {

@@ -11,6 +11,8 @@
  * There is one slot, unless a pipeline has several micro-batches in flight. Its stage may be
  * several chunks of instances with other stages between them, which share the slots or have their
  * own.
+ * Where the forward of one micro-batch and the backward of another take turns (zipped), forwards
+ * have scratch of their own, and each of the two a flight of collectives.
  * Execs of one session that are never live together (training, validation) are bound to
  * the same arena. States (key-value caches) are memory of their own, zeroed when first bound.
  *
@@ -19,6 +21,7 @@
  */
 #ifndef MRI_EXEC_H
 #define MRI_EXEC_H
+#include "flight.h"
 #include "params.h"
 #include "scalars.h"
 
@@ -71,6 +74,7 @@ typedef struct mri_exec_options {
     const mri_chunk *chunks; /* n and slots of each; NULL: one chunk of all instances, one slot */
     uint32_t n_chunks;
     bool share_slots; /* a slot is one chunk's at a time: those of all chunks are the same memory */
+    bool zipped;      /* a forward and a backward may be open at a time                           */
 } mri_exec_options;
 
 typedef struct mri_exec {
@@ -86,6 +90,7 @@ typedef struct mri_exec {
     uint64_t bytes;              /* of its block */
     uint64_t at_fields, at_table, at_rows, fed_bytes; /* what is fed: all from at_fields on */
     uint64_t at_losses, at_saved, at_scratch; /* of the first slot, as those above */
+    uint64_t at_forward_scratch, forward_scratch_bytes; /* at_scratch and 0, unless zipped */
     uint64_t saved_bytes, keep_bytes, grad_bytes, scratch_bytes, state_bytes, edge_bytes;
     /* Main gradients in the block: bytes, 0 if they lie elsewhere; bytes of them that saved values
      * share (gradients.c). */
@@ -94,6 +99,7 @@ typedef struct mri_exec {
     MRI_VEC(mri_range) summed;   /* those whose squares the backward adds to scalar "sumsq" */
     char *base;                  /* where it is bound, or NULL */
     void *features;              /* decode: where the pictures' features lie; set before binding */
+    mri_flight flight[2];        /* of the forward and the backward that are cut open */
     const mri_trace *trace;      /* NULL outside debugging */
     struct mri_dp *dp;           /* told before and after each block; NULL: this rank is alone */
     struct mri_bucket_list *uses; /* with it: of every instance, buckets of its parameters */
@@ -139,6 +145,10 @@ mr_status mri_exec_run_in(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t
  * the others are zeroed, here or before (mri_exec_zero(e, MRI_AT_START)). */
 mr_status mri_exec_run_first(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
                              mr_err *err);
+/* Piece `piece` of a block's F or B (mri_plan_piece), of which one each may be begun and not ended;
+ * first: as of mri_exec_run_first(). */
+mr_status mri_exec_run_piece(mri_exec *e, uint32_t slot, uint32_t instance, uint8_t phase,
+                             bool first, uint32_t piece, mr_err *err);
 mr_status mri_exec_zero(mri_exec *e, uint32_t before, mr_err *err);
 mr_status mri_exec_forward(mri_exec *e, mr_err *err);  /* F of all instances in order   */
 mr_status mri_exec_backward(mri_exec *e, mr_err *err); /* B (and W) of all, in reverse  */

@@ -129,12 +129,15 @@ float mri_feed_result(const mri_feed *f, uint32_t slot, const char *scalar)
 
 mr_status mri_feed_load(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot, mr_err *err)
 {
-    const char *from = f->in + micro * block_bytes(f);
-    mr_status st = copy(f, f->exec->base + mri_exec_slot_at(f->exec, chunk, slot), from,
-                        f->micro_bytes, err);
-    return st ? st
-              : copy(f, mri_scalar(f->scalars, MRI_LOSS_SEED), from + f->micro_bytes,
-                     sizeof(float), err);
+    mr_status st = copy(f, f->exec->base + mri_exec_slot_at(f->exec, chunk, slot),
+                        f->in + micro * block_bytes(f), f->micro_bytes, err);
+    return st ? st : mri_feed_load_seed(f, micro, err);
+}
+
+mr_status mri_feed_load_seed(mri_feed *f, uint32_t micro, mr_err *err)
+{
+    return copy(f, mri_scalar(f->scalars, MRI_LOSS_SEED),
+                f->in + micro * block_bytes(f) + f->micro_bytes, sizeof(float), err);
 }
 
 mr_status mri_feed_store_losses(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot,

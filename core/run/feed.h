@@ -44,6 +44,8 @@ float mri_feed_loss(const mri_feed *f, uint32_t slot, uint32_t micro, size_t los
 float mri_feed_result(const mri_feed *f, uint32_t slot, const char *scalar);
 
 /* ---- the device's side, inside the step: copies within device memory ---- */
+/* the seed alone, as load has set it: several micro-batches may be loaded */
+mr_status mri_feed_load_seed(mri_feed *f, uint32_t micro, mr_err *err);
 mr_status mri_feed_load(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot, mr_err *err);
 mr_status mri_feed_store_losses(mri_feed *f, uint32_t micro, uint32_t chunk, uint32_t slot,
                                 mr_err *err);

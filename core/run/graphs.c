@@ -66,7 +66,7 @@ static const struct {
     [MRI_ITEM_LOSS] = { "losses", 0 },      [MRI_ITEM_ZERO] = { "zero gradients", 0 },
     [MRI_ITEM_UPDATE] = { "update", 0 },    [MRI_ITEM_SEND] = { "send", 0 },
     [MRI_ITEM_RECEIVE] = { "receive", 0 },  [MRI_ITEM_WAIT] = { "wait", 0 },
-    [MRI_ITEM_TIES] = { "ties", 0 },
+    [MRI_ITEM_TIES] = { "ties", 0 },        [MRI_ITEM_SEED] = { "seed", 0 },
 };
 
 static bool of_block(const mri_item *it)
@@ -84,7 +84,7 @@ static uint32_t sameness(const mri_work *w, const mri_item *it)
     uint32_t at = it->micro_batch;
     if (of_block(it))
         at = (uint32_t)(mri_exec_frame(w->exec, it->slot, it->instance) - w->exec->frames.v);
-    return 1 + kind * room + at;
+    return 1 + (it->piece * 2 * kinds_n + kind) * room + at; /* pieces are few */
 }
 
 static void describe(const mri_work *w, const mri_item *it, mr_work_item *out)

@@ -37,6 +37,7 @@ mr_status mri_relay_pipeline(const mri_relay *r, const mri_cfg_mesh *cfg, bool s
     bool zero_bubble = !strcmp(cfg->schedule, "zero_bubble");
     mri_pipeline_options o = { .stages = r->stage.stages, .chunks = r->stage.chunks,
                                .micros = micros, .group = (uint32_t)cfg->group, .split_w = split_w,
+                               .zip = cfg->overlap_moe_expert_parallel_comm,
                                .early = !blocks_talk(&r->world->mesh), .links = r->stage.links.v,
                                .n_links = (uint32_t)r->stage.links.n };
     o.kind = zero_bubble        ? MRI_PIPELINE_ZERO_BUBBLE

@@ -92,6 +92,8 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
         st = mri_dp_open(s->world, &s->device, &s->params, a, most_micros(s), s->config,
                          mri_registry_host(s->registry), &s->dp, err);
     if (!st && train)
+        st = mri_stages_check_zipped(s, err);
+    if (!st && train)
         st = mri_relay_twins(&s->relay, &s->params, err);
     if (!st && train)
         st = mri_assembly_freeze(a, s->model_ops, s->model, &env, s->model_dtype, mri_params_frozen,
@@ -103,7 +105,7 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
         return st;
     }
     mri_chunk *chunks = NULL;
-    st = mri_stages_chunks(s, train, most_micros(s), &chunks, err);
+    st = mri_stages_chunks(s, train, (uint32_t)a->instances.n, most_micros(s), &chunks, err);
     if (st) {
         mri_assembly_free(a);
         return st;
@@ -128,7 +130,8 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
                               .recipe = recipe,
                               .loss = o->main_loss ? "lm_loss" : NULL },
                             decode ? s->decode : NULL, one, env.pages, env.page, env.logit_rows,
-                            chunks, mri_stages_n_chunks(s, train), train };
+                            chunks, mri_stages_n_chunks(s, train), train,
+                            train && mri_stages_zipped(s) };
     st = mri_exec_create(&s->device, a, &s->params, &s->scalars, &eo, out, err);
     free(chunks);
     if (!st && s->dp)

@@ -2,7 +2,9 @@
  * step.c - see step.h. */
 #include "step.h"
 #include "core/schedule/lr.h"
+#include "comm_order.h"
 #include "micro.h"
+#include "stages.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +34,15 @@ uint32_t mri_micros_of(const mri_session *s, int64_t rows)
 
 /* ---- what the device does ------------------------------------------------------------------ */
 
+static mr_status run_block(mri_session *s, const mri_item *it, uint8_t phase, mr_err *err)
+{
+    bool first = phase != MRI_F && !it->micro_batch;
+    if (it->pieces > 1)
+        return mri_exec_run_piece(s->train, it->slot, it->instance, phase, first, it->piece, err);
+    return (first ? mri_exec_run_first : mri_exec_run_in)(s->train, it->slot, it->instance, phase,
+                                                          err);
+}
+
 static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
 {
     mri_session *s = ctx;
@@ -42,13 +53,13 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
             mri_dp_begin(s->dp, true);
         return mri_exec_zero(s->train, MRI_AT_START, err);
     case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, it->chunk, it->slot, err);
-    case MRI_ITEM_F: return mri_exec_run_in(s->train, it->slot, it->instance, MRI_F, err);
+    case MRI_ITEM_SEED: return mri_feed_load_seed(&s->feed, it->micro_batch, err);
+    case MRI_ITEM_F: return run_block(s, it, MRI_F, err);
     case MRI_ITEM_B:
     case MRI_ITEM_W:
         if (s->dp)
             s->dp->last = it->micro_batch + 1 == s->schedule.micro_batches;
-        return (it->micro_batch ? mri_exec_run_in : mri_exec_run_first)(
-            s->train, it->slot, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
+        return run_block(s, it, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
     case MRI_ITEM_SEND:
     case MRI_ITEM_RECEIVE:
     case MRI_ITEM_WAIT:
@@ -73,18 +84,27 @@ mr_status mri_step_order(mri_session *s, uint32_t micros, mr_err *err)
     if (plan->micro_batches == micros)
         return 0;
     mri_schedule_free(plan);
-    if (mri_relay_alone(&s->relay)) {
-        mri_schedule_single(plan, mri_exec_instances(s->train), micros, s->train->opt.plan.split_w);
-        return 0;
-    }
-    mr_status st = mri_relay_pipeline(&s->relay, &s->config->mesh, s->train->opt.plan.split_w,
-                                      micros, &p, err);
-    if (st)
-        return st;
-    mri_schedule_stage(plan, &p, stage->index, stage->blocks.v, (uint32_t)stage->blocks.n,
-                       stage->tied.n > 0);
-    mri_pipeline_free(&p);
-    return mri_schedule_verify(plan, err);
+    bool alone = mri_relay_alone(&s->relay), zipped = mri_stages_zipped(s);
+    uint32_t n = mri_exec_instances(s->train);
+    mri_seams *seams = zipped ? mri_stages_seams(s->train) : NULL;
+    mr_status st = 0;
+    if (!alone)
+        MR_TRY(mri_relay_pipeline(&s->relay, &s->config->mesh, s->train->opt.plan.split_w, micros,
+                                  &p, err));
+    if (!alone)
+        mri_schedule_stage(plan, &p, stage->index, stage->blocks.v, seams, n, stage->tied.n > 0);
+    else if (zipped && micros > 1)
+        mri_schedule_zipped(plan, seams, n, micros);
+    else
+        mri_schedule_single(plan, n, micros, s->train->opt.plan.split_w);
+    if (!alone)
+        mri_pipeline_free(&p);
+    MR_TRY(mri_schedule_verify(plan, err));
+    if (zipped)
+        st = mri_comm_order_agree(s->world, s->train, plan, err);
+out:
+    free(seams);
+    return st;
 }
 
 /* The whole step, or all of it but the update. */

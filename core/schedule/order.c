@@ -6,7 +6,7 @@
  *                 the backwards: stage s has S - s micro-batches in flight.
  *   interleaved   the same over M x C pairs of micro-batch and chunk; of each group of micro-batches
  *                 all chunks one after the other, backwards from the last chunk. (S - s - 1) * 2 +
- *                 (C - 1) * group pairs go ahead.
+ *                 (C - 1) * group pairs go ahead; zipped, one more.
  *   zero bubble   1F1B whose backward only passes gradients back (ZB-H1 of Qi et al. 2023): stage s
  *                 runs weight gradients s micro-batches late, so that all stages have S in flight
  *                 and the end of the pipeline, where 1F1B waits, is filled with them.
@@ -49,6 +49,7 @@ static void in_turn(mri_pipeline *p, uint32_t stage, uint32_t ahead, uint32_t la
         if (k + ahead < all) {
             pair_at(p, k + ahead, &chunk, &micro);
             add(p, stage, MRI_TASK_F, chunk, micro);
+            p->stage[stage].v[p->stage[stage].n - 1].pair = p->o.zip;
         }
         pair_at(p, k, &chunk, &micro);
         backward(p, stage, p->o.chunks - 1 - chunk, micro);
@@ -66,7 +67,7 @@ void mri_pipeline_order(mri_pipeline *p)
     for (uint32_t s = 0; s < stages; s++) {
         uint32_t behind = stages - 1 - s;
         if (p->o.kind == MRI_PIPELINE_INTERLEAVED)
-            in_turn(p, s, behind * 2 + (p->o.chunks - 1) * p->o.group, 0);
+            in_turn(p, s, behind * 2 + (p->o.chunks - 1) * p->o.group + p->o.zip, 0);
         else
             in_turn(p, s, behind, s);
     }

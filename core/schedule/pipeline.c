@@ -92,11 +92,33 @@ static double ready(const mri_pipeline *p, const index_of *x, uint32_t stage, co
         uint32_t s = other % p->o.stages, i = *cell(x, s, t->kind, other / p->o.stages, t->micro);
         if (i >= done[s])
             return -1;
-        double end = p->stage[s].v[i].end + latency;
+        double end = p->stage[s].v[i].done + latency;
         at = end > at ? end : at;
     }
     uint32_t own = t->kind ? *cell(x, stage, (uint8_t)(t->kind - 1), t->chunk, t->micro) : 0;
     return t->kind && own >= done[stage] ? -1 : at;
+}
+
+/* One task, or a pair; false: something that it reads is not there yet. */
+static bool run_next(mri_pipeline *p, const index_of *x, uint32_t s, const uint32_t *done,
+                     const double (*cost)[3], double latency)
+{
+    mri_task *t = &p->stage[s].v[done[s]];
+    double at = done[s] ? t[-1].done : 0;
+    for (uint32_t k = 0; k <= t->pair; k++) {
+        double there = ready(p, x, s, &t[k], done, latency);
+        if (there < 0)
+            return false;
+        at = there > at ? there : at;
+    }
+    for (uint32_t k = 0; k <= t->pair; k++) {
+        t[k].start = at;
+        at += task_cost(p, cost, t[k].chunk * p->o.stages + s, t[k].kind);
+        t[k].end = at;
+    }
+    t[0].done = t[t->pair].done = at;
+    p->time = at > p->time ? at : p->time;
+    return true;
 }
 
 int mri_pipeline_simulate(mri_pipeline *p, const double (*cost)[3], double latency)
@@ -108,17 +130,8 @@ int mri_pipeline_simulate(mri_pipeline *p, const double (*cost)[3], double laten
     while (more) {
         more = false;
         for (uint32_t s = 0; s < p->o.stages; s++)
-            while (done[s] < p->stage[s].n) {
-                mri_task *t = &p->stage[s].v[done[s]];
-                double at = ready(p, &x, s, t, done, latency);
-                double before = done[s] ? p->stage[s].v[done[s] - 1].end : 0;
-                if (at < 0)
-                    break;
-                t->start = at > before ? at : before;
-                t->end = t->start +
-                         task_cost(p, cost, t->chunk * p->o.stages + s, t->kind);
-                p->time = t->end > p->time ? t->end : p->time;
-                done[s]++;
+            while (done[s] < p->stage[s].n && run_next(p, &x, s, done, cost, latency)) {
+                done[s] = mri_pipeline_behind(&p->stage[s], done[s]);
                 more = true;
             }
     }
@@ -180,10 +193,10 @@ static void add_messages(mri_pipeline *p, const index_of *x)
                  * left by the micro-batch before */
                 uint32_t room = back ? *cell(x, g.to, MRI_TASK_F, to / p->o.stages, m)
                                      : freed(p, g.to, g.before);
-                g.sent = g.after + 1;
-                g.posted = room == NOT_YET ? 0 : room + 1;
-                double made = p->stage[g.from].v[g.after].end;
-                double free_at = room == NOT_YET ? 0 : p->stage[g.to].v[room].end;
+                g.sent = mri_pipeline_behind(&p->stage[g.from], g.after);
+                g.posted = room == NOT_YET ? 0 : mri_pipeline_behind(&p->stage[g.to], room);
+                double made = p->stage[g.from].v[g.after].done;
+                double free_at = room == NOT_YET ? 0 : p->stage[g.to].v[room].done;
                 g.time = made > free_at ? made : free_at;
                 MRI_PUSH(&p->messages, g);
             }
@@ -200,7 +213,7 @@ static void place_messages(mri_pipeline *p)
         mri_message *g = &p->messages.v[i];
         while (!p->o.early && g->posted < p->stage[g->to].n &&
                p->stage[g->to].v[g->posted].start < g->time)
-            g->posted++;
+            g->posted = mri_pipeline_behind(&p->stage[g->to], g->posted);
         g->sent = g->sent > at[g->from] ? g->sent : at[g->from];
         g->posted = g->posted > at[g->to] ? g->posted : at[g->to];
         at[g->from] = g->sent;
@@ -226,6 +239,9 @@ static mr_status check(const mri_pipeline_options *o, mr_err *err)
     if (!o->stages || !o->chunks || !o->micros || o->stages > 65536 || o->chunks > 65536 ||
         (uint64_t)o->stages * o->chunks * o->micros > 1u << 26)
         return refuse(o, "each number is 1 or more, and their product at most 67108864", err);
+    if (o->zip && (o->kind != MRI_PIPELINE_INTERLEAVED || o->split_w))
+        return refuse(o, "only an interleaved schedule without weight gradients of their own is "
+                      "zipped", err);
     if (o->kind != MRI_PIPELINE_INTERLEAVED && o->chunks > 1)
         return refuse(o, "only an interleaved schedule has several chunks a stage", err);
     if (o->kind == MRI_PIPELINE_INTERLEAVED && o->group < o->stages)

@@ -13,6 +13,7 @@
  * the poorest transport there is: a message is passed when both sides have come to it, and one
  * side's messages one after the other): it ends; each (kind, chunk, micro-batch) runs once, after
  * what it reads; no slot is written before its last reader ran. Chunks of a stage share its slots.
+ * A pair is one task to all others: messages stand before it or behind it.
  */
 #ifndef MRI_PIPELINE_H
 #define MRI_PIPELINE_H
@@ -30,7 +31,9 @@ enum mri_pipeline_kind {
 typedef struct mri_task {
     uint32_t chunk, micro, slot;
     uint8_t kind;
+    bool pair;         /* a forward that runs zipped with the backward behind it: as one task     */
     double start, end; /* in the simulation */
+    double done;       /* when others see it: of a pair, the end of both */
 } mri_task;
 
 typedef struct mri_message {
@@ -49,6 +52,8 @@ typedef struct mri_pipeline_options {
     uint32_t kind, stages, chunks, micros;
     uint32_t group;        /* interleaved: micro-batches of a chunk in a row; 0: stages         */
     bool split_w;          /* B and W are tasks of their own                                    */
+    bool zip;              /* interleaved: one more forward goes ahead, so that each later one runs
+                              zipped with the backward behind it, of another micro-batch        */
     bool early;            /* receive as soon as there is room, not when the sender is ready: only
                               where tasks have no collectives, which would queue behind it      */
     const mri_link *links; /* NULL: each virtual stage to the next                              */
@@ -78,6 +83,16 @@ int mri_pipeline_simulate(mri_pipeline *p, const double (*cost)[3], double laten
 double mri_pipeline_bubble(const mri_pipeline *p);
 /* A text Gantt over all stages, `columns` wide. */
 void mri_pipeline_print(const mri_pipeline *p, uint32_t columns, mri_str *out);
+
+/* The first task of the pair that task i is of, or i; and the one behind both, or i + 1 */
+static inline uint32_t mri_pipeline_unit(const mri_tasks *t, uint32_t i)
+{
+    return i && t->v[i - 1].pair ? i - 1 : i;
+}
+static inline uint32_t mri_pipeline_behind(const mri_tasks *t, uint32_t i)
+{
+    return i + 1 + t->v[i].pair;
+}
 
 /* order.c: the tasks of each stage by kind of schedule */
 void mri_pipeline_order(mri_pipeline *p);

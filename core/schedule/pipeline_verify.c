@@ -37,7 +37,7 @@ static side *open_sides(const mri_pipeline *p)
         const mri_tasks *mine = &p->stage[g->from];
         MRI_PUSH(&from->queue, i);
         MRI_PUSH(&to->queue, i);
-        need(to, g->before, (uint32_t)to->queue.n);
+        need(to, mri_pipeline_unit(&p->stage[g->to], g->before), (uint32_t)to->queue.n);
         for (uint32_t k = g->after + 1; k < mine->n; k++)
             if (mine->v[k].kind == MRI_TASK_F && mine->v[k].slot == mine->v[g->after].slot) {
                 need(from, k, (uint32_t)from->queue.n);
@@ -95,7 +95,10 @@ static mr_status check_stage(const mri_pipeline *p, uint32_t s, mr_err *err)
         size_t pair = (size_t)t->chunk * p->o.micros + t->micro;
         uint8_t *x = &seen[pair];
         size_t *h = &holds[t->slot];
-        bool good = t->kind < kinds && *x == (1u << t->kind) - 1u &&
+        const mri_task *with = t->pair && i + 1 < p->stage[s].n ? t + 1 : NULL;
+        bool paired = !t->pair || (with && t->kind == MRI_TASK_F && with->kind == MRI_TASK_B &&
+                                   (with->micro != t->micro || with->chunk != t->chunk));
+        bool good = paired && t->kind < kinds && *x == (1u << t->kind) - 1u &&
                     *h == (t->kind == MRI_TASK_F ? 0 : pair + 1) && t->slot < p->slots[s];
         *x |= (uint8_t)(1u << t->kind);
         *h = *x == all ? 0 : pair + 1;

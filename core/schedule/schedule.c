@@ -46,21 +46,27 @@ static void put(const stage_of *x, uint8_t kind, uint32_t instance)
 }
 
 /* F waits for what it reads, and for what the slot's last micro-batch, maybe of another chunk,
- * still sends. */
-static void put_task(const stage_of *x)
+ * still sends; B for the gradients that it reads. */
+static void put_waits(const stage_of *x)
 {
-    static const uint8_t kind[] = { MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W };
     uint8_t task = x->t->kind;
-    uint32_t n = x->s->instances;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < x->s->instances; i++) {
         const mri_block *b = &x->s->blocks.v[i];
         bool gradient = task == MRI_TASK_B && b->border == MRI_BORDER_OUT &&
                         b->chunk == x->t->chunk;
         if (b->border && (task == MRI_TASK_F || gradient))
             put(x, MRI_ITEM_WAIT, i);
     }
-    if (task == MRI_TASK_F)
-        put(x, MRI_ITEM_LOAD, 0);
+    if (task != MRI_TASK_W)
+        put(x, task == MRI_TASK_F ? MRI_ITEM_LOAD : MRI_ITEM_SEED, 0);
+}
+
+static void put_task(const stage_of *x)
+{
+    static const uint8_t kind[] = { MRI_ITEM_F, MRI_ITEM_B, MRI_ITEM_W };
+    uint8_t task = x->t->kind;
+    uint32_t n = x->s->instances;
+    put_waits(x);
     for (uint32_t k = 0; k < n; k++) {
         uint32_t i = task == MRI_TASK_F ? k : n - 1 - k;
         if (x->s->blocks.v[i].chunk == x->t->chunk && !x->s->blocks.v[i].border)
@@ -68,6 +74,18 @@ static void put_task(const stage_of *x)
     }
     if (task == MRI_TASK_F)
         put(x, MRI_ITEM_LOSS, 0);
+}
+
+/* A forward and the backward behind it. */
+static void put_pair(mri_schedule *s, const mri_task *t)
+{
+    const stage_of f = { s, t }, b = { s, t + 1 };
+    mri_item x = { .micro_batch = t[0].micro, .slot = t[0].slot, .chunk = t[0].chunk };
+    mri_item y = { .micro_batch = t[1].micro, .slot = t[1].slot, .chunk = t[1].chunk };
+    put_waits(&f);
+    put_waits(&b);
+    mri_schedule_zip(s, &x, &y);
+    put(&f, MRI_ITEM_LOSS, 0);
 }
 
 /* The border of the message, in its micro-batch's slot. */
@@ -83,7 +101,8 @@ static void put_message(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
 }
 
 void mri_schedule_stage(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
-                        const mri_block *blocks, uint32_t instances, bool ties)
+                        const mri_block *blocks, const mri_seams *seams, uint32_t instances,
+                        bool ties)
 {
     size_t m = 0;
     memset(s, 0, sizeof *s);
@@ -93,8 +112,11 @@ void mri_schedule_stage(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
     s->split_w = p->o.split_w;
     for (uint32_t i = 0; i < instances; i++)
         MRI_PUSH(&s->blocks, blocks[i]);
+    for (uint32_t i = 0; seams && i < instances; i++)
+        MRI_PUSH(&s->seams, seams[i]);
     add(s, MRI_ITEM_ZERO, 0, 0);
     for (uint32_t i = 0; i <= p->stage[stage].n; i++) {
+        const mri_task *t = i < p->stage[stage].n ? &p->stage[stage].v[i] : NULL;
         for (; m < p->messages.n; m++) {
             const mri_message *g = &p->messages.v[m];
             uint32_t place = g->from == stage ? g->sent : g->posted;
@@ -104,8 +126,11 @@ void mri_schedule_stage(mri_schedule *s, const mri_pipeline *p, uint32_t stage,
                 break;
             put_message(s, p, stage, g);
         }
-        if (i < p->stage[stage].n)
-            put_task(&(stage_of){ s, &p->stage[stage].v[i] });
+        if (t && t->pair)
+            put_pair(s, t);
+        else if (t)
+            put_task(&(stage_of){ s, t });
+        i += t && t->pair; /* both were put */
     }
     if (ties)
         add(s, MRI_ITEM_TIES, 0, 0);
@@ -116,6 +141,7 @@ void mri_schedule_free(mri_schedule *s)
 {
     free(s->items.v);
     free(s->blocks.v);
+    free(s->seams.v);
     memset(s, 0, sizeof *s);
 }
 
@@ -129,6 +155,7 @@ typedef struct checker {
     uint8_t *seen, *loaded; /* [micro-batch][instance]; [micro-batch][chunk], slots beside it */
     uint32_t *slot;
     size_t n[3]; /* F, B, W */
+    mri_item open[2]; /* the block of F, of B that is cut open; pieces 0: none */
 } checker;
 
 static mri_block block_at(const mri_schedule *s, uint32_t i)
@@ -145,9 +172,28 @@ static int64_t neighbour(const mri_schedule *s, uint32_t i, int step)
     return -1;
 }
 
+/* A piece of a block: the first finds none open, each later one the one before it; *done: the block
+ * is whole. */
+static bool piece_good(checker *c, const mri_item *it, bool *done)
+{
+    mri_item *open = &c->open[it->kind == MRI_ITEM_B];
+    bool first = !it->pieces || !it->piece;
+    bool good = first ? !open->pieces
+                      : open->pieces == it->pieces && open->piece + 1 == it->piece &&
+                            open->instance == it->instance &&
+                            open->micro_batch == it->micro_batch;
+    *done = !it->pieces || it->piece + 1 == it->pieces;
+    *open = *it;
+    open->pieces = *done ? 0 : it->pieces;
+    return good && (!it->pieces || it->piece < it->pieces);
+}
+
 static bool block_good(checker *c, const mri_item *it)
 {
     const mri_schedule *s = c->s;
+    bool done = true;
+    if (it->kind != MRI_ITEM_W && !piece_good(c, it, &done))
+        return false;
     uint8_t *at = c->seen + (size_t)it->micro_batch * s->instances;
     uint32_t i = it->instance;
     size_t cell = (size_t)it->micro_batch * s->chunks + it->chunk;
@@ -158,12 +204,12 @@ static bool block_good(checker *c, const mri_item *it)
         return false;
     switch (it->kind) {
     case MRI_ITEM_F:
-        at[i] |= SEEN_F;
-        c->n[0]++;
+        at[i] |= done ? SEEN_F : 0;
+        c->n[0] += done;
         return !old && (before < 0 || at[before] & SEEN_F);
     case MRI_ITEM_B:
-        at[i] |= SEEN_B;
-        c->n[1]++;
+        at[i] |= done ? SEEN_B : 0;
+        c->n[1] += done;
         return old == SEEN_F && (after < 0 || at[after] & SEEN_B);
     }
     at[i] |= SEEN_W;
@@ -187,6 +233,7 @@ static bool item_good(checker *c, size_t k)
     case MRI_ITEM_F:
     case MRI_ITEM_B:
     case MRI_ITEM_W: return block_good(c, it);
+    case MRI_ITEM_SEED:
     case MRI_ITEM_LOSS: return c->loaded[cell] == 1;
     case MRI_ITEM_SEND:
     case MRI_ITEM_RECEIVE:
@@ -229,7 +276,8 @@ mr_status mri_schedule_verify(const mri_schedule *s, mr_err *err)
 void mri_schedule_print(const mri_schedule *s, const char *const *labels, mri_str *out)
 {
     enum { COLUMNS = 96 };
-    static const char letter[] = { 0, 'F', 'B', 'W', 0, 0, 0, 0, 0, 0, 0 };
+    static const char letter[MRI_ITEM_SEED + 1] = { [MRI_ITEM_F] = 'F', [MRI_ITEM_B] = 'B',
+                                                    [MRI_ITEM_W] = 'W' };
     size_t n = 0, k = 0;
     for (size_t i = 0; i < s->items.n; i++)
         n += letter[s->items.v[i].kind] != 0;

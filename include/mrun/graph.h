@@ -24,7 +24,9 @@ enum { /* mr_work_item.kind; values are appended */
     MR_WORK_SEND,       /* a value, or a gradient, to another stage of the pipeline     */
     MR_WORK_RECEIVE,    /* makes room for one from there                                */
     MR_WORK_WAIT,       /* until it is there                                            */
-    MR_WORK_TIES        /* sums gradients of a parameter that two stages have           */
+    MR_WORK_TIES,       /* sums gradients of a parameter that two stages have           */
+    MR_WORK_SEED        /* a micro-batch's share of the loss, before its backward, where several
+                           micro-batches are in flight                                  */
 };
 
 /* Frozen. */

@@ -67,3 +67,21 @@ Test(mpi, two_processes_train_as_one)
               "%s", r.out);
     job_free(&j);
 }
+
+Test(mpi, micro_batches_in_turn_change_no_bit)
+{
+    need_mpirun();
+    job j = job_new();
+    for (int on = 0; on < 2; on++) {
+        job_result r = shell(&j, mri_format(MPIRUN "-n 2 %s %s/profiles/parity-tiny.ini --set "
+                                            "train.steps=4 --set train.global_batch=16 --set "
+                                            "mesh.ep=2 --set comm.plugin=mpi --set run.dir=%s "
+                                            "--set mesh.overlap_moe_expert_parallel_comm=%s",
+                                            getenv("MRUN_EXE"), getenv("MRUN_SOURCE"),
+                                            on ? "on" : "off", on ? "true" : "false"));
+        JOB_EXPECT(&r, 0, NULL);
+    }
+    cr_assert_str_eq(job_losses(job_path(&j, "on")), job_losses(job_path(&j, "off")));
+    cr_assert(*job_losses(job_path(&j, "on")));
+    job_free(&j);
+}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What stands beside the exchanges of experts: a shared expert and weight gradients within a block.
- * The order of steps changes no bit, and no buffer is reused while a collective still reads it.
+ * What stands beside the exchanges of experts: a shared expert and weight gradients within a block,
+ * and another micro-batch's other direction. The order of steps changes no bit, and no buffer is
+ * reused while a collective still reads it.
  */
 #include "steps.h"
 
@@ -26,7 +27,7 @@ static void count(const mri_plan *p, int phase, beside *out)
         const char *id = p->prog->nodes.v[s->node].def->id;
         if (s->comm != MRI_STEP_EXCHANGE || !strcmp(id, "ep_counts"))
             continue;
-        for (size_t i = k + 1; i < s->done; i++) {
+        for (size_t i = k + 1; i <= s->done; i++) {
             const mri_node *n = &p->prog->nodes.v[p->steps[phase].v[i].node];
             bool shared = strstr(p->prog->regions.v[n->region].path, "shared_experts") != NULL;
             uint32_t *at = !strcmp(id, "ep_send") ? out->there : out->back;
@@ -93,6 +94,67 @@ Test(overlap, the_order_within_blocks_changes_no_bit)
               MESH("mesh.tp=2", "mesh.ep=2", "mesh.overlap=false"));
 }
 
+/* ---- two micro-batches ------------------------------------------------------------------------ */
+
+#define ZIP "mesh.overlap_moe_expert_parallel_comm=true"
+
+Test(overlap, micro_batches_in_turn_change_no_bit)
+{
+    same_bits(llama4, 2, "llama4 ep 2", MESH("mesh.ep=2"), MESH("mesh.ep=2", ZIP));
+    same_bits(kimi, 4, "kimi tp 2, ep 2, distopt",
+              MESH("mesh.tp=2", "mesh.ep=2", "shard.plugin=distopt"),
+              MESH("mesh.tp=2", "mesh.ep=2", "shard.plugin=distopt", ZIP));
+}
+
+Test(overlap, micro_batches_in_turn_on_stages)
+{
+#define STAGES "mesh.pp=2", "mesh.vpp=2", "mesh.ep=2", "model.layers=4", "train.global_batch=16"
+    same_bits(llama4, 4, "llama4 pp 2, vpp 2, ep 2", MESH(STAGES), MESH(STAGES, ZIP));
+}
+
+Test(overlap, what_is_recomputed_sends_again)
+{
+    same_bits(kimi, 2, "kimi ep 2, recompute full", MESH("mesh.ep=2", "train.recompute=full"),
+              MESH("mesh.ep=2", "train.recompute=full", ZIP));
+}
+
+static mr_status open_alone(par_rank *r, void *ctx, mr_err *err)
+{
+    const mri_session_options o = { .needs = MRI_NEED_TRAIN };
+    (void)ctx;
+    return par_session(r, &o, err);
+}
+
+Test(overlap, what_does_not_go_together_is_refused_by_name)
+{
+    static const struct {
+        const char *sets[4], *says;
+    } bad[] = {
+        { { "mesh.ep=1" }, "experts are on one rank" },
+        { { "mesh.ep=2", "mesh.overlap=false" }, "overlap = false" },
+        { { "mesh.ep=2", "mesh.dispatcher=allgather" }, "allgather" },
+        { { "mesh.ep=2", "mesh.pp=2", "model.layers=4" }, "pp stages" },
+        { { "mesh.ep=2", "mesh.pp=2", "model.layers=4", "mesh.schedule=zero_bubble" },
+          "zero_bubble" },
+        { { "mesh.ep=2", "train.split_weight_gradient=true" }, "weight gradients" },
+        { { "mesh.ep=2", "shard.plugin=fsdp" }, "in pieces" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const char *sets[24] = { ZIP };
+        mr_err err = MR_ERR_INIT;
+        size_t n = 1;
+        for (size_t k = 0; llama4[k]; k++)
+            sets[n++] = llama4[k];
+        for (size_t k = 0; k < 4 && bad[i].sets[k]; k++)
+            sets[n++] = bad[i].sets[k];
+        mr_status st = par_try(par_source("profiles/parity-tiny.ini"), sets, 4, open_alone, NULL,
+                               &err);
+        cr_expect_eq(st, MR_E_PROFILE_CONFLICT, "%s: %s", bad[i].says, err.what);
+        cr_expect(strstr(err.what, "overlap_moe_expert_parallel_comm: ") &&
+                  strstr(err.what, bad[i].says), "%s: %s", bad[i].says, err.what);
+    }
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 static mr_status poisoned(par_rank *r, void *ctx, mr_err *err)
@@ -120,16 +182,23 @@ out:
     return st;
 }
 
-Test(overlap, buffers_live_as_long_as_what_travels)
+static void poison(const char *more)
 {
-    const char *sets[16] = { NULL };
+    const char *sets[24] = { NULL };
     double x[8] = { 0 };
     size_t n = 0;
     for (; llama4[n]; n++)
         sets[n] = llama4[n];
-    sets[n] = "mesh.ep=2";
+    sets[n++] = "mesh.ep=2";
+    sets[n] = more;
     par_run(par_source("profiles/parity-tiny.ini"), sets, 2, poisoned, x);
     cr_assert_eq(x[0], x[2], "loss %.17g and %.17g", x[0], x[2]);
     cr_assert_eq(x[4], x[0], "loss %.17g and %.17g", x[4], x[0]);
     cr_assert(isfinite(x[6]) && isfinite(x[7]) && x[6] < x[4], "loss %g, norm %g", x[6], x[7]);
+}
+
+Test(overlap, buffers_live_as_long_as_what_travels)
+{
+    poison(NULL);
+    poison(ZIP);
 }
