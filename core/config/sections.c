@@ -81,9 +81,10 @@ static const mr_opt mesh_opts[] = {
            "the loss counts as a layer where layers are shared out"),
     MR_OPT_RANGE(C, MR_T_INT, group, "group", "0", 0, 1048576,
                  "interleaved: micro-batches that a chunk takes in a row; 0: pp"),
-    MR_OPT_CHOICE(C, dispatcher, "dispatcher", "alltoall", "alltoall|allgather",
-                  "how tokens reach experts: sent where they are, or all to all ranks of ep (for "
-                  "few ranks, and experts that are chosen many at a time)"),
+    MR_OPT_CHOICE(C, dispatcher, "dispatcher", "alltoall", "alltoall|alltoall_padded|allgather",
+                  "how tokens reach experts: sent where they are, as many as there are or in blocks "
+                  "of equal size (which a graph can hold), or all to all ranks of ep (for few "
+                  "ranks, and experts that are chosen many at a time)"),
     MR_OPT_RANGE(C, MR_T_FLOAT, dispatch_bound, "dispatch_bound", "0", 0, 1048576,
                  "rows that the experts of a rank have room for, as a multiple of those that it "
                  "sends; more is an error; 0: room for all rows of all ranks"),
@@ -92,6 +93,8 @@ static const mr_opt mesh_opts[] = {
                  "are dropped; 0: all are taken"),
     MR_OPT_CHOICE(C, capacity_policy, "capacity_policy", "probs", "probs|position",
                   "which tokens an expert keeps: the most probable, or the first"),
+    MR_OPT(C, MR_T_BOOL, pad_to_capacity, "pad_to_capacity", "false",
+           "every expert gets exactly its capacity of rows, zeros where it has fewer tokens"),
     MR_OPT_CHOICE(C, cp_comm_type, "cp_comm_type", "all_gather", "all_gather|p2p",
                   "how attention sees the keys of all cp ranks: gathered, or one block at a time "
                   "that pass round them, in less memory and beside the computation"),

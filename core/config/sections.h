@@ -37,9 +37,10 @@ typedef struct mri_cfg_mesh {
     int32_t count_embedding, count_loss;           /* each counts as a layer                       */
     int64_t group; /* interleaved: micro-batches of a chunk in a row; 0: pp */
     double dispatch_bound, capacity_factor;
-    const char *dispatcher;      /* alltoall | allgather */
+    const char *dispatcher;      /* alltoall | alltoall_padded | allgather */
     const char *capacity_policy; /* probs | position */
     const char *cp_comm_type;    /* all_gather | p2p */
+    bool pad_to_capacity;
 } mri_cfg_mesh;
 
 typedef struct mri_cfg_comm {

@@ -196,7 +196,7 @@ mr_status mri_channel_call(mri_world *w, mri_channel_fn fn, void *ctx, mr_err *e
 
 static void keep_lengths(slot *s, uint32_t n)
 {
-    if (s->job.kind != MRI_COMM_ALL_TO_ALL)
+    if (s->job.kind != MRI_COMM_ALL_TO_ALL || !s->job.send)
         return;
     free(s->lengths);
     s->lengths = mri_alloc(2 * (size_t)n * sizeof *s->lengths);
@@ -259,7 +259,7 @@ static void count(mri_world *w, const mri_comm_job *j)
     uint64_t in, out;
     w->sent[j->group] += mri_comm_bytes(j, g->n, g->index);
     mri_comm_span(j, g->n, &in, &out);
-    w->received[j->group] += j->kind == MRI_COMM_ALL_TO_ALL ? out - j->receive[g->index]
+    w->received[j->group] += j->kind == MRI_COMM_ALL_TO_ALL ? out - (j->receive ? j->receive[g->index] : out / g->n)
                              : j->kind == MRI_COMM_RECEIVE  ? out
                              : j->kind == MRI_COMM_SEND     ? 0
                                                             : mri_comm_bytes(j, g->n, g->index);

@@ -20,8 +20,8 @@ void mri_comm_span(const mri_comm_job *j, uint32_t n, uint64_t *in, uint64_t *ou
     case MRI_COMM_REDUCE_SCATTER: *in = n * part; break;
     case MRI_COMM_BROADCAST: *in = 0; break;
     case MRI_COMM_ALL_TO_ALL:
-        *in = sum(j->send, n);
-        *out = sum(j->receive, n);
+        *in = j->send ? sum(j->send, n) : n * part;
+        *out = j->receive ? sum(j->receive, n) : n * part;
         break;
     case MRI_COMM_SEND: *out = 0; break;
     case MRI_COMM_RECEIVE: *in = 0; break;
@@ -37,7 +37,7 @@ uint64_t mri_comm_bytes(const mri_comm_job *j, uint32_t n, uint32_t index)
     case MRI_COMM_ALL_GATHER: return in * (n - 1);
     case MRI_COMM_REDUCE_SCATTER: return out * (n - 1);
     case MRI_COMM_BROADCAST: return out / n * (n - 1) + out % n * (n - 1) / n;
-    case MRI_COMM_ALL_TO_ALL: return in - j->send[index];
+    case MRI_COMM_ALL_TO_ALL: return in - (j->send ? j->send[index] : in / n);
     case MRI_COMM_SEND: return in;
     case MRI_COMM_SHIFT: return j->peer % n ? in : 0;
     }
@@ -59,6 +59,19 @@ static mr_status shift(mri_world *w, const mri_comm_job *j, void *stream, const 
     return st;
 }
 
+/* an all-to-all of as many elements to each */
+static mr_status equal_parts(mri_world *w, const mri_comm_job *j, void *stream, const void *in,
+                             void *out, mr_err *err)
+{
+    const mri_group *g = &w->group[j->group];
+    uint64_t *bytes = mri_alloc(g->n * sizeof *bytes);
+    for (uint32_t i = 0; i < g->n; i++)
+        bytes[i] = j->n * mr_dtype_bytes(j->dtype);
+    mr_status st = w->ops->all_to_all(g->handle, stream, in, bytes, NULL, out, bytes, NULL, err);
+    free(bytes);
+    return st;
+}
+
 mr_status mri_comm_do(mri_world *w, const mri_comm_job *j, void *stream, const void *in, void *out,
                       mr_err *err)
 {
@@ -71,7 +84,8 @@ mr_status mri_comm_do(mri_world *w, const mri_comm_job *j, void *stream, const v
         return o->reduce_scatter(g, stream, in, out, j->n, j->dtype, j->op, err);
     case MRI_COMM_BROADCAST: return o->broadcast(g, stream, out, j->n, j->dtype, j->peer, err);
     case MRI_COMM_ALL_TO_ALL:
-        return o->all_to_all(g, stream, in, j->send, NULL, out, j->receive, NULL, err);
+        return j->send ? o->all_to_all(g, stream, in, j->send, NULL, out, j->receive, NULL, err)
+                       : equal_parts(w, j, stream, in, out, err);
     case MRI_COMM_SHIFT: return shift(w, j, stream, in, out, err);
     case MRI_COMM_SEND: return o->send(g, stream, in, j->n * mr_dtype_bytes(j->dtype), j->peer,
                                        err);

@@ -97,6 +97,9 @@ mr_status mri_mesh_make(const mri_cfg_mesh *c, uint32_t world, uint32_t rank, mr
         return illegal(err, "set sequence_parallel = true: without it tp ranks would send the same "
                             "tokens to the experts", "ep = %lld and tp = %lld without sequence "
                        "parallelism", (long long)c->ep, (long long)c->tp);
+    if (c->pad_to_capacity && !(c->capacity_factor > 0))
+        return illegal(err, "set capacity_factor, by which an expert has a capacity; 1 is the mean",
+                       "pad_to_capacity without capacity_factor");
     *m = (mri_mesh){ .rank = rank, .world = world, .tp = (uint32_t)c->tp, .cp = (uint32_t)c->cp,
                      .dp = (uint32_t)dp, .pp = (uint32_t)c->pp, .vpp = (uint32_t)c->vpp,
                      .ep = (uint32_t)c->ep, .etp = (uint32_t)c->etp,
@@ -104,9 +107,11 @@ mr_status mri_mesh_make(const mri_cfg_mesh *c, uint32_t world, uint32_t rank, mr
                      .sequence = c->tp > 1 && c->sequence_parallel,
                      .dispatch_bound = c->dispatch_bound,
                      .gather_experts = c->dispatcher && !strcmp(c->dispatcher, "allgather"),
+                     .equal_blocks = c->dispatcher && !strcmp(c->dispatcher, "alltoall_padded"),
                      .capacity_factor = c->capacity_factor,
                      .drop_by_position = c->capacity_policy &&
                                          !strcmp(c->capacity_policy, "position"),
+                     .pad_to_capacity = c->pad_to_capacity,
                      .ring = c->cp_comm_type && !strcmp(c->cp_comm_type, "p2p") };
     coordinates(m);
     return 0;

@@ -47,8 +47,10 @@ typedef struct mri_mesh {
     double dispatch_bound; /* rows that a rank's experts have room for, by those that it sends;
                               0: for all */
     bool gather_experts; /* tokens of all ep ranks are gathered, instead of sent to their experts */
+    bool equal_blocks;   /* rows are sent in blocks of a size that is known beforehand */
     double capacity_factor; /* tokens that an expert takes of a rank, by the mean; 0: all */
     bool drop_by_position;
+    bool pad_to_capacity; /* every expert gets exactly its capacity of rows, the last of them zeros */
     bool ring; /* keys and values pass round the ranks of cp, instead of being gathered */
 } mri_mesh;
 

@@ -124,7 +124,8 @@ typedef struct mri_comm_job {
     void *out;
     uint64_t n;        /* elements: of one rank's part; of send and receive all                   */
     const char *dtype;
-    /* ALL_TO_ALL: bytes by peer, on the host; submitting copies them. Parts lie end to end         */
+    /* ALL_TO_ALL: bytes by peer, on the host; submitting copies them. Parts lie end to end. NULL:
+     * n elements to each                                                                         */
     const uint64_t *send, *receive;
 } mri_comm_job;
 

@@ -7,6 +7,7 @@
  *     comm.reduce_scatter  y = this rank's part of the sum of every rank's x
  *     comm.slice           y = this rank's part of x, which all ranks have; nothing is sent
  *     comm.shift           y = x of the rank `by` before this one; point to point, round a ring
+ *     comm.exchange        y = block n from rank n, x being a block for every rank; its own gradient
  * and, for what is cut along its last dim, comm.pack [A, n*C] -> [n*A, C], comm.unpack back.
  *
  * Invariant: gradients of values that all ranks have alike are alike too. So the gradient of a
@@ -63,6 +64,11 @@ static mr_status shift_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 static mr_status gather_shape(const mr_call *c, mr_type *const *out, mr_err *err)
 {
     return scaled(c, "comm.gather", ranks_of(c), 1, out, err);
+}
+
+static mr_status exchange_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    return scaled(c, "comm.exchange", ranks_of(c), ranks_of(c), out, err);
 }
 
 static mr_status scatter_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -125,6 +131,14 @@ static mr_status shift_vjp(const mr_vjp *v, mr_err *err)
         v->din[0] = mri_emit(v, "comm.shift", MR_IN(v->dout[0]),
                              MR_AT(*mr_attr_find(v->call, "group"), mr_ai("ranks", n),
                                    *mr_attr_find(v->call, "index"), mr_ai("by", (n - by) % n)));
+    return 0;
+}
+
+static mr_status exchange_vjp(const mr_vjp *v, mr_err *err)
+{
+    (void)err;
+    if (v->dout[0] && mri_need(v, 0))
+        v->din[0] = backward(v, "comm.exchange", NULL);
     return 0;
 }
 
@@ -255,6 +269,10 @@ const mr_op_def mri_ops_comm[] = {
       .sig = "x -> y", .attrs = GROUP_ATTRS, .shape = scatter_shape, .vjp = scatter_vjp,
       .ref = slice_ref, .cost = slice_cost,
       .cases = MRI_CASES("x=F[7,5] " ALONE) },
+    { MRI_OP, .id = "comm.exchange",
+      .doc = "y = the block that every rank has for this one, in order (all-to-all)",
+      .sig = "x -> y", .attrs = GROUP_ATTRS, .shape = exchange_shape, .vjp = exchange_vjp,
+      .ref = world_ref, .cost = comm_cost, .cases = MRI_CASES("x=F[7,5] " ALONE) },
     { MRI_OP, .id = "comm.shift", .doc = "y = x of the rank `by` before this one, in a ring",
       .sig = "x -> y", .attrs = GROUP_ATTRS " by:i=1", .shape = shift_shape, .vjp = shift_vjp,
       .ref = world_ref, .cost = comm_cost, .cases = MRI_CASES("x=F[7,5] " ALONE) },

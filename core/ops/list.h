@@ -28,8 +28,9 @@ MRI_OP_FAMILY(permute)          /* permute, unpermute, permute.dprobs           
 MRI_OP_FAMILY(grouped_linear)   /* grouped_linear, .dgrad, .wgrad               */
 MRI_OP_FAMILY(moe_losses)       /* moe_aux_loss, router_z_loss, .bwd            */
 MRI_OP_FAMILY(moe_balance)      /* moe_counts, moe_balance_loss, .bwd            */
-MRI_OP_FAMILY(route_drop)       /* route_drop, .bwd                             */
+MRI_OP_FAMILY(route_drop)       /* route_drop, .bwd, route_pad                  */
 MRI_OP_FAMILY(experts_parallel) /* ep_counts, _plan, _window, _send, _return, take_rows */
+MRI_OP_FAMILY(experts_blocks)   /* ep_blocks, ep_room                           */
 MRI_OP_FAMILY(add_rmsnorm)      /* add_rmsnorm, .bwd: fused, as the next five are */
 MRI_OP_FAMILY(add_layernorm)    /* add_layernorm, .bwd                          */
 MRI_OP_FAMILY(rope_norm)        /* rope_norm, .bwd                              */
@@ -45,7 +46,7 @@ MRI_OP_FAMILY(experts)          /* experts_swiglu, experts_add                  
 MRI_OP_FAMILY(router)           /* router                                       */
 MRI_OP_FAMILY(rope_attention)  /* rope_attention.paged                         */
 MRI_OP_FAMILY(argmax)           /* argmax                                       */
-MRI_OP_FAMILY(comm)             /* comm.copy, .reduce, .gather, .reduce_scatter, .slice, .pack, .unpack */
+MRI_OP_FAMILY(comm)             /* comm.copy, .reduce, .gather, .reduce_scatter, .slice, .exchange, .pack, .unpack */
 MRI_OP_FAMILY(vocab_parts)      /* embedding.part, cross_entropy.part, .merge, .bwd */
 MRI_OP_FAMILY(optimizer_ops)    /* sumsq, clip_scale, adamw, sgd                */
 MRI_OP_FAMILY(draw)             /* draw                                         */

@@ -8,6 +8,7 @@
  *
  *   route_drop      kept = probs of the kept pairs, else 0; rows, slots, offsets as of route_plan
  *   route_drop.bwd  dprobs = dkept of the kept pairs, else 0
+ *   route_pad       orders between rows as offsets say and experts with exactly capacity rows each
  */
 #include "core/ops/common.h"
 
@@ -112,6 +113,45 @@ static mr_status bwd_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, 
     return MR_OK;
 }
 
+/* ---- route_pad ------------------------------------------------------------------------------ */
+static mr_status pad_shape(const mr_call *c, mr_type *const *out, mr_err *err)
+{
+    const mr_type *t = mri_in(c, 0);
+    int64_t C = mr_attr_i(c, "capacity", 0), R = mr_attr_i(c, "rows", 0);
+    int64_t E = t->rank == 1 ? t->dim[0] - 1 : 0;
+    if (E < 1 || C < 1 || C > INT32_MAX / E || R < 1 || R > INT32_MAX)
+        return mri_op_fail(err, "route_pad", "%lld experts of capacity %lld and %lld rows: each is "
+                           "1 or more, and an index reaches them", (long long)E, (long long)C,
+                           (long long)R);
+    return mri_infer(c, out, err, "route_pad",
+                     "offsets:i32[X+1] -> padded:i32[X+1] index:i32[P] inverse:i32[R]",
+                     MRI_GIVEN({ "X", E }, { "P", E * C }, { "R", R }));
+}
+
+static mr_status pad_ref(const mr_call *c, const mr_buf *in, const mr_buf *out, mr_err *err)
+{
+    int64_t E = c->in[0]->dim[0] - 1, C = mr_attr_i(c, "capacity", 0), R = mr_attr_i(c, "rows", 0);
+    const int32_t *offsets = in[0].data;
+    int32_t *padded = out[0].data, *index = out[1].data, *inverse = out[2].data;
+    for (int64_t r = 0; r < R; r++)
+        inverse[r] = -1;
+    for (int64_t e = 0; e < E; e++) {
+        if (offsets[e + 1] - offsets[e] > C || offsets[e] < 0 || offsets[e + 1] > R)
+            return mri_op_fail(err, "route_pad", "expert %lld has rows %d..%d of %lld, capacity "
+                               "%lld", (long long)e, offsets[e], offsets[e + 1], (long long)R,
+                               (long long)C);
+        padded[e] = (int32_t)(e * C);
+        for (int64_t i = 0; i < C; i++) {
+            bool there = i < offsets[e + 1] - offsets[e];
+            index[e * C + i] = there ? offsets[e] + (int32_t)i : -1;
+            if (there)
+                inverse[offsets[e] + i] = (int32_t)(e * C + i);
+        }
+    }
+    padded[E] = (int32_t)(E * C);
+    return MR_OK;
+}
+
 static void drop_cost(const mr_call *c, mr_cost *cost)
 {
     mri_cost(c, cost, 0, 0);
@@ -133,5 +173,12 @@ const mr_op_def mri_ops_route_drop[] = {
       .sig = "dkept slots offsets -> dprobs", .shape = bwd_shape, .ref = bwd_ref,
       .cost = drop_cost,
       .cases = MRI_CASES("dkept=F[4,2] slots=i32[8]perm offsets=i32[4]{0,2,2,5}") },
+    { MRI_OP, .id = "route_pad", .flags = MR_OP_NO_VJP,
+      .doc = "orders by which take_rows gives every expert exactly capacity rows, zeros behind its "
+             "own, and takes them off again",
+      .sig = "offsets -> padded index inverse", .attrs = "capacity:i rows:i", .shape = pad_shape,
+      .ref = pad_ref, .cost = drop_cost,
+      .cases = MRI_CASES("offsets=i32[4]{0,2,2,5} @capacity=3 @rows=7",
+                         "offsets=i32[6]part:9 @capacity=9 @rows=9") },
     MRI_OPS_END
 };

@@ -24,6 +24,7 @@ static const struct {
     { "comm.reduce", MRI_STEP_REDUCE },   { "comm.reduce_scatter", MRI_STEP_SCATTER },
     { "comm.gather", MRI_STEP_GATHER },   { "comm.shift", MRI_STEP_SHIFT },
     { "comm.slice", MRI_STEP_SLICE },     { "comm.copy", MRI_STEP_SLICE },
+    { "comm.exchange", MRI_STEP_BLOCKS },
 };
 
 uint8_t mri_step_comm(const mri_node *n)

@@ -50,7 +50,8 @@ enum { /* mri_step.comm: what runs, and where */
     MRI_STEP_SCATTER,
     MRI_STEP_SHIFT,      /* to a rank of the group, and from one                         */
     MRI_STEP_SLICE,      /* this rank's part of what it has: a copy on the device        */
-    MRI_STEP_EXCHANGE    /* rows of experts, as many as the data say: core/run/exchange.h */
+    MRI_STEP_EXCHANGE,   /* rows of experts, as many as the data say: core/run/exchange.h */
+    MRI_STEP_BLOCKS      /* the same in blocks of equal size                             */
 };
 enum { MRI_COMM_PENDING = 16 }; /* collectives under way at a time, in one phase */
 

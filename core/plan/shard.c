@@ -170,8 +170,10 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
         return st;
     }
     m.sequence = m.sequence && divides && strcmp(env->mode, "decode");
-    if (!strcmp(env->mode, "decode"))
-        m.capacity_factor = 0; /* of a few tokens at a time: none is dropped */
+    if (!strcmp(env->mode, "decode")) { /* of a few tokens at a time: none is dropped */
+        m.capacity_factor = 0;
+        m.dispatch_bound = m.equal_blocks ? 0 : m.dispatch_bound;
+    }
     mr_list *streams = mri_alloc((a->kinds.n + 1) * sizeof *streams);
     for (uint32_t k = 0; k < a->kinds.n; k++) /* of whole programs: before any is cut */
         streams[k] = mri_assembly_consumed(a, k, NULL);

@@ -10,27 +10,22 @@
  *   what works row by row              the same of x'
  *   anything else                      x = ep_return(take_rows(x', back, order), all)
  *
- * Rows stay with the experts as long as ops read them that go row by row: so an activation between
- * two products runs there, on the rows that came, and its probabilities are sent after the rows.
- * R' is the room: what dispatch_bound says, or all rows of all ranks.
+ * That is the trip of ragged rows; the others, and what they have room for: trip.h. Rows stay with
+ * the experts as long as ops read them that go row by row: so an activation between two products
+ * runs there, on the rows that came, and its probabilities are sent after the rows.
  */
 #include "shard_experts.h"
+#include "trip.h"
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct trip { /* one ep_plan: of the offsets that it is for */
-    mr_val of;        /* in the old block */
-    mr_val all, offsets, order, back;
-    int64_t rows, bound;
-} trip;
 
 typedef struct experts {
     mri_rewrite w;
     const mri_mesh *mesh;
     mr_val *there;     /* by old value: its rows as they lie with the experts; 0 */
     uint32_t *with;    /* of these: which trip */
-    MRI_VEC(trip) trips;
-    double bound;      /* rows that there is room for, by those sent; 0: all */
+    MRI_VEC(mri_trip) trips;
+    mri_trip_kind kind;
 } experts;
 
 static mr_val *there(const experts *x, mr_val v)
@@ -105,25 +100,7 @@ static uint32_t trip_of(experts *x, const mri_node *n, mr_val offsets, int64_t r
     for (uint32_t i = 0; i < x->trips.n; i++)
         if (x->trips.v[i].of == offsets)
             return i;
-    double room = x->bound * (double)rows;
-    trip t = { .of = offsets, .rows = rows, .bound = rows * x->mesh->ep };
-    if (room > 0 && room < (double)t.bound)
-        t.bound = (int64_t)room < room ? (int64_t)room + 1 : (int64_t)room;
-    if (x->mesh->capacity_factor > 0) {
-        int64_t E = mri_val(x->w.from, offsets)->type.dim[0] - 1;
-        int64_t most = mri_expert_capacity(x->mesh, rows, E) * E;
-        t.bound = most < t.bound ? most : t.bound;
-    }
-    const mr_attr ranks = mr_ai("ranks", x->mesh->ep), index = mr_ai("index", x->mesh->i_ep);
-    mr_val out[3] = { 0 };
-    t.all = mri_rewrite_op(&x->w, n, "ep_counts", MR_IN(*mri_rewrite_at(&x->w, offsets)),
-                           MR_AT(ranks, index), NULL, 1);
-    mri_rewrite_op(&x->w, n, "ep_plan", MR_IN(t.all), MR_AT(ranks, index, mr_ai("bound", t.bound)),
-                   out, 3);
-    t.offsets = out[0];
-    t.order = out[1];
-    t.back = out[2];
-    MRI_PUSH(&x->trips, t);
+    MRI_PUSH(&x->trips, mri_trip_make(&x->w, x->mesh, x->kind, n, offsets, rows));
     return (uint32_t)x->trips.n - 1;
 }
 
@@ -136,29 +113,20 @@ static const mri_node *maker(const experts *x, mr_val v, const mri_node *reader)
 
 static mr_val go(experts *x, const mri_node *n, mr_val v, uint32_t with)
 {
-    const trip *t = &x->trips.v[with];
     if (*there(x, v))
         return *there(x, v);
-    const mri_node *at = maker(x, v, n);
-    mr_val sent = mri_rewrite_op(&x->w, at, "ep_send", MR_IN(*mri_rewrite_at(&x->w, v), t->all),
-                                 MR_AT(mr_ai("ranks", x->mesh->ep), mr_ai("index", x->mesh->i_ep),
-                                       mr_ai("bound", t->bound)), NULL, 1);
     x->with[v - 1] = with;
-    return *there(x, v) = mri_rewrite_op(&x->w, at, "take_rows", MR_IN(sent, t->order, t->back),
-                                         MR_NOAT, NULL, 1);
+    return *there(x, v) = mri_trip_go(&x->w, x->mesh, x->kind, &x->trips.v[with], maker(x, v, n),
+                                      *mri_rewrite_at(&x->w, v));
 }
 
 static mr_val come(experts *x, const mri_node *n, mr_val v)
 {
     if (!away(x, v))
         return *mri_rewrite_at(&x->w, v);
-    const trip *t = &x->trips.v[x->with[v - 1]];
-    mr_val y = mri_rewrite_op(&x->w, n, "take_rows", MR_IN(*there(x, v), t->back, t->order),
-                              MR_NOAT, NULL, 1);
-    return *mri_rewrite_at(&x->w, v) =
-        mri_rewrite_op(&x->w, n, "ep_return", MR_IN(y, t->all),
-                       MR_AT(mr_ai("ranks", x->mesh->ep), mr_ai("index", x->mesh->i_ep),
-                             mr_ai("rows", t->rows)), NULL, 1);
+    return *mri_rewrite_at(&x->w, v) = mri_trip_come(&x->w, x->mesh, x->kind,
+                                                     &x->trips.v[x->with[v - 1]], n,
+                                                     *there(x, v));
 }
 
 /* ---- ops ----------------------------------------------------------------------------------- */
@@ -169,6 +137,13 @@ static mr_status products(experts *x, const mri_node *n, mr_err *err)
     if (strcmp(n->def->id, "grouped_linear"))
         return refuse(x, err, "only grouped_linear reads experts of other ranks' tokens",
                       "op %s reads the experts %s", n->def->id, w->name ? w->name : "");
+    const mri_value *offsets = mri_val(x->w.from, n->in[2]);
+    if (x->kind == MRI_TRIP_PADDED &&
+        (offsets->kind != MRI_TEMP ||
+         strcmp(x->w.from->nodes.v[offsets->node].def->id, "route_drop")))
+        return refuse(x, err, "set [mesh] pad_to_capacity = false",
+                      "op %s reads rows that no route_topk and route_plan sorted: their experts have "
+                      "no capacity", n->def->id);
     uint32_t with = away(x, n->in[0]) ? x->with[n->in[0] - 1]
                                       : trip_of(x, n, n->in[2],
                                                 mri_val(x->w.from, n->in[0])->type.dim[0]);
@@ -249,24 +224,20 @@ static mr_status rewrite(experts *x, mr_err *err)
     return st;
 }
 
-mr_status mri_shard_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err)
+/* `cut`: over the ranks of ep */
+static mr_status walk(mr_prog **p, const mri_mesh *mesh, mri_trip_kind kind, bool cut, mr_err *err)
 {
     size_t n = (*p)->values.n;
-    bool any = false;
+    bool gather = cut && mesh->gather_experts;
     mr_status st = 0;
-    experts x = { .mesh = mesh, .bound = mesh->dispatch_bound };
-    x.w.from = *p;
-    for (mr_val v = 1; v <= n && mesh->ep > 1; v++)
-        any |= mri_is_expert(mri_val(*p, v));
-    if (!any)
-        return 0;
+    experts x = { .mesh = mesh, .kind = kind };
     mri_rewrite_begin(&x.w, *p);
     x.there = mri_alloc((n + 1) * sizeof *x.there);
     x.with = mri_alloc((n + 1) * sizeof *x.with);
-    for (mr_val v = 1; v <= x.w.to->values.n && !st; v++)
+    for (mr_val v = 1; cut && v <= x.w.to->values.n && !st; v++)
         st = cut_param(&x, mri_val(x.w.to, v), err);
     if (!st)
-        st = mesh->gather_experts ? mri_gather_experts(&x.w, mesh, err) : rewrite(&x, err);
+        st = gather ? mri_gather_experts(&x.w, mesh, err) : rewrite(&x, err);
     if (!st) {
         st = mri_rewrite_end(&x.w, p, err);
     } else {
@@ -276,5 +247,18 @@ mr_status mri_shard_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err)
     free(x.there);
     free(x.with);
     free(x.trips.v);
+    return st;
+}
+
+mr_status mri_shard_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err)
+{
+    bool any = false;
+    mr_status st = 0;
+    for (mr_val v = 1; v <= (*p)->values.n; v++)
+        any |= mri_is_expert(mri_val(*p, v));
+    if (any && mesh->pad_to_capacity && mesh->capacity_factor > 0)
+        st = walk(p, mesh, MRI_TRIP_PADDED, false, err);
+    if (!st && any && mesh->ep > 1)
+        st = walk(p, mesh, mesh->equal_blocks ? MRI_TRIP_BLOCKS : MRI_TRIP_RAGGED, true, err);
     return st;
 }

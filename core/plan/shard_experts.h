@@ -20,6 +20,9 @@ mr_status mri_shard_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err);
 /* The same by gathering the tokens of all ranks; called by mri_shard_experts(), which has cut the
  * parameters' types in `w`. */
 mr_status mri_gather_experts(mri_rewrite *w, const mri_mesh *mesh, mr_err *err);
+/* The device scalar by which a dispatch says that a block had too little room: the [mesh]
+ * dispatch_bound that would have done; 0: there was room. */
+#define MRI_ROOM_WANTED "room_wanted"
 bool mri_is_expert(const mri_value *v); /* a parameter placed "ep:D" */
 /* Attention sees the keys and values of all ranks of cp. */
 mr_status mri_shard_context(mr_prog **p, const mri_mesh *mesh, mr_err *err);

@@ -5,6 +5,7 @@
  */
 #include "micro.h"
 #include "pictures.h"
+#include "room.h"
 #include "step.h"
 #include <math.h>
 #include <stdlib.h>
@@ -53,6 +54,7 @@ mr_status mri_session_gradients_of(mri_session *s, const mri_batch *b, mri_step_
     MR_TRY(run_batch(s, b, out, err));
     if (s->dp)
         MR_TRY(mri_dp_finish(s->dp, err));
+    MR_TRY(mri_room_check(s, err));
     mri_step_mean_losses(out);
 out:
     return st;
@@ -106,6 +108,7 @@ mr_status mri_session_evaluate(mri_session *s, uint32_t set, int64_t steps, doub
     if (!mri_relay_alone(&s->eval_relay))
         MR_TRY(mri_world_sum(s->world, MRI_GROUP_PP, &sum, 1, err));
     MR_TRY(sum_over_ranks(s, &sum, &weight, err));
+    MR_TRY(mri_room_check(s, err));
     *nll = weight > 0 ? sum / weight : 0;
     *bits_per_byte = info.bytes_per_token > 0 ? *nll / log(2) / info.bytes_per_token : 0;
 out:

@@ -12,7 +12,8 @@ static mr_status submit(mri_device *d, const mri_plan *plan, const mri_step *s, 
     static const uint32_t kinds[] = { [MRI_STEP_REDUCE] = MRI_COMM_ALL_REDUCE,
                                       [MRI_STEP_GATHER] = MRI_COMM_ALL_GATHER,
                                       [MRI_STEP_SCATTER] = MRI_COMM_REDUCE_SCATTER,
-                                      [MRI_STEP_SHIFT] = MRI_COMM_SHIFT };
+                                      [MRI_STEP_SHIFT] = MRI_COMM_SHIFT,
+                                      [MRI_STEP_BLOCKS] = MRI_COMM_ALL_TO_ALL };
     const mri_node *n = &plan->prog->nodes.v[s->node];
     const mr_type *types[2 * MRI_MAX_OPERANDS];
     if (s->comm == MRI_STEP_EXCHANGE) {
@@ -24,6 +25,8 @@ static mr_status submit(mri_device *d, const mri_plan *plan, const mri_step *s, 
     mri_comm_job job = { .kind = kinds[s->comm], .group = s->group, .op = MR_COMM_SUM,
                          .peer = s->by, .in = in[0].data, .out = out[0].data, .dtype = x->dtype,
                          .n = (uint64_t)mr_numel(s->comm == MRI_STEP_SCATTER ? y : x) };
+    if (s->comm == MRI_STEP_BLOCKS)
+        job.n /= d->world->group[s->group].n;
     return mri_comm_submit(d->world, &job, ticket, err);
 }
 

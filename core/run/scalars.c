@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  * scalars.c - see scalars.h. */
 #include "scalars.h"
+#include "core/plan/shard_experts.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* what the norm and clipping step writes */
-static const char *const written[] = { "grad_scale", "norm", "ok" };
+/* what a dispatch of experts' rows, and the norm and clipping step write */
+static const char *const written[] = { "grad_scale", "norm", "ok", MRI_ROOM_WANTED };
 enum { N_WRITTEN = sizeof written / sizeof *written,
        FIRST_WRITTEN = MRI_MAX_SCALARS - N_WRITTEN };
 
 mr_status mri_scalars_create(mri_scalars *s, mri_device *d, mr_err *err)
 {
     memset(s, 0, sizeof *s);
-    return d->ops->alloc(d->dev, MRI_MAX_SCALARS * MRI_SCALAR_STRIDE * sizeof(float),
-                         MR_MEM_WEIGHTS, (void **)&s->data, err);
+    mr_status st = d->ops->alloc(d->dev, MRI_MAX_SCALARS * MRI_SCALAR_STRIDE * sizeof(float),
+                                 MR_MEM_WEIGHTS, (void **)&s->data, err);
+    return st ? st : mri_scalar_set(s, d, MRI_ROOM_WANTED, 0, err);
 }
 
 void mri_scalars_free(mri_scalars *s, mri_device *d)

@@ -3,7 +3,7 @@
  * scalars.h - the run's device scalars by name: f32, one a 64-byte line of one table.
  *
  * Those that the host sets (lr.G, step, ...) fill the table from its front, so that one copy
- * gives a step all of them; those that the device writes (norm, grad_scale, ok) from its back,
+ * gives a step all of them; those that the device writes (norm, ok, ...) from its back,
  * so that one copy reads them, and the host's copy never overwrites them.
  */
 #ifndef MRI_SCALARS_H

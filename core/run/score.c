@@ -4,6 +4,7 @@
 #include "score.h"
 #include "core/ops/zigzag.h"
 #include "pictures.h"
+#include "room.h"
 #include "shares.h"
 #include "step.h"
 #include <stdlib.h>
@@ -133,6 +134,7 @@ mr_status mri_session_scores(mri_session *s, const mri_scoring *q, int64_t n, mr
             memset(q[i].logits, 0, (size_t)(q[i].n * vocab) * sizeof *q[i].logits);
     }
     MR_TRY(forward(s, mine, err)); /* also without a sequence: others wait for its collectives */
+    MR_TRY(mri_room_check(s, err));
     if (mine && mine->n > 1)
         MR_TRY(read_rows(s, "nll", mine->n - 1, mine->nll, err));
     if (mine && mine->logits)
@@ -236,6 +238,7 @@ mr_status mri_session_score_gradients(mri_session *s, const mri_scoring *q, int6
         MR_TRY(run_items(s, b, together, !i, i + step >= n, err));
     }
     MR_TRY(sum_over_ranks(s, err));
+    MR_TRY(mri_room_check(s, err));
 out:
     for (uint32_t k = 0; k < together; k++)
         mri_micro_free(&m[k]);

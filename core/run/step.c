@@ -2,8 +2,10 @@
  * step.c - see step.h. */
 #include "step.h"
 #include "core/schedule/lr.h"
+#include "core/plan/shard_experts.h"
 #include "comm_order.h"
 #include "micro.h"
+#include "room.h"
 #include "stages.h"
 #include <stdlib.h>
 #include <string.h>
@@ -319,7 +321,7 @@ static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
     r->ok = mri_feed_result(&s->feed, p->slot, "ok") != 0;
     s->n_pending--;
     *out = *r;
-    return 0;
+    return r->ok ? 0 : mri_room_verdict(s, mri_feed_result(&s->feed, p->slot, MRI_ROOM_WANTED), err);
 }
 
 /* Nothing was changed since the bad step began, so all is as it was then; those behind it are
@@ -358,5 +360,6 @@ mr_status mri_session_gradients(mri_session *s, mri_step_result *out, mr_err *er
 {
     MRI_ASSERT(!s->n_pending);
     mr_status st = begin(s, false, err);
-    return st ? st : end(s, out, err);
+    st = st ? st : end(s, out, err);
+    return st ? st : mri_room_check(s, err);
 }

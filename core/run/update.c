@@ -2,6 +2,7 @@
  * update.c - memory and running; see update.h. What is run: update_plan.c. */
 #include "update.h"
 #include "core/mesh/world.h"
+#include "core/plan/shard_experts.h"
 #include "graphs.h"
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +121,8 @@ static mr_status agree(mri_update *u, mr_err *err)
         return 0;
     MR_TRY(over_ranks(u, "sumsq", MR_COMM_SUM, err));
     MR_TRY(over_ranks(u, "ok", MR_COMM_MIN, err));
+    if (u->world->mesh.equal_blocks)
+        MR_TRY(over_ranks(u, MRI_ROOM_WANTED, MR_COMM_MAX, err));
 out:
     return st;
 }

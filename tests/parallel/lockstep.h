@@ -166,6 +166,16 @@ static inline void ls_shift(lockstep *l, size_t node)
     }
 }
 
+/* comm.exchange: block n of rank r is block r of rank n */
+static inline void ls_blocks(lockstep *l, size_t node)
+{
+    size_t block = mr_bytes(ls_type(l, 0, l->p[0]->nodes.v[node].in[0])) / l->n;
+    for (uint32_t to = 0; to < l->n; to++)
+        for (uint32_t from = 0; from < l->n; from++)
+            memcpy((char *)ls_out(l, to, node, 0) + from * block,
+                   (char *)ls_in(l, from, node, 0) + to * block, block);
+}
+
 static inline void ls_run(lockstep *l)
 {
     for (size_t i = 0; i < l->p[0]->nodes.n; i++) {
@@ -182,6 +192,8 @@ static inline void ls_run(lockstep *l)
             ls_reduce(l, i);
         else if (!strcmp(id, "ep_send") || !strcmp(id, "ep_return"))
             ls_exchange(l, i, !strcmp(id, "ep_return"));
+        else if (!strcmp(id, "comm.exchange"))
+            ls_blocks(l, i);
         else
             for (uint32_t r = 0; r < l->n; r++) {
                 const mri_node *n = &l->p[r]->nodes.v[i];

@@ -98,10 +98,11 @@ static void fill_params(lockstep *l, uint32_t at)
     }
 }
 
-/* gather: by tokens of all ranks; capacity: the factor by which experts drop tokens, in the whole
- * block too; 0: none */
-static void compare_by(bool gather, form f, uint32_t ranks, int favour, int shun,
-                       double capacity)
+typedef enum how { SENT, GATHERED, BLOCKS, PADDED, PADDED_BLOCKS } how;
+
+/* capacity: the factor by which experts drop tokens, in the whole block too; 0: none. What is
+ * padded to its capacity is compared with the whole block without padding. */
+static void compare_by(how by, form f, uint32_t ranks, int favour, int shun, double capacity)
 {
     lockstep whole, parts;
     mr_prog *one[] = { block(f) }, *p[LS_RANKS];
@@ -111,7 +112,9 @@ static void compare_by(bool gather, form f, uint32_t ranks, int favour, int shun
         mr_err err = MR_ERR_INIT;
         p[r] = block(f);
         mesh.capacity_factor = capacity;
-        mesh.gather_experts = gather;
+        mesh.gather_experts = by == GATHERED;
+        mesh.equal_blocks = by == BLOCKS || by == PADDED_BLOCKS;
+        mesh.pad_to_capacity = by >= PADDED;
         ls_ok(mri_shard_capacity(&p[r], &mesh, &err), &err);
         if (!r)
             ls_ok(mri_shard_capacity(&one[0], &mesh, &err), &err);
@@ -151,7 +154,7 @@ static void compare_by(bool gather, form f, uint32_t ranks, int favour, int shun
 
 static void compare(form f, uint32_t ranks, int favour, int shun, double capacity)
 {
-    compare_by(false, f, ranks, favour, shun, capacity);
+    compare_by(SENT, f, ranks, favour, shun, capacity);
 }
 
 Test(experts, of_other_ranks_give_the_same_outputs_and_gradients)
@@ -173,8 +176,27 @@ Test(experts, that_receive_nothing_or_all)
 Test(experts, of_other_ranks_give_the_same_by_gathered_tokens)
 {
     for (form f = 0; f < FORMS; f++) {
-        compare_by(true, f, 2, -1, -1, 0);
-        compare_by(true, f, 4, 1, 2, 0);
+        compare_by(GATHERED, f, 2, -1, -1, 0);
+        compare_by(GATHERED, f, 4, 1, 2, 0);
+    }
+}
+
+Test(experts, of_other_ranks_give_the_same_in_blocks_of_equal_size)
+{
+    for (form f = 0; f < FORMS; f++) {
+        compare_by(BLOCKS, f, 2, -1, -1, 0);
+        compare_by(BLOCKS, f, 4, 1, 2, 0);
+        compare_by(BLOCKS, f, 2, 0, 3, 0.7);
+    }
+}
+
+Test(experts, give_the_same_with_rows_up_to_their_capacity)
+{
+    for (form f = 0; f < FORMS; f++) {
+        compare_by(PADDED, f, 1, -1, 2, 1.2);
+        compare_by(PADDED, f, 2, 1, -1, 0.7);
+        compare_by(PADDED_BLOCKS, f, 2, 1, 0, 1);
+        compare_by(PADDED_BLOCKS, f, 4, -1, -1, 0.7);
     }
 }
 
@@ -268,6 +290,35 @@ Test(experts, that_ep_does_not_divide_are_refused_by_name)
     cr_assert_eq(mri_shard_experts(&p, &mesh, &err), MR_E_PROFILE_CONFLICT);
     cr_assert(strstr(err.what, "up") && strstr(err.what, "4"), "%s", err.what);
     mri_prog_free(p);
+}
+
+/* A rank sends 6 of its 8 rows to the other, which has 4 in a block: 4 x 2 / 8 = 1 would have been
+ * enough for an even spread, 1.5 for this one. */
+Test(experts, a_block_with_too_little_room_is_noted_on_all_ranks)
+{
+    static int32_t all[2 * (E + 1)] = { 0, 1, 2, 5, 8, 0, 2, 4, 6, 8 };
+    const mr_op_def *room = mri_op_find("ep_room"), *blocks = mri_op_find("ep_blocks");
+    mr_type in = mr_type1("i32", 2 * (E + 1)), one = mr_type1("f32", 1);
+    mr_type o[5] = { mr_type1("i32", E / 2 + 1), mr_type1("i32", 8), mr_type1("i32", 8),
+                     mr_type1("i32", 8), mr_type1("i32", 8) };
+    for (int64_t r = 0; r < 2; r++) {
+        float ok = 1, wanted = 0;
+        int32_t got[5][8];
+        mr_attr at[] = { mr_ai("ranks", 2), mr_ai("index", r), mr_ai("block", 4), mr_ai("rows", 8) };
+        mr_call c = { sizeof c, 3, 0, 4, (const mr_type *[]){ &in, &one, &one }, NULL, at };
+        mr_buf x[] = { { all, NULL }, { &ok, NULL }, { &wanted, NULL } }, y[5];
+        mr_err err = MR_ERR_INIT;
+        ls_ok(room->ref(&c, x, NULL, &err), &err);
+        cr_assert(ok == 0 && wanted == 1.5f, "ok %g, wanted %g", ok, wanted);
+        mr_call b = { sizeof b, 1, 5, 4, (const mr_type *[]){ &in },
+                      (const mr_type *[]){ &o[0], &o[1], &o[2], &o[3], &o[4] }, at };
+        for (int i = 0; i < 5; i++)
+            y[i] = (mr_buf){ got[i], NULL };
+        ls_ok(blocks->ref(&b, x, y, &err), &err);
+        cr_assert_eq(got[0][E / 2], r ? 8 : 6); /* two of six rows stayed behind */
+        for (int i = 0; i < 8; i++)
+            cr_assert(got[3][i] < 0 || got[4][got[3][i]] == i);
+    }
 }
 
 /* Every rank of the group finds out, by the same numbers. */

@@ -29,6 +29,16 @@ Test(moe_steps, experts_over_ranks)
     same(kimi, 4, "kimi ep 4", MESH("mesh.ep=4"));
 }
 
+Test(moe_steps, experts_over_ranks_in_blocks_of_equal_size)
+{
+    same(llama4, 2, "llama4 ep 2 in blocks", MESH("mesh.ep=2", "mesh.dispatcher=alltoall_padded"));
+    same(kimi, 4, "kimi cp 2, ep 4 in bounded blocks",
+         MESH("mesh.cp=2", "mesh.ep=4", "mesh.dispatcher=alltoall_padded",
+              "mesh.dispatch_bound=3.5"));
+    same(kimi, 4, "kimi pp 2, tp 2, ep 2 in blocks",
+         MESH("mesh.pp=2", "mesh.tp=2", "mesh.ep=2", "mesh.dispatcher=alltoall_padded"));
+}
+
 Test(moe_steps, experts_over_half_of_the_ranks)
 {
     same(kimi, 4, "kimi ep 2, edp 2", MESH("mesh.ep=2"));
@@ -55,4 +65,6 @@ Test(moe_steps, tokens_dropped_by_capacity)
                                  "train.micro_batch=2", "train.global_batch=8",
                                  "mesh.capacity_factor=0.8", NULL };
     same(drop, 4, "llama4 ep 2 with capacities", MESH("mesh.ep=2"));
+    same(drop, 4, "llama4 ep 2 with rows up to capacities",
+         MESH("mesh.ep=2", "mesh.pad_to_capacity=true", "mesh.dispatcher=alltoall_padded"));
 }

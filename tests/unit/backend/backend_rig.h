@@ -293,11 +293,12 @@ static inline bool rig_is_wgmma(const mr_call *c)
 static inline bool rig_lacks(rig *r, const char *what, const char *id, const mr_call *c)
 {
     static const char *const loops[] = {
-        "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "route_drop", "route_drop.bwd",
-        "moe_counts", "moe_balance_loss", "moe_balance_loss.bwd", "attention.cp",
-        "attention.cp.bwd", "attention.part", "attention.part.bwd", "attention.merge",
-        "attention.ring", "comm.copy", "comm.reduce", "comm.gather", "comm.reduce_scatter",
-        "comm.slice", "comm.shift", "comm.pack", "comm.unpack" };
+        "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "ep_blocks", "ep_room",
+        "route_drop", "route_drop.bwd", "route_pad", "moe_counts", "moe_balance_loss",
+        "moe_balance_loss.bwd", "attention.cp", "attention.cp.bwd", "attention.part",
+        "attention.part.bwd", "attention.merge", "attention.ring", "comm.copy", "comm.reduce",
+        "comm.gather", "comm.reduce_scatter", "comm.slice", "comm.shift", "comm.exchange",
+        "comm.pack", "comm.unpack" };
     for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
         mr_kernel_info info = { .size = sizeof info };
         mr_err err = MR_ERR_INIT;

@@ -16,7 +16,8 @@ static bool between_ranks(const char *id)
         "attention.cp.bwd", "attention.part", "attention.part.bwd", "attention.merge",
         "attention.ring",
         "moe_counts", "moe_balance_loss", "moe_balance_loss.bwd", "route_drop", "route_drop.bwd",
-        "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return" };
+        "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "ep_blocks", "ep_room",
+        "route_pad", "comm.exchange" };
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (!strcmp(ids[i], id))
             return true;
