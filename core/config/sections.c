@@ -131,6 +131,9 @@ static const mr_opt train_opts[] = {
           "regions that backward computes again instead of keeping: core_attn,moe_act,mlp,..."),
     MR_OPT_CHOICE(C, loss, "loss", "per_token", "per_token|per_micro_batch",
                   "mean over the step's tokens, or mean of the micro-batches' means"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, moe_router_bias_update_rate, "moe_router_bias_update_rate", "0", 0,
+                 1, "by how much a step moves the bias by which a router chooses, towards an even "
+                 "load of its experts; 0: not at all"),
     MR_OPT(C, MR_T_BOOL, split_weight_gradient, "split_weight_gradient", "false",
            "weight gradients as a phase of their own (zero-bubble schedules)"),
     MR_OPT(C, MR_T_BOOL, fuse, "fuse", "true",

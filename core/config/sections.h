@@ -61,6 +61,7 @@ typedef struct mri_cfg_train {
     const char *sample_prompt; /* a sample is printed at the end from this prompt; NULL none */
     int64_t sample_tokens;
     int64_t images; /* tiles that a sequence has room for */
+    double moe_router_bias_update_rate; /* 0: routers' biases stay */
 } mri_cfg_train;
 
 typedef struct mri_cfg_model {

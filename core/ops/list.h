@@ -29,6 +29,7 @@ MRI_OP_FAMILY(grouped_linear)   /* grouped_linear, .dgrad, .wgrad               
 MRI_OP_FAMILY(moe_losses)       /* moe_aux_loss, router_z_loss, .bwd            */
 MRI_OP_FAMILY(moe_balance)      /* moe_counts, moe_balance_loss, .bwd            */
 MRI_OP_FAMILY(route_drop)       /* route_drop, .bwd, route_pad                  */
+MRI_OP_FAMILY(router_bias)      /* route_load, balance_bias                     */
 MRI_OP_FAMILY(experts_parallel) /* ep_counts, _plan, _window, _send, _return, take_rows */
 MRI_OP_FAMILY(experts_blocks)   /* ep_blocks, ep_room                           */
 MRI_OP_FAMILY(add_rmsnorm)      /* add_rmsnorm, .bwd: fused, as the next five are */

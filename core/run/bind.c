@@ -287,14 +287,14 @@ static mr_status bind_states(mri_exec *e, mr_err *err)
         for (size_t j = 0; j < mri_exec_plan(e, i)->states.n; j++) {
             mri_state *s = &e->states.v[at++];
             mr_status st = 0;
-            if (s->borrowed)
+            if (s->borrowed && e->opt.states_of)
                 s->data = state_data(e->opt.states_of, s->name);
             else if (!s->data)
                 st = e->device->ops->alloc(e->device->dev, mr_bytes(&s->type), MR_MEM_ARENA,
                                            &s->data, err);
             if (st)
                 return st;
-            MRI_ASSERT(s->data);
+            MRI_ASSERT(s->data); /* its own, that exec's, or set by whoever lends it */
             mri_exec_frame(e, 0, i)->state[j] = s->data;
         }
     return 0;

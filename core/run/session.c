@@ -186,6 +186,10 @@ static mr_status open_update(mri_session *s, mr_err *err)
     MR_TRY(mri_update_create(&s->device, s->world, &s->params, &s->scalars, s->train,
                              s->optimizer_ops, s->optimizer, s->config->optimizer.clip_grad,
                              s->config->run.deterministic != 0, &s->update, err));
+    if (s->config->train.moe_router_bias_update_rate > 0)
+        MR_TRY(mri_balance_create(&s->device, s->world, &s->params, &s->scalars, s->train,
+                                  s->config->train.moe_router_bias_update_rate,
+                                  s->config->run.deterministic != 0, &s->balance, err));
 out:
     return st;
 }
@@ -304,6 +308,8 @@ mr_status mri_session_open(mri_registry *reg, const mri_config *config,
                                     lends_gradients(s), err));
         if (s->dp)
             MR_TRY(mri_dp_alloc(s->dp, err));
+        if (s->balance)
+            MR_TRY(mri_balance_alloc(s->balance, err));
         MR_TRY(make_arena(s, err));
         if (s->decode)
             MR_TRY(mri_rows_open(&s->rows[0], s->decode, &s->graphs, err));
@@ -340,6 +346,7 @@ void mri_session_close(mri_session *s)
     mri_feed_free(&s->feed);
     mri_schedule_free(&s->schedule);
     mri_update_free(s->update);
+    mri_balance_free(s->balance);
     if (s->optimizer)
         s->optimizer_ops->destroy(s->optimizer);
     mri_relay_close(&s->relay);

@@ -14,6 +14,7 @@
 #include "core/plugin/registry.h"
 #include "core/store/store.h"
 #include "mrun/data.h"
+#include "balance.h"
 #include "decode.h"
 #include "feed.h"
 #include "graphs.h"
@@ -78,6 +79,7 @@ typedef struct mri_session {
     const mr_optimizer_ops *optimizer_ops;
     void *optimizer;
     mri_update *update;
+    mri_balance *balance; /* of routers' biases; or NULL */
     mri_exec *train, *eval, *decode, *prefill; /* decode: a row a slot; prefill: more, same states */
     mri_pages pages;    /* who has which page of the states */
     mri_rows rows[2];   /* of decode and of prefill */

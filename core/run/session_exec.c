@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * session_exec.c - see session_exec.h. */
 #include "session_exec.h"
+#include "core/plan/router_load.h"
 #include "core/plan/shard.h"
 #include "micro.h"
 #include "pictures.h"
@@ -17,7 +18,10 @@ mr_status mri_session_cut(const mri_session *s, mri_assembly *a, const mr_block_
     mri_mesh_alone(&alone); /* experts have capacities there too */
     alone.capacity_factor = c->capacity_factor;
     alone.drop_by_position = c->capacity_policy && !strcmp(c->capacity_policy, "position");
-    return mri_shard_assembly(a, s->world ? &s->world->mesh : &alone, env, err);
+    alone.pad_to_capacity = c->pad_to_capacity;
+    double rate = s->config->train.moe_router_bias_update_rate;
+    mr_status st = mri_shard_assembly(a, s->world ? &s->world->mesh : &alone, env, err);
+    return st || !(rate > 0) || strcmp(env->mode, "train") ? st : mri_router_loads(a, err);
 }
 
 mr_status mri_session_describe(mri_session *s, const char *mode, mr_err *err)
@@ -81,6 +85,8 @@ mr_status mri_session_make_exec(mri_session *s, const mri_session_options *o, co
                                 precision->start_in_bf16, precision->end_in_bf16, err);
     if (!st)
         st = mri_session_cut(s, a, &env, err);
+    if (!st && train && s->config->train.moe_router_bias_update_rate > 0)
+        st = mri_router_biased(a, s->config->train.moe_router_bias_update_rate, err);
     if (!st && train)
         st = mri_assembly_check_regions(a, &s->config->train.recompute, err);
     if (!st)

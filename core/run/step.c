@@ -39,6 +39,11 @@ uint32_t mri_micros_of(const mri_session *s, int64_t rows)
 static mr_status run_block(mri_session *s, const mri_item *it, uint8_t phase, mr_err *err)
 {
     bool first = phase != MRI_F && !it->micro_batch;
+    if (s->balance && mri_stages_zipped(s)) { /* routers, too, ask whether the batch is blank */
+        mr_status st = mri_feed_load_seed(&s->feed, it->micro_batch, err);
+        if (st)
+            return st;
+    }
     if (it->pieces > 1)
         return mri_exec_run_piece(s->train, it->slot, it->instance, phase, first, it->piece, err);
     return (first ? mri_exec_run_first : mri_exec_run_in)(s->train, it->slot, it->instance, phase,
@@ -53,6 +58,8 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     case MRI_ITEM_ZERO:
         if (s->dp)
             mri_dp_begin(s->dp, true);
+        if ((st = mri_balance_zero(s->balance, err)))
+            return st;
         return mri_exec_zero(s->train, MRI_AT_START, err);
     case MRI_ITEM_LOAD: return mri_feed_load(&s->feed, it->micro_batch, it->chunk, it->slot, err);
     case MRI_ITEM_SEED: return mri_feed_load_seed(&s->feed, it->micro_batch, err);
@@ -71,6 +78,7 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
     case MRI_ITEM_UPDATE:
         st = s->dp ? mri_dp_finish(s->dp, err) : 0;
         st = st ? st : mri_update_launch(s->update, true, err);
+        st = st ? st : mri_balance_launch(s->balance, err);
         st = st || !s->dp ? st : mri_dp_updated(s->dp, err);
         return st ? st : mri_feed_store_scalars(&s->feed, err);
     }
@@ -119,6 +127,8 @@ static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *er
     uint32_t n = (uint32_t)plan->items.n - !update;
     uint64_t key = mri_hash(mri_exec_key(s->train), &n, sizeof n); /* n says how many micro-batches */
     char *obstacle = mri_update_obstacle(s->update);
+    if (!obstacle)
+        obstacle = mri_balance_obstacle(s->balance);
     mri_work w = { "train", key, plan->items.v, n, s->train, obstacle, run_item, s };
     st = mri_graphs_run(&s->graphs, &w, err);
     if (!st && !update && s->dp)

@@ -17,7 +17,7 @@ static bool between_ranks(const char *id)
         "attention.ring",
         "moe_counts", "moe_balance_loss", "moe_balance_loss.bwd", "route_drop", "route_drop.bwd",
         "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "ep_blocks", "ep_room",
-        "route_pad", "comm.exchange" };
+        "route_pad", "route_load", "balance_bias", "comm.exchange" };
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         if (!strcmp(ids[i], id))
             return true;
