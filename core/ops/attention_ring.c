@@ -13,7 +13,7 @@
  * that can run beside it, and two blocks of other ranks' keys are there at a time, one in use, one
  * under way.
  */
-#include "core/ops/attend.h"
+#include "core/ops/ring.h"
 
 /* ---- attention.merge ------------------------------------------------------------------------ */
 static mr_status merge_shape(const mr_call *c, mr_type *const *out, mr_err *err)
@@ -93,26 +93,21 @@ static void ring_cost(const mr_call *c, mr_cost *cost)
     cost->bytes = (double)mr_bytes(c->out[0]) + (double)mr_bytes(c->in[alone ? 0 : 4]);
 }
 
-/* The backward as it is emitted: what every op of it needs. */
-typedef struct ring {
-    const mr_vjp *v;
-    int64_t ranks, index;
-    const char *dtype;
-    mr_attr at[16];  /* of a part; the last says whose keys */
-    uint32_t n_at;
-    mr_attr send[4]; /* of a transfer to the next rank */
-} ring;
-
+/* ---- what is emitted ------------------------------------------------------------------------ */
 static bool is_of_part(const char *key)
 {
-    return strcmp(key, "group") && strcmp(key, "from");
+    static const char *const others[] = { "group", "nope_dim", "inv_freq", "factor" };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!strcmp(key, others[i]))
+            return false;
+    return true;
 }
 
-static ring ring_of(const mr_vjp *v)
+mri_ring mri_ring_of(const mr_vjp *v)
 {
     const mr_call *c = v->call;
-    ring r = { .v = v, .ranks = mr_attr_i(c, "ranks", 1), .index = mr_attr_i(c, "index", 0),
-               .dtype = c->in[0]->dtype };
+    mri_ring r = { .v = v, .ranks = mr_attr_i(c, "ranks", 1), .index = mr_attr_i(c, "index", 0),
+                   .dtype = mri_dtype_name(c->in[0]->dtype), .acc = mri_stat_dtype(c->in[0]) };
     for (uint32_t i = 0; i < c->n_attr && r.n_at < 15; i++)
         if (is_of_part(c->attr[i].key))
             r.at[r.n_at++] = c->attr[i];
@@ -123,46 +118,62 @@ static ring ring_of(const mr_vjp *v)
     return r;
 }
 
-static mr_val passed_on(const ring *r, mr_val x)
+mr_val mri_ring_pass(const mri_ring *r, mr_val x)
 {
     return r->ranks == 1 ? x : mri_emit(r->v, "comm.shift", &x, 1, r->send, 4);
 }
 
-static mr_val sum(const ring *r, mr_val a, mr_val b)
+mr_val mri_ring_sum(const mri_ring *r, mr_val a, mr_val b)
 {
     return a ? mri_emit(r->v, "add", MR_IN(a, b), NULL, 0) : b;
 }
 
+mr_val mri_ring_cast(const mri_ring *r, mr_val x, const char *dtype)
+{
+    return mri_emit(r->v, "cast", MR_IN(x), MR_AT(mr_as("dtype", dtype)));
+}
+
+void mri_ring_part(const mri_ring *r, int64_t s, const mr_val kv[2], mr_val start, mr_val lse,
+                   mr_val d[3])
+{
+    mr_attr at[16];
+    memcpy(at, r->at, r->n_at * sizeof *at);
+    at[r->n_at] = mr_ai("from", (r->index - s + r->ranks) % r->ranks);
+    mri_emit_n(r->v, d, 3, "attention.part.bwd",
+               MR_IN(r->v->dout[0], r->v->in[0], kv[0], kv[1], r->v->out[0], lse, start), at,
+               r->n_at + 1);
+}
+
+mr_val mri_ring_lse(const mri_ring *r, const mr_val kv[2], mr_val start)
+{
+    mr_val both[2] = { 0 };
+    mri_emit_n(r->v, both, 2, "attention.part", MR_IN(r->v->in[0], kv[0], kv[1], start), r->at,
+               r->n_at);
+    return both[1];
+}
+
 static mr_status ring_vjp(const mr_vjp *v, mr_err *err)
 {
-    ring r = ring_of(v);
-    mr_val k = v->in[1], v_ = v->in[2], lse = mri_val_in(v, 5), sums[3] = { 0 };
+    mri_ring r = mri_ring_of(v);
+    mr_val kv[2] = { v->in[1], v->in[2] }, lse = mri_val_in(v, 5), sums[3] = { 0 };
     (void)err;
-    if (!v->dout[0] || (!mri_need(v, 0) && !mri_need(v, 1) && !mri_need(v, 2)))
+    if (!v->dout[0])
         return 0;
-    if (!lse) { /* a ring of one kept none */
-        mr_val both[2] = { 0 };
-        mri_emit_n(v, both, 2, "attention.part", v->in, 4, r.at, r.n_at);
-        lse = both[1];
-    }
+    lse = lse ? lse : mri_ring_lse(&r, kv, v->in[3]);
     for (int64_t s = 0; s < r.ranks; s++) {
         mr_val next[2] = { 0 }, d[3] = { 0 };
-        if (s + 1 < r.ranks) {
-            next[0] = passed_on(&r, k);
-            next[1] = passed_on(&r, v_);
-        }
-        r.at[r.n_at] = mr_ai("from", (r.index - s + r.ranks) % r.ranks);
-        mri_emit_n(v, d, 3, "attention.part.bwd",
-                   MR_IN(v->dout[0], v->in[0], k, v_, v->out[0], lse, v->in[3]), r.at, r.n_at + 1);
-        sums[0] = sum(&r, sums[0], d[0]);
+        for (uint32_t i = 0; i < 2 && s + 1 < r.ranks; i++)
+            next[i] = mri_ring_pass(&r, kv[i]);
+        mri_ring_part(&r, s, kv, v->in[3], lse, d);
+        sums[0] = mri_ring_sum(&r, sums[0], d[0]);
         for (uint32_t i = 1; i < 3; i++) /* these are of the keys: they go where those go */
-            sums[i] = passed_on(&r, sum(&r, sums[i], d[i]));
-        k = next[0];
-        v_ = next[1];
+            sums[i] = mri_ring_pass(&r, mri_ring_sum(&r, sums[i], d[i]));
+        kv[0] = next[0];
+        kv[1] = next[1];
     }
     for (uint32_t i = 0; i < 3; i++)
         if (mri_need(v, i))
-            v->din[i] = mri_emit(v, "cast", MR_IN(sums[i]), MR_AT(mr_as("dtype", r.dtype)));
+            v->din[i] = mri_ring_cast(&r, sums[i], r.dtype);
     return 0;
 }
 

@@ -15,6 +15,7 @@ MRI_OP_FAMILY(attention_cp)     /* zigzag, attention.cp, .part, .bwd of each    
 MRI_OP_FAMILY(attention_ring)   /* attention.merge, attention.ring              */
 MRI_OP_FAMILY(attention_paged)  /* attention.paged                              */
 MRI_OP_FAMILY(mla)              /* rope_tail, mla_kv, .bwd                      */
+MRI_OP_FAMILY(mla_ring)         /* mla_attention.ring                           */
 MRI_OP_FAMILY(mla_paged)        /* mla_attention.paged                          */
 MRI_OP_FAMILY(split)            /* split, concat                                */
 MRI_OP_FAMILY(swiglu)           /* swiglu, .bwd                                 */

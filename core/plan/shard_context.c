@@ -13,6 +13,8 @@
  *                                      o[s], l[s] = attention.part(q, k[s], v[s], seq_start)
  *                                      acc, lse = attention.merge(acc, lse, o[s], l[s])
  *                                      attention.ring(q, k, v, seq_start, acc, lse)
+ *                   of latents         c, kr, positions pass round; k[s], v[s] as above
+ *                                      mla_attention.ring(q, c, kr, w, seq_start, positions, ..)
  *
  *   moe_aux_loss(logits, seq_start)  f = comm.reduce(moe_counts(logits, seq_start))
  *                                    moe_balance_loss(logits, seq_start, f)
@@ -80,36 +82,34 @@ static bool from_latents(const mr_prog *p, const mri_node *n, const mri_node **k
     if (!*kv || (*kv)->out[0] != n->in[1] || (*kv)->out[1] != n->in[2])
         return false;
     *up = maker(p, (*kv)->in[0], "linear");
-    if (!*up || !only_for(p, (*kv)->in[0], *kv) || !only_for(p, n->in[1], n) ||
-        !only_for(p, n->in[2], n))
+    if (!*up || ((*up)->n_in > 2 && (*up)->in[2]) || !only_for(p, (*kv)->in[0], *kv) ||
+        !only_for(p, n->in[1], n) || !only_for(p, n->in[2], n))
         return false;
     size_t latent = row_bytes(p, (*up)->in[0]) + row_bytes(p, (*kv)->in[1]) +
                     row_bytes(p, (*kv)->in[2]);
     return latent < row_bytes(p, n->in[1]) + row_bytes(p, n->in[2]);
 }
 
-/* Is this node made again behind a gather, where attention wants it? */
-static bool comes_later(const mr_prog *p, const mri_mesh *m, const mri_node *n)
+/* Is this node made again of other ranks' latents, where attention wants it? */
+static bool comes_later(const mr_prog *p, const mri_node *n)
 {
     const mri_node *kv, *up;
-    for (size_t i = 0; i < p->nodes.n && !m->ring; i++)
+    for (size_t i = 0; i < p->nodes.n; i++)
         if (!strcmp(p->nodes.v[i].def->id, "attention") &&
             from_latents(p, &p->nodes.v[i], &kv, &up) && (n == kv || n == up))
             return true;
     return false;
 }
 
-static void expand(mri_rewrite *w, const mri_mesh *m, const mri_node *kv, const mri_node *up,
-                   int64_t seq, mr_val *out)
+/* x: latents, the shared part of keys, positions -> kv */
+static void expand(mri_rewrite *w, const mri_node *kv, const mri_node *up, const mr_val x[3],
+                   mr_val out[2])
 {
-    mr_val in[MRI_MAX_OPERANDS] = { 0 }, x[3];
-    for (uint32_t i = 1; i < up->n_in; i++) /* the weight, a bias */
-        in[i] = up->in[i] ? *mri_rewrite_at(w, up->in[i]) : 0;
-    in[0] = gathered(w, m, up, up->in[0], seq, "sum");
-    x[1] = gathered(w, m, kv, kv->in[1], seq, "sum");
-    x[2] = gathered(w, m, kv, kv->in[2], seq, "slice"); /* positions */
-    x[0] = mri_rewrite_op(w, up, "linear", in, up->n_in, up->attr, up->n_attr, NULL, 1);
-    mri_rewrite_op(w, kv, "mla_kv", x, 3, kv->attr, kv->n_attr, out, 2);
+    mr_val in[3] = { x[0], *mri_rewrite_at(w, up->in[1]) };
+    in[0] = mri_rewrite_op(w, up, "linear", in, 2, up->attr, up->n_attr, NULL, 1);
+    in[1] = x[1];
+    in[2] = x[2];
+    mri_rewrite_op(w, kv, "mla_kv", in, 3, kv->attr, kv->n_attr, out, 2);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -119,12 +119,16 @@ static void attend_all(mri_rewrite *w, const mri_mesh *m, const mri_node *n, int
                        mr_attr *at, uint32_t n_at, mr_val *out)
 {
     const mri_node *kv, *up;
-    mr_val all[2];
-    if (from_latents(w->from, n, &kv, &up))
-        expand(w, m, kv, up, seq, all);
-    else
+    mr_val all[3];
+    if (from_latents(w->from, n, &kv, &up)) {
+        all[0] = gathered(w, m, up, up->in[0], seq, "sum");
+        all[1] = gathered(w, m, kv, kv->in[1], seq, "sum");
+        all[2] = gathered(w, m, kv, kv->in[2], seq, "slice"); /* positions */
+        expand(w, kv, up, all, all);
+    } else {
         for (uint32_t i = 0; i < 2; i++)
             all[i] = gathered(w, m, n, n->in[1 + i], seq, "sum");
+    }
     mri_rewrite_op(w, n, "attention.cp",
                    MR_IN(*mri_rewrite_at(w, n->in[0]), all[0], all[1],
                          *mri_rewrite_at(w, n->in[3])), at, n_at, out, 2);
@@ -139,29 +143,51 @@ static mr_val passed(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_va
                           NULL, 1);
 }
 
+/* What joins the steps, of what passed round: keys and values, or latents. */
+static mr_val ring_end(mri_rewrite *w, const mri_node *n, const mri_node *kv, const mri_node *up,
+                       const mr_val *own, const mr_val acc[2], mr_attr *at, uint32_t n_at)
+{
+    static const char *const turn[] = { "nope_dim", "inv_freq", "factor" };
+    mr_val q = *mri_rewrite_at(w, n->in[0]), start = *mri_rewrite_at(w, n->in[3]);
+    at[n_at++] = mr_as("group", mri_group_name(MRI_GROUP_CP));
+    if (!kv)
+        return mri_rewrite_op(w, n, "attention.ring",
+                              MR_IN(q, own[0], own[1], start, acc[0], acc[1]), at, n_at, NULL, 1);
+    for (uint32_t i = 0; i < kv->n_attr; i++)
+        for (size_t k = 0; k < sizeof turn / sizeof *turn; k++)
+            if (!strcmp(kv->attr[i].key, turn[k]))
+                at[n_at++] = kv->attr[i];
+    return mri_rewrite_op(w, n, "mla_attention.ring",
+                          MR_IN(q, own[0], own[1], *mri_rewrite_at(w, up->in[1]), start, own[2],
+                                acc[0], acc[1]), at, n_at, NULL, 1);
+}
+
 /* The ring: a transfer is submitted before the step that runs beside it. */
 static void attend_in_turn(mri_rewrite *w, const mri_mesh *m, const mri_node *n, mr_attr *at,
                            uint32_t n_at, mr_val *out)
 {
+    const mri_node *kv = NULL, *up = NULL;
+    bool latents = from_latents(w->from, n, &kv, &up);
+    uint32_t n_own = latents ? 3 : 2;
     mr_val q = *mri_rewrite_at(w, n->in[0]), start = *mri_rewrite_at(w, n->in[3]);
-    mr_val own[2] = { *mri_rewrite_at(w, n->in[1]), *mri_rewrite_at(w, n->in[2]) };
-    mr_val kv[2] = { own[0], own[1] }, next[2] = { 0 }, acc[2] = { 0 };
+    mr_val own[3], x[3], next[3] = { 0 }, acc[2] = { 0 };
+    for (uint32_t i = 0; i < n_own; i++)
+        x[i] = own[i] = *mri_rewrite_at(w, !latents ? n->in[1 + i] : i ? kv->in[i] : up->in[0]);
     for (uint32_t s = 0; s < m->cp; s++) {
-        mr_val part[2] = { 0 };
-        for (uint32_t i = 0; i < 2 && s + 1 < m->cp; i++)
-            next[i] = passed(w, m, n, kv[i]);
+        mr_val part[2] = { 0 }, keys[2] = { x[0], x[1] };
+        for (uint32_t i = 0; i < n_own && s + 1 < m->cp; i++)
+            next[i] = passed(w, m, n, x[i]);
+        if (latents)
+            expand(w, kv, up, x, keys);
         at[n_at] = mr_ai("from", (m->i_cp + m->cp - s) % m->cp);
-        mri_rewrite_op(w, n, "attention.part", MR_IN(q, kv[0], kv[1], start), at, n_at + 1,
+        mri_rewrite_op(w, n, "attention.part", MR_IN(q, keys[0], keys[1], start), at, n_at + 1,
                        s ? part : acc, 2);
         if (s)
             mri_rewrite_op(w, n, "attention.merge", MR_IN(acc[0], acc[1], part[0], part[1]), NULL,
                            0, acc, 2);
-        kv[0] = next[0];
-        kv[1] = next[1];
+        memcpy(x, next, sizeof x);
     }
-    at[n_at] = mr_as("group", mri_group_name(MRI_GROUP_CP));
-    out[0] = mri_rewrite_op(w, n, "attention.ring",
-                            MR_IN(q, own[0], own[1], start, acc[0], acc[1]), at, n_at + 1, NULL, 1);
+    out[0] = ring_end(w, n, latents ? kv : NULL, up, own, acc, at, n_at);
     out[1] = acc[1];
 }
 
@@ -226,7 +252,7 @@ mr_status mri_shard_context(mr_prog **p, const mri_mesh *mesh, mr_err *err)
         mr_val in[MRI_MAX_OPERANDS] = { 0 };
         for (uint32_t k = 0; k < n->n_in; k++)
             in[k] = n->in[k] ? *mri_rewrite_at(&w, n->in[k]) : 0;
-        if (comes_later(w.from, mesh, n))
+        if (comes_later(w.from, n))
             continue;
         if (!strcmp(n->def->id, "attention"))
             st = attend(&w, mesh, n, err);

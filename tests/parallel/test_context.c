@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sequences over the ranks of cp: a block with attention, cut zig-zag over 2 or 4 ranks, with keys
- * gathered or passed round a ring, gives each rank the rows of the whole block's outputs and gradients that are its own, with documents,
- * chunks, grouped heads and values of another width than keys.
+ * Sequences over the ranks of cp: a block with attention, cut zig-zag over 2 to 8 ranks, with keys
+ * gathered or passed round a ring, gives each rank the rows of the whole block's outputs and
+ * gradients that are its own, with documents, chunks, grouped heads, values of another width than
+ * keys, and latents.
  */
 #include "core/ops/zigzag.h"
 #include "core/plan/shard_experts.h"
@@ -104,7 +105,7 @@ Test(context, attention_over_ranks_is_that_of_one)
         }
 }
 
-/* Latent attention: what is gathered is latents and the keys' shared part where these are fewer
+/* Latent attention: what is sent is latents and the keys' shared part where these are fewer
  * bytes, and every rank makes all keys and values of them; else keys and values. */
 enum { HEADS = 2, NOPE = 4, VALUE = 5, LATENT_ROPE = 2 };
 
@@ -130,16 +131,16 @@ static mr_prog *latent_block(int64_t latent, int64_t tokens)
     return n.p;
 }
 
-static size_t bytes_gathered(const mr_prog *p)
+static size_t bytes_sent(const mr_prog *p, const char *by)
 {
     size_t n = 0;
     for (size_t i = 0; i < p->nodes.n; i++)
-        if (!strcmp(p->nodes.v[i].def->id, "comm.gather"))
+        if (!strcmp(p->nodes.v[i].def->id, by))
             n += mr_bytes(&mri_val(p, p->nodes.v[i].in[0])->type);
     return n;
 }
 
-static void latents(int64_t latent, uint32_t ranks)
+static void latents(int64_t latent, uint32_t ranks, bool ring)
 {
     static const char *const in[] = { "q", "c", "kr", "d:y" };
     static const char *const out[] = { "y", "d:q", "d:c", "d:kr" };
@@ -149,14 +150,14 @@ static void latents(int64_t latent, uint32_t ranks)
     mr_prog *one[] = { latent_block(latent, T) }, *p[LS_RANKS];
     int64_t n, m;
     for (uint32_t r = 0; r < ranks; r++) {
-        mri_mesh mesh = mesh_of(r, ranks, "all_gather");
+        mri_mesh mesh = mesh_of(r, ranks, ring ? "p2p" : "all_gather");
         mr_err err = MR_ERR_INIT;
         p[r] = latent_block(latent, T / ranks);
         ls_ok(p[r]->failed, &p[r]->err);
         ls_ok(mri_shard_context(&p[r], &mesh, &err), &err);
-        size_t want = T / ranks * (few < expanded ? few : expanded);
-        cr_assert_eq(bytes_gathered(p[r]), want, "%zu bytes are gathered, not %zu",
-                     bytes_gathered(p[r]), want);
+        size_t want = T / ranks * (few < expanded ? few : expanded) * (ring ? ranks - 1 : 1);
+        size_t sent = bytes_sent(p[r], ring ? "comm.shift" : "comm.gather");
+        cr_assert_eq(sent, want, "%zu bytes are sent, not %zu", sent, want);
     }
     ls_open(&whole, one, 1);
     ls_open(&parts, p, ranks);
@@ -202,12 +203,13 @@ static void latents(int64_t latent, uint32_t ranks)
     ls_close(&parts);
 }
 
-Test(context, latents_are_gathered_where_they_are_fewer)
+Test(context, latents_are_sent_where_they_are_fewer)
 {
-    for (uint32_t ranks = 2; ranks <= 4; ranks *= 2) {
-        latents(6, ranks);
-        latents(30, ranks);
-    }
+    for (uint32_t ranks = 2; ranks <= 4; ranks *= 2)
+        for (int ring = 0; ring < 2; ring++) {
+            latents(6, ranks, ring);
+            latents(30, ranks, ring);
+        }
 }
 
 /* The load-balancing loss of a micro-batch that ranks share: the parts add up to the whole's, and

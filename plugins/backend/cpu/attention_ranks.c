@@ -7,7 +7,13 @@
  */
 #include "attn.h"
 
-#define SELF const struct attn *k = (const struct attn *)base
+struct joined {
+    struct kernel base;
+    int64_t rows, width; /* of o: of a head to be joined, of a token to be rounded */
+    uint32_t acc;        /* which operand has all parts */
+};
+
+#define SELF const struct joined *k = (const struct joined *)base
 
 /* The row of all ranks' sequences that query i of this rank is: a sequence is cut into twice as
  * many pieces as there are ranks, and each has one piece from the front and one from the back. */
@@ -67,18 +73,17 @@ static mr_status merge_run(const struct kernel *base, const mr_buf *in, const mr
                            mr_err *err)
 {
     SELF;
-    int64_t rows = k->tokens * k->heads;
     const float *oa = in[0].data, *la = in[1].data, *ob = in[2].data, *lb = in[3].data;
     float *o = out[0].data, *lse = out[1].data;
-    int parts = cpu_parts(base, rows, 16);
+    int parts = cpu_parts(base, k->rows, 16);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (int p = 0; p < parts; p++) {
         int64_t lo, hi;
-        cpu_range(rows, 1, p, parts, &lo, &hi);
+        cpu_range(k->rows, 1, p, parts, &lo, &hi);
         for (int64_t r = lo; r < hi; r++) {
             float wa, wb;
             lse[r] = join(la[r], lb[r], &wa, &wb);
-            for (int64_t i = r * k->cv; i < (r + 1) * k->cv; i++)
+            for (int64_t i = r * k->width; i < (r + 1) * k->width; i++)
                 o[i] = wa * oa[i] + wb * ob[i];
         }
     }
@@ -91,14 +96,14 @@ static mr_status ring_run(const struct kernel *base, const mr_buf *in, const mr_
                           mr_err *err)
 {
     SELF;
-    int64_t width = k->heads * k->cv;
-    int parts = cpu_parts(base, k->tokens, 16);
+    const float *acc = in[k->acc].data;
+    int64_t width = k->width;
+    int parts = cpu_parts(base, k->rows, 16);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (int p = 0; p < parts; p++) {
         int64_t lo, hi;
-        cpu_range(k->tokens, 1, p, parts, &lo, &hi);
-        from_f32(out_arr(base, out, 0), lo * width, (const float *)in[4].data + lo * width,
-                 (hi - lo) * width);
+        cpu_range(k->rows, 1, p, parts, &lo, &hi);
+        from_f32(out_arr(base, out, 0), lo * width, acc + lo * width, (hi - lo) * width);
     }
     (void)ws, (void)err;
     return MR_OK;
@@ -149,11 +154,10 @@ static mr_status attention_part_bwd_prepare(struct kernel *base, const mr_call *
 
 static mr_status merge_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    struct attn *k = (struct attn *)base;
+    struct joined *k = (struct joined *)base;
     (void)err;
-    k->tokens = mr_rows(c->in[0]);
-    k->heads = mr_last(c->in[1]);
-    k->cv = mr_last(c->in[0]) / k->heads;
+    k->rows = mr_numel(c->in[1]);
+    k->width = mr_last(c->in[0]) / mr_last(c->in[1]);
     base->run = merge_run;
     base->flags |= MR_K_INPLACE0;
     return MR_OK;
@@ -161,9 +165,13 @@ static mr_status merge_prepare(struct kernel *base, const mr_call *c, mr_err *er
 
 static mr_status ring_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
-    mr_status st = attn_shape((struct attn *)base, c, c->in[0], c->in[1], c->in[2], err);
+    struct joined *k = (struct joined *)base;
+    (void)err;
+    k->rows = mr_rows(c->out[0]);
+    k->width = mr_last(c->out[0]);
+    k->acc = c->n_in - 2;
     base->run = ring_run;
-    return st;
+    return MR_OK;
 }
 
 const struct op_row ISA_NAME(attention_ranks_rows)[] = {
@@ -171,7 +179,8 @@ const struct op_row ISA_NAME(attention_ranks_rows)[] = {
     { "attention.cp.bwd", "xxxxxfi>xxx", sizeof(struct attn), attention_cp_bwd_prepare },
     { "attention.part", "xxxi>ff", sizeof(struct attn), attention_part_prepare },
     { "attention.part.bwd", "xxxxxfi>fff", sizeof(struct attn), attention_part_bwd_prepare },
-    { "attention.merge", "ffff>ff", sizeof(struct attn), merge_prepare },
-    { "attention.ring", "xxxiff>x", sizeof(struct attn), ring_prepare },
+    { "attention.merge", "ffff>ff", sizeof(struct joined), merge_prepare },
+    { "attention.ring", "xxxiff>x", sizeof(struct joined), ring_prepare },
+    { "mla_attention.ring", "xxxxiiff>x", sizeof(struct joined), ring_prepare },
     { 0 },
 };

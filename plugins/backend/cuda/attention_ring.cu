@@ -60,7 +60,7 @@ static mr_status ring_run(RUN_ARGS)
     (void)ws;
     if (k->n)
         WITH_TYPE(base->out_kind[0], round_all<F><<<grid_for(k->n), THREADS, 0, stream>>>(
-            (const float *)in[4].data, (F *)out[0].data, k->n));
+            (const float *)in[base->n_in - 2].data, (F *)out[0].data, k->n));
     return cuda_launched(base, err);
 }
 
@@ -87,5 +87,6 @@ static mr_status ring_prepare(struct kernel *base, const mr_call *c, mr_err *err
 const struct op_row cuda_attention_ring_rows[] = {
     { "attention.merge", "ffff>ff", sizeof(struct ring), merge_prepare, 0, 0 },
     { "attention.ring", "xxxiff>x", sizeof(struct ring), ring_prepare, 0, 0 },
+    { "mla_attention.ring", "xxxxiiff>x", sizeof(struct ring), ring_prepare, 0, 0 },
     {},
 };

@@ -296,9 +296,9 @@ static inline bool rig_lacks(rig *r, const char *what, const char *id, const mr_
         "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "ep_blocks", "ep_room",
         "route_drop", "route_drop.bwd", "route_pad", "route_load", "balance_bias", "moe_counts",
         "moe_balance_loss", "moe_balance_loss.bwd", "attention.cp", "attention.cp.bwd",
-        "attention.part", "attention.part.bwd", "attention.merge", "attention.ring", "comm.copy",
-        "comm.reduce", "comm.gather", "comm.reduce_scatter", "comm.slice", "comm.shift",
-        "comm.exchange", "comm.pack", "comm.unpack" };
+        "attention.part", "attention.part.bwd", "attention.merge", "attention.ring",
+        "mla_attention.ring", "comm.copy", "comm.reduce", "comm.gather", "comm.reduce_scatter",
+        "comm.slice", "comm.shift", "comm.exchange", "comm.pack", "comm.unpack" };
     for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
         mr_kernel_info info = { .size = sizeof info };
         mr_err err = MR_ERR_INIT;

@@ -14,7 +14,7 @@ static bool between_ranks(const char *id)
     static const char *const ids[] = { "comm.copy", "comm.reduce", "comm.gather",
         "comm.reduce_scatter", "comm.slice", "comm.shift", "zigzag", "attention.cp",
         "attention.cp.bwd", "attention.part", "attention.part.bwd", "attention.merge",
-        "attention.ring",
+        "attention.ring", "mla_attention.ring",
         "moe_counts", "moe_balance_loss", "moe_balance_loss.bwd", "route_drop", "route_drop.bwd",
         "ep_counts", "ep_plan", "ep_window", "ep_send", "ep_return", "ep_blocks", "ep_room",
         "route_pad", "route_load", "balance_bias", "comm.exchange" };
