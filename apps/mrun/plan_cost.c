@@ -81,18 +81,13 @@ static int32_t talk(const mr_prog *p, const mri_node *n, const mri_mesh *mesh, d
     return group;
 }
 
-double plan_seconds(const mri_exec *e, uint32_t instance, uint8_t phase, const mri_mesh *mesh,
-                    const plan_machine *m, double link)
+bool plan_step_seconds(const mri_plan *p, const mri_step *s, const plan_rates *r, double *seconds)
 {
-    const mri_plan *pl = mri_exec_frame(e, 0, instance)->plan;
-    double t = 0, sent;
-    for (size_t i = 0; i < pl->steps[phase].n; i++) {
-        const mri_step *s = &pl->steps[phase].v[i];
-        int32_t group = talk(pl->prog, &pl->prog->nodes.v[s->node], mesh, &sent);
-        t += group >= 0 ? plan_link(mesh, (uint32_t)group, sent, m, link)
-                        : fmax(s->cost.flops / m->flops, s->cost.bytes / m->memory);
-    }
-    return t;
+    double sent;
+    int32_t group = talk(p->prog, &p->prog->nodes.v[s->node], r->mesh, &sent);
+    *seconds = group >= 0 ? plan_link(r->mesh, (uint32_t)group, sent, r->m, r->link)
+                          : fmax(s->cost.flops / r->m->flops, s->cost.bytes / r->m->memory);
+    return group >= 0;
 }
 
 typedef struct row { /* collectives of one op on one group */

@@ -18,6 +18,7 @@ typedef struct planner {
     uint32_t stages, chunks, micros;
     double (*cost)[3];     /* by virtual stage */
     double *memory, *optimizer_s; /* by stage: bytes; seconds of the update */
+    double *saved;         /* by stage: seconds that a zipped pair saves      */
     mri_pipeline pipeline;
     double message_s;      /* of the largest value that crosses */
 } planner;
@@ -52,19 +53,31 @@ static double update_seconds(const mri_session *s, const plan_machine *m)
     return 2 * (double)(x.optimizer + x.parameters) / m->memory;
 }
 
+static bool seams_of(const mri_exec *e) /* is there anything to zip? */
+{
+    bool any = false;
+    for (size_t k = 0; k < e->plans.n; k++)
+        any |= mri_plan_pieces(e->plans.v[k], MRI_F) > 1;
+    return any;
+}
+
 static void note_costs(planner *p, const mri_session *s)
 {
-    const mri_exec *e = s->train;
     const mri_mesh *mesh = &s->world->mesh;
     mri_memory x;
     mri_session_memory(s, &x);
     p->memory[mesh->i_pp] = (double)(x.parameters + x.optimizer + x.arena + x.states);
     p->optimizer_s[mesh->i_pp] = update_seconds(s, p->m);
-    for (uint32_t i = 0; i < mri_exec_instances(e); i++) {
-        uint32_t chunk = mri_exec_chunk_of(e, i);
-        for (uint8_t phase = 0; phase < MRI_PHASES; phase++)
-            p->cost[chunk * p->stages + mesh->i_pp][phase] +=
-                plan_seconds(e, i, phase, mesh, p->m, p->link);
+    const plan_rates r = { p->m, mesh, p->link };
+    double (*cost)[3] = p->cost + mesh->i_pp;
+    for (uint32_t k = 0; k < p->chunks; k++)
+        for (int phase = 0; phase < MRI_PHASES; phase++)
+            cost[k * p->stages][phase] = plan_chunk_seconds(s, k, phase, &r);
+    for (uint32_t k = 0; k < p->chunks && seams_of(s->train); k++) { /* the mean of its chunks */
+        uint32_t back = p->chunks - 1 - k;
+        double apart = cost[k * p->stages][MRI_F] + cost[back * p->stages][MRI_B];
+        p->saved[mesh->i_pp] +=
+            (apart - plan_pair_seconds(s, k, back, &r, &(plan_lanes){ 0 })) / p->chunks;
     }
     for (size_t l = 0; l < s->relay.stage.bytes.n; l++) {
         double t = plan_link(mesh, MRI_GROUP_PP, (double)s->relay.stage.bytes.v[l], p->m, p->link);
@@ -123,16 +136,60 @@ static void print_pipeline(planner *p, mri_str *out)
     }
 }
 
+/* Seconds of all micro-batches, zipped or not; below 0: that way there is none. */
+static double pipeline_seconds(const planner *p, const mri_session *s, bool zipped)
+{
+    mri_cfg_mesh cfg = p->c->mesh;
+    mri_pipeline x;
+    mr_err ignored = MR_ERR_INIT;
+    double seconds;
+    cfg.overlap_moe_expert_parallel_comm = zipped;
+    if (p->stages == 1) {
+        seconds = p->micros * (p->cost[0][MRI_F] + p->cost[0][MRI_B] + p->cost[0][MRI_W]);
+        return seconds - (zipped ? (p->micros - 1) * p->saved[0] : 0);
+    }
+    if (mri_relay_pipeline(&s->relay, &cfg, s->train->opt.plan.split_w, p->micros, &x, &ignored))
+        return -1;
+    x.saved = p->saved;
+    mri_pipeline_simulate(&x, (const double (*)[3])p->cost, p->message_s);
+    seconds = x.time;
+    mri_pipeline_free(&x);
+    return seconds;
+}
+
+/* A forward beside another micro-batch's backward, on this rank, and what it is worth. */
+static void print_zipped(const planner *p, const mri_session *s, mri_str *out)
+{
+    enum { COLUMNS = 96 };
+    char rows[2][COLUMNS + 1] = { { 0 } };
+    const plan_rates r = { p->m, &s->world->mesh, p->link };
+    plan_lanes l = { { rows[0], rows[1] }, COLUMNS, 0, { 0, 0 } };
+    double apart = pipeline_seconds(p, s, false), zipped = pipeline_seconds(p, s, true);
+    if (!seams_of(s->train))
+        return;
+    double pair = plan_pair_seconds(s, 0, p->chunks - 1, &r, &l);
+    mri_str_fmt(out, "a forward zipped with another micro-batch's backward: %.3f ms, kernels %.3f, "
+                "collectives %.3f\n  kernels   %s\n  links     %s\n", 1e3 * pair, 1e3 * l.busy[0],
+                1e3 * l.busy[1], rows[0], rows[1]);
+    if (zipped > 0)
+        mri_str_fmt(out, "overlap_moe_expert_parallel_comm: %.1f ms with it, %.1f without\n",
+                    1e3 * zipped, 1e3 * apart);
+    else
+        mri_str_add(out, "overlap_moe_expert_parallel_comm: not with this pipeline (vpp above 1)\n");
+}
+
 static void print_time(const planner *p, const mri_session *s, mri_str *out)
 {
     double update = 0, tokens = (double)s->train->opt.tokens * p->micros * s->world->mesh.dp;
     for (uint32_t k = 0; k < p->stages; k++)
         update = p->optimizer_s[k] > update ? p->optimizer_s[k] : update;
-    double step = p->pipeline.time + update;
+    bool zips = mri_stages_zipped(s) && p->stages == 1;
+    double all = zips ? pipeline_seconds(p, s, true) : p->pipeline.time, step = all + update;
     mri_str_fmt(out, "step on %s: %.1f ms (%.1f the pipeline, of which bubble %.1f %%; %.1f the "
-                "update), %.0f tokens/s\n", p->m->name, 1e3 * step, 1e3 * p->pipeline.time,
+                "update), %.0f tokens/s\n", p->m->name, 1e3 * step, 1e3 * all,
                 100 * mri_pipeline_bubble(&p->pipeline), 1e3 * update, tokens / step);
-    mri_str_add(out, "times are op costs at the machine's rates, one kernel after the other; the "
+    mri_str_add(out, "times are op costs at the machine's rates, one kernel after the other and "
+                     "collectives beside them where the plan says so; the "
                      "sum of gradients over dp is not in them\n");
 }
 
@@ -180,19 +237,23 @@ mr_status plan_ranks(app *a, mri_config *c, uint32_t ranks, uint32_t rank, const
     p.cost = mri_alloc((size_t)p.stages * p.chunks * sizeof *p.cost);
     p.memory = mri_alloc(p.stages * sizeof *p.memory);
     p.optimizer_s = mri_alloc(p.stages * sizeof *p.optimizer_s);
+    p.saved = mri_alloc(p.stages * sizeof *p.saved);
     MR_TRY(make_pipeline(&p, s, err));
     MR_TRY(plan_stages(&p, w, err));
+    p.pipeline.saved = p.saved;
     mri_pipeline_simulate(&p.pipeline, (const double (*)[3])p.cost, p.message_s);
     mri_mesh_print(&w->mesh, out);
     print_placements(s, out);
     plan_memory(s, out);
     plan_collectives(s->train, &w->mesh, p.micros, m, p.link, out);
     print_pipeline(&p, out);
+    print_zipped(&p, s, out);
     print_time(&p, s, out);
 out:
     mri_pipeline_free(&p.pipeline);
     free(p.cost);
     free(p.memory);
+    free(p.saved);
     free(p.optimizer_s);
     close_rank(w, s);
     return st;

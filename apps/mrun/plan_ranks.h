@@ -7,6 +7,7 @@
 #define MRUN_PLAN_RANKS_H
 #include "app.h"
 #include "core/run/session.h"
+#include "core/run/stages.h"
 
 typedef struct plan_machine { /* what times are predicted from: rates that are reached */
     const char *name;
@@ -17,15 +18,33 @@ typedef struct plan_machine { /* what times are predicted from: rates that are r
 const plan_machine *plan_machine_find(const char *name); /* NULL: unknown */
 void plan_machines(mri_str *out);                        /* their names */
 
-/* plan_cost.c: seconds of one phase of an instance, compute and collectives */
-double plan_seconds(const mri_exec *e, uint32_t instance, uint8_t phase, const mri_mesh *mesh,
-                    const plan_machine *m, double link);
+typedef struct plan_rates {
+    const plan_machine *m;
+    const mri_mesh *mesh;
+    double link; /* bytes a second; 0: the machine's */
+} plan_rates;
+
+/* plan_cost.c: seconds of one step; is it a collective? */
+bool plan_step_seconds(const mri_plan *p, const mri_step *s, const plan_rates *r, double *seconds);
 /* seconds that `bytes` of a rank take on a group; link > 0: at that rate, wherever its ranks are */
 double plan_link(const mri_mesh *mesh, uint32_t group, double bytes, const plan_machine *m,
                  double link);
 /* a line for each collective of this rank's blocks, per step */
 void plan_collectives(const mri_exec *e, const mri_mesh *mesh, uint32_t micros,
                       const plan_machine *m, double link, mri_str *out);
+
+typedef struct plan_lanes { /* kernels and collectives of some items */
+    char *row[2];    /* a Gantt of `columns` over `span` seconds, or NULL */
+    uint32_t columns;
+    double span, busy[2];
+} plan_lanes;
+/* plan_lanes.c: seconds until both lanes are done */
+double plan_lanes_run(const mri_exec *e, const mri_schedule *s, const plan_rates *r,
+                      plan_lanes *out);
+double plan_chunk_seconds(const mri_session *x, uint32_t chunk, int phase, const plan_rates *r);
+/* F of one chunk zipped with B of one, whatever the profile says */
+double plan_pair_seconds(const mri_session *x, uint32_t forward, uint32_t backward,
+                         const plan_rates *r, plan_lanes *out);
 
 /* plan.c */
 void plan_memory(const mri_session *s, mri_str *out);

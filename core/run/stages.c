@@ -6,7 +6,7 @@
 
 bool mri_stages_zipped(const mri_session *s)
 {
-    return s->config->mesh.overlap_moe_expert_parallel_comm;
+    return s->config->mesh.overlap_moe_expert_parallel_comm && s->world && s->world->mesh.ep > 1;
 }
 
 mr_status mri_stages_check_zipped(const mri_session *s, mr_err *err)
@@ -19,7 +19,7 @@ mr_status mri_stages_check_zipped(const mri_session *s, mr_err *err)
         bool broken;
         const char *what, *hint;
     } rules[] = {
-        { !s->world || s->world->mesh.ep < 2, "experts are on one rank",
+        { c->ep < 2, "experts are on one rank",
           "set [mesh] ep above 1, or overlap_moe_expert_parallel_comm = false" },
         { !c->overlap, "[mesh] overlap = false waits for every collective at once",
           "set [mesh] overlap = true" },
@@ -27,15 +27,15 @@ mr_status mri_stages_check_zipped(const mri_session *s, mr_err *err)
           "experts", "set [mesh] dispatcher = alltoall" },
         { c->pp > 1 && bubble, "[mesh] schedule = zero_bubble has its own place for every task",
           "set [mesh] schedule = 1f1b and vpp above 1" },
-        { c->pp > 1 && c->vpp < 2, "the last of the [mesh] pp stages runs each backward right "
+        { c->pp > 1 && s->relay.stage.chunks < 2, "the last of the [mesh] pp stages runs each backward right "
           "behind its forward", "set [mesh] vpp above 1, or pp = 1" },
         { s->config->train.split_weight_gradient, "weight gradients stand beside what blocks send, "
           "not apart from them", "set [train] split_weight_gradient = false" },
         { pieces, "the shard plugin keeps weights in pieces, whose buffers serve one direction at "
           "a time", "choose a strategy that keeps whole weights (shard/distopt, no_shard, optim)" },
     };
-    for (size_t i = 0; i < sizeof rules / sizeof *rules && mri_stages_zipped(s); i++) {
-        if (!rules[i].broken)
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (!rules[i].broken || !c->overlap_moe_expert_parallel_comm)
             continue;
         mr_fail(err, MR_E_PROFILE_CONFLICT, MR_BLAME_USER,
                 "[mesh] overlap_moe_expert_parallel_comm: %s", rules[i].what);

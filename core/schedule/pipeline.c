@@ -111,9 +111,13 @@ static bool run_next(mri_pipeline *p, const index_of *x, uint32_t s, const uint3
             return false;
         at = there > at ? there : at;
     }
-    for (uint32_t k = 0; k <= t->pair; k++) {
+    double apart = 0, saved = t->pair && p->saved ? p->saved[s] : 0;
+    for (uint32_t k = 0; k <= t->pair; k++)
+        apart += task_cost(p, cost, t[k].chunk * p->o.stages + s, t[k].kind);
+    for (uint32_t k = 0; k <= t->pair; k++) { /* what a pair saves, both save */
         t[k].start = at;
-        at += task_cost(p, cost, t[k].chunk * p->o.stages + s, t[k].kind);
+        at += task_cost(p, cost, t[k].chunk * p->o.stages + s, t[k].kind) *
+              (saved ? 1 - saved / apart : 1);
         t[k].end = at;
     }
     t[0].done = t[t->pair].done = at;

@@ -70,6 +70,8 @@ typedef struct mri_pipeline {
     uint32_t *slots;                  /* [stages]: chunks' micro-batches in flight      */
     MRI_VEC(mri_link) links;
     MRI_VEC(mri_message) messages;    /* in the order that every stage keeps            */
+    const double *saved; /* by stage: seconds that a pair takes less than its tasks one after the
+                            other; the caller's, NULL: none                            */
     double time, ideal;               /* of the simulation; of the busiest stage's tasks alone */
 } mri_pipeline;
 

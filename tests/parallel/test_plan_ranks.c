@@ -73,6 +73,9 @@ Test(plan_ranks, a_model_that_no_machine_here_holds)
     cr_expect(strstr(out, "\n  0              47 "), "%s", out); /* 16 * 2 * (1 + 15 / 32) chunks */
     cr_expect(strstr(out, "rank 37 of 512"), "%s", out);
     double ms = number_after(out, "step on h200: ");
+    double with = number_after(out, "overlap_moe_expert_parallel_comm: ");
+    cr_expect(with > ms / 2 && with < ms, "%g ms of %g", with, ms);
+    cr_expect(strstr(out, "\n  links     "), "%s", out);
     cr_expect(ms > 100 && ms < 1e6, "%g ms", ms);
     free(out);
 }
