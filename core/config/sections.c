@@ -23,6 +23,9 @@ static const mr_opt run_opts[] = {
     MR_OPT_RANGE(C, MR_T_INT, check_replicas, "check_replicas", "0", 0, 1e12,
                  "steps between checks that ranks with the same parameters hold the same bits; 0: "
                  "none"),
+    MR_OPT_RANGE(C, MR_T_INT, timeline, "timeline", "0", 0, 1e12,
+                 "step whose ops and collectives every rank writes to timeline.json in the run's "
+                 "folder, for Perfetto or chrome://tracing; 0: none"),
     MR_OPT_CHOICE(C, rerun, "rerun", "nonfinite", "none|nonfinite",
                   "nonfinite: such a step runs again, which tells the data's fault from the "
                   "machine's"),

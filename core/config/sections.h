@@ -15,6 +15,7 @@ typedef struct mri_cfg_run {
     int64_t seed, threads; /* threads 0: auto */
     int32_t deterministic, fork;
     int64_t check_replicas; /* steps between looks at the replicas' weights; 0: none */
+    int64_t timeline;       /* the step that is written as a timeline; 0: none */
     const char *rerun;      /* none | nonfinite: steps that run again to tell whose fault it was */
 } mri_cfg_run;
 

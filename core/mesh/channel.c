@@ -35,6 +35,7 @@ struct mri_channel {
     mr_status st; /* the first failure; for the rest of the channel's life */
     mr_err err;
     void *stream; /* of copies, or of the collectives */
+    const mri_comm_watch *watch;
     staging in, out;
 };
 
@@ -56,6 +57,24 @@ static mr_status first_failure(struct mri_channel *c, mr_err *err)
         *err = c->err;
     pthread_mutex_unlock(&c->lock);
     return st;
+}
+
+static void tell(struct mri_channel *c, const mri_comm_job *job, void *stream, bool ends)
+{
+    pthread_mutex_lock(&c->lock);
+    const mri_comm_watch *w = c->watch;
+    pthread_mutex_unlock(&c->lock);
+    if (w)
+        w->fn(w->ctx, job, stream, ends);
+}
+
+void mri_comm_watch_with(mri_world *w, const mri_comm_watch *watch)
+{
+    if (!w->channel)
+        return;
+    pthread_mutex_lock(&w->channel->lock);
+    w->channel->watch = watch;
+    pthread_mutex_unlock(&w->channel->lock);
 }
 
 /* ---- host plugins: the thread -------------------------------------------------------------- */
@@ -115,12 +134,15 @@ static void run_slot(struct mri_channel *c, slot *s)
     mr_status st = first_failure(c, &err);
     bool broken = st != 0;
     atomic_store(&c->w->pulse.waits, !broken);
-    if (!st && s->fn)
+    if (!st && s->fn) {
         st = s->fn(s->ctx, &err);
-    else if (!st)
+    } else if (!st) {
+        tell(c, &s->job, NULL, false);
         st = c->w->device.host_memory
                  ? mri_comm_do(c->w, &s->job, NULL, s->job.in, s->job.out, &err)
                  : run_staged(c, s, &err);
+        tell(c, &s->job, NULL, true);
+    }
     atomic_store(&c->w->pulse.waits, 0);
     atomic_fetch_add(&c->w->pulse.jobs, 1);
     if (st && !broken)
@@ -229,7 +251,9 @@ static mr_status submit_stream(struct mri_channel *c, const mri_comm_job *job, u
     mr_status st = 0;
     MR_TRY(d->ops->record(d->dev, d->stream, &s->ready, err));
     MR_TRY(d->ops->wait(d->dev, c->stream, s->ready, err));
+    tell(c, job, c->stream, false);
     MR_TRY(mri_comm_do(c->w, job, c->stream, job->in, job->out, err));
+    tell(c, job, c->stream, true);
     MR_TRY(d->ops->record(d->dev, c->stream, &s->done, err));
     *ticket = ++c->submitted;
     atomic_store(&c->w->pulse.jobs, c->submitted);
@@ -239,39 +263,13 @@ out:
     return st;
 }
 
-/* A group of one: what is read is what is written. */
-static mr_status copy_alone(mri_world *w, const mri_comm_job *j, mr_err *err)
-{
-    const mri_comm_device *d = &w->device;
-    uint64_t in, out;
-    mri_comm_span(j, 1, &in, &out);
-    if (j->kind == MRI_COMM_SEND || j->kind == MRI_COMM_RECEIVE)
-        return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST, "rank %u sends to itself in group %s",
-                       w->mesh.rank, mri_group_name(j->group));
-    if (!in || !out || j->in == j->out)
-        return 0;
-    return d->ops->copy(d->dev, d->stream, j->out, j->in, out, err);
-}
-
-static void count(mri_world *w, const mri_comm_job *j)
-{
-    const mri_group *g = &w->group[j->group];
-    uint64_t in, out;
-    w->sent[j->group] += mri_comm_bytes(j, g->n, g->index);
-    mri_comm_span(j, g->n, &in, &out);
-    w->received[j->group] += j->kind == MRI_COMM_ALL_TO_ALL ? out - (j->receive ? j->receive[g->index] : out / g->n)
-                             : j->kind == MRI_COMM_RECEIVE  ? out
-                             : j->kind == MRI_COMM_SEND     ? 0
-                                                            : mri_comm_bytes(j, g->n, g->index);
-}
-
 mr_status mri_comm_submit(mri_world *w, const mri_comm_job *job, uint64_t *ticket, mr_err *err)
 {
     struct mri_channel *c = w->channel;
     uint64_t own, *t = ticket ? ticket : &own;
     *t = 0;
     if (w->group[job->group].n == 1)
-        return copy_alone(w, job, err);
+        return mri_comm_alone(w, job, err);
     if (!w->group[job->group].handle || !c)
         return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST,
                        "a collective on group %s in a world that is for planning alone",
@@ -282,7 +280,7 @@ mr_status mri_comm_submit(mri_world *w, const mri_comm_job *job, uint64_t *ticke
     mr_status st = first_failure(c, err);
     if (st)
         return st;
-    count(w, job);
+    mri_comm_count(w, job);
     return c->streams ? submit_stream(c, job, t, err) : submit_host(c, job, t, err);
 }
 

@@ -27,6 +27,9 @@ mr_status mri_channel_call(mri_world *w, mri_channel_fn fn, void *ctx, mr_err *e
 /* the plugin's function of a job, with these buffers */
 mr_status mri_comm_do(mri_world *w, const mri_comm_job *job, void *stream, const void *in,
                       void *out, mr_err *err);
+/* A group of one: what is read is what is written. */
+mr_status mri_comm_alone(mri_world *w, const mri_comm_job *job, mr_err *err);
+void mri_comm_count(mri_world *w, const mri_comm_job *job); /* into w->sent, w->received */
 /* bytes that a job reads and writes on this rank */
 void mri_comm_span(const mri_comm_job *job, uint32_t n, uint64_t *in, uint64_t *out);
 

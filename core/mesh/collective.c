@@ -94,3 +94,30 @@ mr_status mri_comm_do(mri_world *w, const mri_comm_job *j, void *stream, const v
     }
     return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST, "a collective of kind %u", j->kind);
 }
+
+mr_status mri_comm_alone(mri_world *w, const mri_comm_job *j, mr_err *err)
+{
+    const mri_comm_device *d = &w->device;
+    uint64_t in, out;
+    mri_comm_span(j, 1, &in, &out);
+    if (j->kind == MRI_COMM_SEND || j->kind == MRI_COMM_RECEIVE)
+        return mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST, "rank %u sends to itself in group %s",
+                       w->mesh.rank, mri_group_name(j->group));
+    if (!in || !out || j->in == j->out)
+        return 0;
+    return d->ops->copy(d->dev, d->stream, j->out, j->in, out, err);
+}
+
+void mri_comm_count(mri_world *w, const mri_comm_job *j)
+{
+    const mri_group *g = &w->group[j->group];
+    uint64_t in, out;
+    w->sent[j->group] += mri_comm_bytes(j, g->n, g->index);
+    mri_comm_span(j, g->n, &in, &out);
+    bool uneven = j->kind == MRI_COMM_ALL_TO_ALL && j->receive;
+    uint64_t own = uneven ? j->receive[g->index] : out / g->n;
+    w->received[j->group] += j->kind == MRI_COMM_ALL_TO_ALL ? out - own
+                             : j->kind == MRI_COMM_RECEIVE  ? out
+                             : j->kind == MRI_COMM_SEND     ? 0
+                                                            : mri_comm_bytes(j, g->n, g->index);
+}

@@ -141,6 +141,14 @@ mr_status mri_comm_run(mri_world *w, const mri_comm_job *job, mr_err *err);
 /* Bytes that one rank sends in a job on a group of n: ring counts, (n-1)/n of the whole once for
  * gather and scatter, twice for all_reduce; `index` is the rank's own in the group. */
 uint64_t mri_comm_bytes(const mri_comm_job *job, uint32_t n, uint32_t index);
+/* Told when each job begins and ends, by whoever runs it: the thread of collectives, where `stream` is
+ * NULL, or the caller around enqueuing it on that stream. */
+typedef struct mri_comm_watch {
+    void (*fn)(void *ctx, const mri_comm_job *job, void *stream, bool ends);
+    void *ctx;
+} mri_comm_watch;
+/* NULL: nobody is told. The watch stays the caller's; nothing may be under way. */
+void mri_comm_watch_with(mri_world *w, const mri_comm_watch *watch);
 /* NULL: submit and wait can be captured into a device graph; else why not (static) */
 const char *mri_comm_obstacle(const mri_world *w);
 

@@ -2,6 +2,7 @@
  * device.c - opening a device and moving bytes; see device.h. */
 #include "device.h"
 #include <string.h>
+#include <time.h>
 
 mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const void *config,
                           uint32_t index, mri_device *out, mr_err *err)
@@ -38,6 +39,13 @@ void mri_device_close(mri_device *d)
     if (d->dev)
         d->ops->close(d->dev);
     memset(d, 0, sizeof *d);
+}
+
+double mri_device_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 mr_status mri_device_sync(mri_device *d, mr_err *err)

@@ -28,6 +28,7 @@ mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const 
                           uint32_t index, mri_device *out, mr_err *err);
 void mri_device_close(mri_device *d);
 mr_status mri_device_sync(mri_device *d, mr_err *err);
+double mri_device_clock(void); /* the host's: seconds, only forward */
 /* the host waits for an event that mr_backend_ops.record() gave */
 mr_status mri_device_wait(mri_device *d, void *event, mr_err *err);
 /* blocking copies between host and device memory */
@@ -63,6 +64,7 @@ typedef struct mri_trace_step {
     const mr_cost *cost;   /* of what ran */
     void *before, *after;  /* timing: marks of the device's timer around the step, now the
                             * callee's to destroy; NULL without a timer */
+    double began;          /* timing: when it did, by mri_device_clock()     */
 } mri_trace_step;
 
 typedef struct mri_trace {

@@ -218,6 +218,7 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
         st = write_guards(d, s, &call, out, err);
     if (!st && timing)
         st = mark(d, &before, err);
+    double began = timing ? mri_device_clock() : 0;
     mr_buf summing[MRI_MAX_OPERANDS], *first = written_first(f, s, n, in), *operands = in;
     if (first && s->first_sums) { /* a sum of squares stands where the gradient did */
         memcpy(summing, in, sizeof summing);
@@ -239,7 +240,7 @@ static mr_status launch_step(mri_device *d, const mri_frame *f, uint8_t phase, u
     }
     if (timing) {
         mri_trace_step t = { f, phase, i, n, &call, in, out, true, -1,
-                             first ? &s->first_cost : &s->cost, before, after };
+                             first ? &s->first_cost : &s->cost, before, after, began };
         return trace->fn(trace->ctx, &t, err);
     }
     if (trace && (st = show(d, f, phase, i, s, n, &call, in, out, trace, err)))

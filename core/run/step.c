@@ -7,6 +7,7 @@
 #include "micro.h"
 #include "room.h"
 #include "stages.h"
+#include "timeline.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -137,6 +138,23 @@ static mr_status launch(mri_session *s, uint32_t micros, bool update, mr_err *er
     return st;
 }
 
+/* The same, recorded. */
+static mr_status launch_watched(mri_session *s, uint32_t micros, bool update, mr_err *err)
+{
+    const char *dir = s->config->run.dir;
+    char *path = mri_format("%s/timeline.json", dir ? dir : ".");
+    mr_err later = MR_ERR_INIT;
+    mri_timeline t;
+    mr_status st = mri_timeline_begin(&t, &s->device, s->world, err), end;
+    st = st ? st : launch(s, micros, update, err);
+    end = mri_timeline_end(&t, st ? &later : err);
+    st = st ? st : end;
+    st = st ? st : mri_timeline_write(&t, path, err);
+    mri_timeline_free(&t);
+    free(path);
+    return st;
+}
+
 /* ---- what the host gives ------------------------------------------------------------------- */
 
 static mr_status read_batch(mri_session *s, mri_pending *p, double *weight, mr_err *err)
@@ -216,7 +234,8 @@ static mr_status begin(mri_session *s, bool update, mr_err *err)
     put_to to = { &s->feed, p->slot };
     mri_update_scalars(s->update, p->result.lr, o->weight_decay, p->result.step, put_scalar, &to);
     MR_TRY(mri_feed_send(&s->feed, p->slot, p->micros, err));
-    MR_TRY(launch(s, p->micros, update, err));
+    bool recorded = update && p->result.step == s->config->run.timeline;
+    MR_TRY((recorded ? launch_watched : launch)(s, p->micros, update, err));
     MR_TRY(mri_feed_fetch(&s->feed, p->slot, err));
     s->begun++;
     s->n_pending++;

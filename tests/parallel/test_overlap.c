@@ -4,6 +4,7 @@
  * and another micro-batch's other direction. The order of steps changes no bit, and no buffer is
  * reused while a collective still reads it.
  */
+#include "core/run/timeline.h"
 #include "steps.h"
 
 static const char *const llama4[] = { STEPS_MODEL, "model.llama4.experts_per_token=2",
@@ -201,4 +202,97 @@ Test(overlap, buffers_live_as_long_as_what_travels)
 {
     poison(NULL);
     poison(ZIP);
+}
+
+/* ---- what is at work at a time ----------------------------------------------------------------- */
+
+/* An exchange of which every rank knows that it takes a while. */
+static mr_status (*exchange)(void *, void *, const void *, const uint64_t *, const uint64_t *, void *,
+                             const uint64_t *, const uint64_t *, mr_err *);
+
+static mr_status slow_exchange(void *group, void *stream, const void *in, const uint64_t *n_in,
+                               const uint64_t *at_in, void *out, const uint64_t *n_out,
+                               const uint64_t *at_out, mr_err *err)
+{
+    usleep(3000);
+    return exchange(group, stream, in, n_in, at_in, out, n_out, at_out, err);
+}
+
+static mr_status record(par_rank *r, void *ctx, mr_err *err)
+{
+    const mri_session_options o = { .needs = MRI_NEED_TRAIN | MRI_NEED_UPDATE | MRI_NEED_DATA };
+    const mr_comm_ops *plain = r->world->ops;
+    mr_comm_ops slow = *plain;
+    mri_timeline t = { 0 };
+    mri_step_result x;
+    mr_err ignored = MR_ERR_INIT;
+    mr_status st = 0;
+    slow.all_to_all = slow_exchange;
+    if (!r->rank)
+        exchange = plain->all_to_all;
+    MR_TRY(mri_world_agree(r->world, par_session(r, &o, err), err));
+    MR_TRY(mri_session_init_weights(r->session, err));
+    MR_TRY(mri_session_train_step(r->session, &x, err));
+    r->world->ops = &slow;
+    MR_TRY(mri_timeline_begin(&t, &r->session->device, r->session->world, err));
+    st = mri_session_train_step(r->session, &x, err);
+    MR_TRY(mri_timeline_end(&t, st ? &ignored : err));
+    if (!r->rank)
+        *(double *)ctx = mri_timeline_shared(&t);
+out:
+    r->world->ops = plain;
+    if (t.device)
+        mri_timeline_free(&t);
+    return st;
+}
+
+static double shared_seconds(const char *more)
+{
+    const char *sets[24] = { NULL };
+    double seconds = -1;
+    size_t n = 0;
+    for (; llama4[n]; n++)
+        sets[n] = llama4[n];
+    sets[n++] = "mesh.ep=2";
+    sets[n] = more;
+    par_run(par_source("profiles/parity-tiny.ini"), sets, 2, record, &seconds);
+    return seconds;
+}
+
+Test(overlap, a_timeline_shows_it)
+{
+    double on = shared_seconds(ZIP), within = shared_seconds(NULL);
+    double off = shared_seconds("mesh.overlap=false");
+    cr_expect_gt(on, 0);
+    cr_expect_gt(within, 0);
+    cr_expect_eq(off, 0, "%g s", off);
+}
+
+Test(overlap, a_job_writes_the_timeline_of_all_ranks)
+{
+    char dir[] = "/tmp/mrun-timeline-XXXXXX";
+    cr_assert_not_null(mkdtemp(dir));
+    char *run = mri_format("run.dir=%s", dir), *path = mri_format("%s/timeline.json", dir);
+    steps s = steps_run(2, llama4, (const char *const[]){ run, "run.timeline=2", "mesh.ep=2", ZIP,
+                                                          NULL });
+    steps_free(&s);
+    mr_err err = MR_ERR_INIT;
+    mri_json *doc = NULL;
+    FILE *f = fopen(path, "r");
+    cr_assert_not_null(f);
+    enum { ROOM = 1 << 20 };
+    char *text = mri_alloc(ROOM);
+    size_t n = fread(text, 1, ROOM - 1, f);
+    fclose(f);
+    cr_assert_lt(n, ROOM - 1);
+    cr_expect_eq(mri_json_parse(text, n, path, &doc, &err), 0, "%s", err.what);
+    static const char *const has[] = { "rank 1", "communication", "all_to_all", "grouped_linear" };
+    for (size_t i = 0; i < 4; i++)
+        cr_expect(strstr(text, has[i]), "no %s in %.300s", has[i], text);
+    mri_json_free(doc);
+    free(text);
+    unlink(path);
+    rmdir(dir);
+    free(run);
+    free(path);
 }
