@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The bytes that a rank sends in a step are those that arithmetic predicts, to the byte: a sum of
  * all gradients everywhere, or of each rank's piece and then the weights that others updated; and
- * under tensor parallelism what the plans of the blocks say. */
+ * under tensor parallelism, and where keys pass round the ranks of sequences, what the plans of the
+ * blocks say. */
 #include "world.h"
 
 typedef struct figures {
@@ -90,28 +91,36 @@ static uint64_t planned(const mri_session *s, uint32_t micros)
     return bytes;
 }
 
-static mr_status tensor_step(par_rank *r, void *ctx, mr_err *err)
+static mr_status planned_step(par_rank *r, void *ctx, mr_err *err)
 {
     figures *f = ctx;
     mr_status st = step(r, ctx, err);
-    f->sent[r->rank] = r->world->sent[MRI_GROUP_TP];
+    f->sent[r->rank] = r->world->sent[r->world->mesh.tp > 1 ? MRI_GROUP_TP : MRI_GROUP_CP];
     if (!st)
         f->elements[r->rank] = planned(r->session, 2);
     return st;
 }
 
+static void as_planned(uint32_t ranks, const char *mesh, const char *how)
+{
+    figures f = { 0 };
+    const char *const sets[] = { "backend.plugin=cpu", mesh, how, NULL };
+    par_run(par_source("profiles/parity-tiny.ini"), sets, ranks, planned_step, &f);
+    for (uint32_t r = 0; r < ranks; r++) {
+        cr_expect_gt(f.sent[r], 0);
+        cr_expect_eq(f.sent[r], f.elements[r], "%s, rank %u: %llu bytes, planned %llu", how, r,
+                     (unsigned long long)f.sent[r], (unsigned long long)f.elements[r]);
+    }
+}
+
 Test(comm_bytes, tensor_parallel_as_planned)
 {
-    for (int sequence = 0; sequence < 2; sequence++) {
-        figures f = { 0 };
-        const char *const sets[] = { "backend.plugin=cpu", "mesh.tp=2",
-                                     sequence ? "mesh.sequence_parallel=true"
-                                              : "mesh.sequence_parallel=false", NULL };
-        par_run(par_source("profiles/parity-tiny.ini"), sets, 2, tensor_step, &f);
-        for (uint32_t r = 0; r < 2; r++) {
-            cr_expect_gt(f.sent[r], 0);
-            cr_expect_eq(f.sent[r], f.elements[r], "rank %u: %llu bytes, planned %llu", r,
-                         (unsigned long long)f.sent[r], (unsigned long long)f.elements[r]);
-        }
-    }
+    as_planned(2, "mesh.tp=2", "mesh.sequence_parallel=true");
+    as_planned(2, "mesh.tp=2", "mesh.sequence_parallel=false");
+}
+
+Test(comm_bytes, sequences_over_ranks_as_planned)
+{
+    as_planned(4, "mesh.cp=4", "mesh.cp_comm_type=all_gather");
+    as_planned(4, "mesh.cp=4", "mesh.cp_comm_type=p2p");
 }

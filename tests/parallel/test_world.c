@@ -52,6 +52,38 @@ Test(world, jobs_run_in_order_beside_the_compute)
         cr_expect_eq(wrong[r], 0, "rank %d: %d wrong", r, wrong[r]);
 }
 
+/* what the rank `by` places before has, round a ring; of one's own, without a message */
+static mr_status passes_on(par_rank *r, void *ctx, mr_err *err)
+{
+    mr_status st = 0;
+    int *wrong = ctx;
+    float a[COUNT], b[COUNT];
+    mri_session_options o = { .needs = MRI_NEED_TRAIN };
+    MR_TRY(par_session(r, &o, err));
+    for (uint32_t by = 0; by <= N; by++) {
+        uint64_t sent = r->world->sent[MRI_GROUP_WORLD];
+        for (int i = 0; i < COUNT; i++)
+            a[i] = (float)(r->rank * COUNT) + (float)i;
+        mri_comm_job job = { MRI_COMM_SHIFT, MRI_GROUP_WORLD, 0, by, a, b, COUNT, "f32", NULL,
+                             NULL };
+        MR_TRY(mri_comm_run(r->world, &job, err));
+        for (int i = 0; i < COUNT; i++)
+            wrong[r->rank] += b[i] != (float)((r->rank + N - by) % N * COUNT) + (float)i;
+        wrong[r->rank] += r->world->sent[MRI_GROUP_WORLD] - sent != (by % N ? COUNT * 4 : 0);
+    }
+out:
+    return st;
+}
+
+Test(world, a_ring_passes_on)
+{
+    int wrong[N] = { 0 };
+    par_run(par_source("profiles/parity-tiny.ini"), (const char *[]){ "mesh.tp=2", NULL }, N,
+            passes_on, wrong);
+    for (int r = 0; r < N; r++)
+        cr_expect_eq(wrong[r], 0, "rank %d: %d wrong", r, wrong[r]);
+}
+
 static mr_status broken(par_rank *r, void *ctx, mr_err *err)
 {
     mr_status st = 0;
