@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * device.c - opening a device and moving bytes; see device.h. */
 #include "device.h"
+#include "exchange.h"
 #include <string.h>
 #include <time.h>
 
@@ -34,6 +35,7 @@ out:
 
 void mri_device_close(mri_device *d)
 {
+    mri_exchange_forget(d);
     if (d->stream)
         d->ops->stream_destroy(d->dev, d->stream);
     if (d->dev)

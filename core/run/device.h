@@ -22,6 +22,7 @@ typedef struct mri_device {
     const mr_timer *timer;         /* NULL: the backend has none                            */
     const struct mri_trace *watch; /* of every launch that has no trace of its own, or NULL */
     struct mri_world *world;       /* whose collectives steps run; NULL: this rank alone    */
+    struct mri_counts *counts;     /* exchange.h: rows of experts that the host knows of    */
 } mri_device;
 
 mr_status mri_device_open(const mr_backend_ops *ops, const mr_host *host, const void *config,

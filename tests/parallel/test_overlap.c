@@ -4,6 +4,8 @@
  * and another micro-batch's other direction. The order of steps changes no bit, and no buffer is
  * reused while a collective still reads it.
  */
+#include "core/run/comm_order.h"
+#include "core/run/stages.h"
 #include "core/run/timeline.h"
 #include "steps.h"
 
@@ -154,6 +156,39 @@ Test(overlap, what_does_not_go_together_is_refused_by_name)
         cr_expect(strstr(err.what, "overlap_moe_expert_parallel_comm: ") &&
                   strstr(err.what, bad[i].says), "%s: %s", bad[i].says, err.what);
     }
+}
+
+/* Two ranks that would submit the collectives of another number of micro-batches. */
+static mr_status disagree(par_rank *r, void *ctx, mr_err *err)
+{
+    const mri_session_options o = { .needs = MRI_NEED_TRAIN };
+    mri_schedule s = { 0 };
+    mri_seams *seams = NULL;
+    mr_status st = 0;
+    (void)ctx;
+    MR_TRY(par_session(r, &o, err));
+    seams = mri_stages_seams(r->session->train);
+    for (uint32_t less = 0; less < 2 && !st; less++) {
+        mri_schedule_zipped(&s, seams, mri_exec_instances(r->session->train), 4 - less * r->rank);
+        st = mri_comm_order_agree(r->session->world, r->session->train, &s, err);
+        mri_schedule_free(&s);
+        if (st && !less)
+            st = mr_fail(err, MR_E_INTERNAL, MR_BLAME_HOST, "equal schedules differ");
+    }
+out:
+    free(seams);
+    return st;
+}
+
+Test(overlap, ranks_that_would_wait_for_ever_are_found)
+{
+    const char *sets[24] = { ZIP, "mesh.ep=2" };
+    mr_err err = MR_ERR_INIT;
+    for (size_t k = 0; llama4[k]; k++)
+        sets[k + 2] = llama4[k];
+    cr_assert_eq(par_try(par_source("profiles/parity-tiny.ini"), sets, 2, disagree, NULL, &err),
+                 MR_E_PLAN_VERIFY, "%s", err.what);
+    cr_assert(strstr(err.what, "group ep submit"), "%s", err.what);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
