@@ -193,7 +193,9 @@ const mr_op_def mri_ops_moe_balance[] = {
       .shape = counts_shape, .ref = counts_ref, .cost = balance_cost,
       .cases = MRI_CASES("logits=F[8,5] seq_start=i32[8]zero @k=2",
                          "logits=F[8,5] seq_start=i32[8]start:4 @k=2 @type=seq_aux @score=softmax "
-                         "@rows=8") },
+                         "@rows=8",
+                         "logits=F[130,40] seq_start=i32[130]start:50 @k=3 @type=seq_aux "
+                         "@rows=130") },
     { MRI_OP, .id = "moe_balance_loss",
       .doc = "loss = coeff sum over segments of E / (K T) sum_i P_i f_i with the counts f of all "
              "ranks: the part of this rank's tokens (Fedus et al. 2021)",
@@ -208,6 +210,8 @@ const mr_op_def mri_ops_moe_balance[] = {
       .sig = "dloss logits seq_start counts -> dlogits", .attrs = BALANCE_ATTRS "coeff:f",
       .shape = bwd_shape, .ref = bwd_ref, .cost = balance_cost,
       .cases = MRI_CASES("dloss=F[1] logits=F[8,5] seq_start=i32[8]zero counts=S[1,5]{3,1,4,0,8} "
-                         "@k=2 @coeff=0.1") },
+                         "@k=2 @coeff=0.1",
+                         "dloss=F[1] logits=F[70,40] seq_start=i32[70]zero counts=S[1,40]<9 @k=2 "
+                         "@coeff=1 @score=softmax") },
     MRI_OPS_END
 };

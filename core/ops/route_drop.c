@@ -167,7 +167,8 @@ const mr_op_def mri_ops_route_drop[] = {
       .cases = MRI_CASES("probs=F[5,2]pos index=i32[5,2]{0,1,0,2,0,1,1,2,0,2} @experts=4 "
                          "@capacity=2",
                          "probs=F[6,1]pos index=i32[6,1]{2,2,2,0,2,0} @experts=3 @capacity=3 "
-                         "@policy=position") },
+                         "@policy=position",
+                         "probs=F[150,2]pos index=i32[150,2]<5 @experts=5 @capacity=41") },
     { MRI_OP, .id = "route_drop.bwd", .flags = MR_OP_NO_VJP,
       .doc = "dprobs = dkept of the pairs that were kept, else 0",
       .sig = "dkept slots offsets -> dprobs", .shape = bwd_shape, .ref = bwd_ref,

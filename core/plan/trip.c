@@ -72,8 +72,9 @@ static int64_t block_rows(const mri_rewrite *w, const mri_mesh *mesh, const mri_
     int64_t E = experts_of(w, t->of);
     *most = t->rows;
     if (mesh->capacity_factor > 0) {
-        int64_t all = mesh->pad_to_capacity ? t->rows / mesh->ep
-                                            : mri_expert_capacity(mesh, t->rows, E) * (E / mesh->ep);
+        int64_t all = t->rows / mesh->ep;
+        if (!mesh->pad_to_capacity)
+            all = mri_expert_capacity(mesh, t->rows, E) * (E / mesh->ep);
         *most = all < *most ? all : *most;
     }
     return mesh->dispatch_bound > 0

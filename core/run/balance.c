@@ -33,8 +33,9 @@ static mr_status find(const mri_params *p, mri_exec *e, routers *out, mr_err *er
         const mri_tensor_slot *slot = at >= 0 ? &p->slots.v[at] : NULL;
         bool frozen = slot && p->groups.v[slot->group].frozen && slot->f32;
         if (!frozen) {
-            mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN, "the bias %s of a router is no parameter in "
-                    "f32 without gradient, as one that balances the load must be", name);
+            mr_fail(err, MR_E_PROGRAM, MR_BLAME_PLUGIN,
+                    "the bias %s of a router is no parameter in f32 without gradient, as one that "
+                    "balances the load must be", name);
             free(name);
             return MR_E_PROGRAM;
         }

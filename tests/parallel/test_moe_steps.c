@@ -39,6 +39,14 @@ Test(moe_steps, experts_over_ranks_in_blocks_of_equal_size)
          MESH("mesh.pp=2", "mesh.tp=2", "mesh.ep=2", "mesh.dispatcher=alltoall_padded"));
 }
 
+/* Blocks travel beside another micro-batch as exact rows do. */
+Test(moe_steps, blocks_of_equal_size_while_micro_batches_take_turns)
+{
+    same(kimi, 2, "kimi ep 2 in blocks, in turn",
+         MESH("mesh.ep=2", "mesh.dispatcher=alltoall_padded",
+              "mesh.overlap_moe_expert_parallel_comm=true"));
+}
+
 Test(moe_steps, experts_over_half_of_the_ranks)
 {
     same(kimi, 4, "kimi ep 2, edp 2", MESH("mesh.ep=2"));

@@ -2,9 +2,9 @@
 //
 // blocks.cu - orders of experts' rows that travel in blocks of equal size, or are filled up to a
 // capacity: what take_rows goes by, made on the device so that a graph can hold it. Bytes: 4 for
-// every entry of the orders, the offsets of all ranks beside them (131072 rows over 8 ranks at twice
-// the mean: 3.7 MB); floor: two launches, a few us. Rows that a block has no room for are left out by
-// both sides, and room() tells.
+// every entry of the orders, the offsets of all ranks beside them (131072 rows over 8 ranks at
+// twice the mean: 3.7 MB); floor: two launches, a few us. Rows that a block has no room for are
+// left out by both sides, and room() tells.
 
 #include "dev.cuh"
 

@@ -75,7 +75,7 @@ struct op_row {
     X(rope_heads) X(rope) X(pointwise) X(gelu) X(weighted) X(embedding) X(loss) X(route) \
     X(router) X(plan) X(permute) X(permute_add) X(router_loss) X(z_loss) X(update) X(draw) \
     X(argmax) X(mla) X(mla_cached) X(patches) X(merge) X(comm) X(fp8) X(linear_fp8) X(exchange) \
-    X(blocks) X(ahead)
+    X(blocks) X(drop) X(balance) X(ahead)
 #define CUDA_DECLARE(name) extern const struct op_row cuda_##name##_rows[];
 CUDA_TABLES(CUDA_DECLARE)
 #undef CUDA_DECLARE

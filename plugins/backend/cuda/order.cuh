@@ -84,4 +84,12 @@ DEV void count_keys(int e, int *count)
         atomicAdd(&count[e], e == lead ? __popc(led) : 1);
 }
 
+/* ---- a stable sort of a whole array (route_plan.cu), for other kernels' files -------------- */
+/* rows by key: rows_out[r] the row at place r (-1 behind all that have one), slots its inverse,
+ * offsets [keys + 1]; a key outside [0, keys) has no place. ws: order_bytes(). */
+void order_by_key(const int32_t *key, void *ws, int32_t *rows_out, int32_t *slots, int32_t *offsets,
+                  int rows, int keys, cudaStream_t stream);
+uint64_t order_bytes(int rows, int keys);
+mr_status order_prepare(const struct kernel *base, int64_t rows, int64_t keys, mr_err *err);
+
 #endif

@@ -12,8 +12,13 @@ enum { TURNS = 2, CHUNK = ORDER_THREADS * TURNS };
 
 struct plan {
     struct kernel base;
-    int rows, experts, chunks;
+    int rows, experts;
 };
+
+static int order_chunks(int rows) // without rows, offsets are still written
+{
+    return rows ? (int)cuda_ceil(rows, CHUNK) : 1;
+}
 
 DEV int expert_of(const int32_t *index, int i, int rows, int experts) // -1: none
 {
@@ -97,24 +102,41 @@ __global__ void __launch_bounds__(ORDER_THREADS)
     }
 }
 
-static size_t place_room(const struct plan *k)
+static size_t place_room(int keys)
 {
-    return 2 * (size_t)k->experts * sizeof(int32_t) + order_room(k->experts);
+    return 2 * (size_t)keys * sizeof(int32_t) + order_room(keys);
+}
+
+uint64_t order_bytes(int rows, int keys)
+{
+    return (uint64_t)order_chunks(rows) * (uint64_t)keys * sizeof(int32_t);
+}
+
+mr_status order_prepare(const struct kernel *base, int64_t rows, int64_t keys, mr_err *err)
+{
+    if (keys > ORDER_MAX_KEYS || rows > INT32_MAX - CHUNK)
+        return cuda_refuse(base, err, "more than 1024 experts, or more rows than 32 bits count");
+    return want_shared(base, (const void *)plan_place, place_room((int)keys), err);
+}
+
+void order_by_key(const int32_t *key, void *ws, int32_t *rows_out, int32_t *slots, int32_t *offsets,
+                  int rows, int keys, cudaStream_t stream)
+{
+    int32_t *counts = (int32_t *)ws;
+    int width = 1;
+    while (width < keys && width < ORDER_THREADS)
+        width *= 2;
+    plan_count<<<order_chunks(rows), ORDER_THREADS, (size_t)keys * sizeof(int32_t), stream>>>(
+        key, counts, rows, keys);
+    plan_place<<<order_chunks(rows), ORDER_THREADS, place_room(keys), stream>>>(
+        key, counts, rows_out, slots, offsets, rows, keys, width);
 }
 
 static mr_status plan_run(RUN_ARGS)
 {
     const struct plan *k = (const struct plan *)base;
-    const int32_t *index = (const int32_t *)in[0].data;
-    int32_t *counts = (int32_t *)ws;
-    int width = 1;
-    while (width < k->experts && width < ORDER_THREADS)
-        width *= 2;
-    plan_count<<<k->chunks, ORDER_THREADS, (size_t)k->experts * sizeof(int32_t), stream>>>(
-        index, counts, k->rows, k->experts);
-    plan_place<<<k->chunks, ORDER_THREADS, place_room(k), stream>>>(
-        index, counts, (int32_t *)out[0].data, (int32_t *)out[1].data, (int32_t *)out[2].data,
-        k->rows, k->experts, width);
+    order_by_key((const int32_t *)in[0].data, ws, (int32_t *)out[0].data, (int32_t *)out[1].data,
+                 (int32_t *)out[2].data, k->rows, k->experts, stream);
     return cuda_launched(base, err);
 }
 
@@ -122,14 +144,14 @@ static mr_status plan_prepare(struct kernel *base, const mr_call *c, mr_err *err
 {
     struct plan *k = (struct plan *)base;
     int64_t rows = mr_numel(c->in[0]), experts = mr_attr_i(c, "experts", 1);
-    if (experts > ORDER_MAX_KEYS || rows > INT32_MAX - CHUNK)
-        return cuda_refuse(base, err, "more than 1024 experts, or more rows than 32 bits count");
+    mr_status bad = order_prepare(base, rows, experts, err);
+    if (bad)
+        return bad;
     k->rows = (int)rows;
     k->experts = (int)experts;
-    k->chunks = rows ? (int)cuda_ceil(rows, CHUNK) : 1; // without rows, offsets are still written
-    base->workspace = (uint64_t)k->chunks * (uint64_t)experts * sizeof(int32_t);
+    base->workspace = order_bytes(k->rows, k->experts);
     base->run = plan_run;
-    return want_shared(base, (const void *)plan_place, place_room(k), err);
+    return MR_OK;
 }
 
 const struct op_row cuda_plan_rows[] = {

@@ -7,14 +7,9 @@
 // borders alone. Bytes: the logits and the counts once; floor: bytes / the copy bandwidth (16384 x
 // 384 f32 at 4.27 TB/s: 12 us each way).
 
-#include "segments.cuh"
+#include "router_score.cuh"
 
-enum { WARPS = 16, SLICE = 32, JOIN_THREADS = 1024, JOIN_CHUNKS = 8 };
-
-struct loss_args { // what a launch carries
-    int tokens, experts, k, by_sequence, is_sigmoid, chunks, slices;
-    float coeff;
-};
+enum { WARPS = 16, JOIN_THREADS = 1024, JOIN_CHUNKS = 8 };
 
 struct router_loss {
     struct kernel base;
@@ -57,59 +52,6 @@ static uint64_t aux_bytes(const loss_args &a)
 }
 
 // ---- moe_aux_loss -------------------------------------------------------------------------
-// Logits to scores, in place; returns what norms them: the log of the sum of exponentials, or the
-// sum of sigmoids. Scores are statistics: the units' own exponential is exact enough (2^-20).
-template <int N> DEV float scores(float x[N], const loss_args &a)
-{
-    float norm = 1e-20f;
-    if (!a.is_sigmoid) {
-        norm = row_lse<N>(x, a.experts);
-        EACH_EXPERT(e, a.experts)
-            x[i] = __expf(x[i] - norm);
-        return norm;
-    }
-    float sum = 0;
-    EACH_EXPERT(e, a.experts)
-        sum += x[i] = __fdividef(1.0f, 1.0f + __expf(-x[i]));
-    norm += warp_sum(sum);
-    EACH_EXPERT(e, a.experts)
-        x[i] = __fdividef(x[i], norm);
-    return norm;
-}
-
-// A warp counts the K best of a token. Scores rise with the logits; where they are NaN, all are,
-// and the first K are chosen.
-template <int N>
-DEV void count_best(const float x[N], float norm, float *score, uint32_t *room, int *count,
-                    const loss_args &a)
-{
-    uint32_t key[N] = {};
-    choice c = { (int)(threadIdx.x % 32), (int)(threadIdx.x % 32) };
-    if (isnan(norm) || a.k > ROUTE_MAX_CHOSEN) {
-        for (int e = (int)(threadIdx.x % 32); isnan(norm) && e < a.k; e += 32)
-            atomicAdd(&count[e], 1);
-        if (isnan(norm))
-            return;
-    }
-    EACH_EXPERT(e, a.experts)
-        key[i] = order_of(x[i]);
-    if (a.k > ROUTE_MAX_CHOSEN || !best_k<N>(key, a.k, room, &c)) {
-        uint32_t taken = 0;
-        EACH_EXPERT(e, a.experts)
-            score[e] = x[i];
-        __syncwarp();
-        for (int j = 0; j < a.k; j++) {
-            int e = best_of(score, a.experts, taken);
-            taken = mark(taken, e);
-            if (threadIdx.x % 32 == 0)
-                atomicAdd(&count[e], 1);
-        }
-        __syncwarp();
-    } else if (c.rank < a.k) {
-        atomicAdd(&count[c.index], 1); // integers: any order gives the same sum
-    }
-}
-
 template <int N>
 __global__ void __launch_bounds__(32 * WARPS, N > 12 ? 1 : 2)
     aux_chunks(arr logits, const segments seg, aux_room r, float *counts, const loss_args a)
@@ -316,30 +258,10 @@ static mr_status aux_bwd_run(RUN_ARGS)
 }
 
 // ---- from types to kernels ------------------------------------------------------------------
-static mr_status prepare(struct kernel *base, const mr_call *c, uint32_t logits, mr_err *err)
-{
-    loss_args *a = &((struct router_loss *)base)->a;
-    const mr_type *x = c->in[logits];
-    int64_t chosen = mr_attr_i(c, "k", 1);
-    if (x->dim[1] > ROUTE_MAX_EXPERTS || chosen > ROUTE_MAX_EXPERTS)
-        return cuda_refuse(base, err, "more than 1024 experts");
-    if (x->dim[0] > INT32_MAX / ROUTE_MAX_EXPERTS)
-        return cuda_refuse(base, err, "more tokens than 32-bit counters hold");
-    a->tokens = (int)x->dim[0];
-    a->experts = (int)x->dim[1];
-    a->k = (int)chosen;
-    a->by_sequence = !strcmp(mr_attr_s(c, "type", "aux"), "seq_aux");
-    a->is_sigmoid = !strcmp(mr_attr_s(c, "score", "sigmoid"), "sigmoid");
-    a->chunks = (int)cuda_ceil(a->tokens, CHUNK);
-    a->slices = (int)cuda_ceil(a->experts, SLICE);
-    a->coeff = (float)mr_attr_f(c, "coeff", 0);
-    return MR_OK;
-}
-
 static mr_status aux_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     SELF;
-    mr_status bad = prepare(base, c, 0, err);
+    mr_status bad = loss_prepare(base, c, 0, &((struct router_loss *)base)->a, err);
     base->run = aux_run;
     base->workspace = bad ? 0 : aux_bytes(k->a);
     if (bad || !k->a.tokens)
@@ -352,7 +274,7 @@ static mr_status aux_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 static mr_status aux_bwd_prepare(struct kernel *base, const mr_call *c, mr_err *err)
 {
     SELF;
-    mr_status bad = prepare(base, c, 1, err);
+    mr_status bad = loss_prepare(base, c, 1, &((struct router_loss *)base)->a, err);
     base->run = aux_bwd_run;
     base->workspace = !bad && k->a.by_sequence ? (uint64_t)k->a.chunks * sizeof(int2) : 0;
     return bad;
