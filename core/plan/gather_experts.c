@@ -37,8 +37,7 @@ static mr_val gathered(const gathering *g, const mri_node *n, mr_val old)
     return old ? g->all[old - 1] : 0;
 }
 
-/* Do experts of other ranks read these offsets? */
-static bool for_experts(const mr_prog *p, mr_val offsets)
+bool mri_plans_experts(const mr_prog *p, mr_val offsets)
 {
     for (size_t i = 0; i < p->nodes.n; i++) {
         const mri_node *n = &p->nodes.v[i];
@@ -81,7 +80,7 @@ static mr_status say(const gathering *g, const mri_node *n, mr_err *err)
         of_all |= n->in[k] && g->of_all[n->in[k] - 1];
         expert |= n->in[k] && mri_is_expert(mri_val(g->w->from, n->in[k]));
     }
-    if (!strcmp(id, "route_plan") && for_experts(g->w->from, n->out[2])) {
+    if (!strcmp(id, "route_plan") && mri_plans_experts(g->w->from, n->out[2])) {
         plan_all(g, n);
         return 0;
     }

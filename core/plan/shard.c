@@ -186,6 +186,8 @@ mr_status mri_shard_assembly(mri_assembly *a, const mri_mesh *mesh, const mr_blo
             st = mri_shard_program(p, &m, &streams[k], err);
         if (!st && sequences)
             st = mri_shard_context(p, &m, err);
+        if (!st && sequences)
+            st = mri_share_experts(p, &m, err);
         if (!st)
             st = mri_shard_capacity(p, &m, err);
         if (!st)

@@ -156,12 +156,11 @@ static mr_status products(experts *x, const mri_node *n, mr_err *err)
     return 0;
 }
 
-/* Does the op, by its rule, compute each row from that row alone? `first`: an operand that is
- * away. rows[i]: operand i has a row for each. */
-static bool by_row(const experts *x, const mri_node *n, uint32_t first, bool rows[MRI_MAX_OPERANDS])
+bool mri_goes_by_row(const mr_prog *p, const mri_node *n, const bool *moved, uint32_t first,
+                     bool *rows)
 {
     const mr_type *types[2 * MRI_MAX_OPERANDS];
-    mr_call c = mri_node_call(x->w.from, n, types);
+    mr_call c = mri_node_call(p, n, types);
     mri_shard s;
     mr_err ignored = MR_ERR_INIT;
     if (!n->def->shard || n->written || mri_shard_of(n->def, &c, &s, &ignored))
@@ -173,8 +172,8 @@ static bool by_row(const experts *x, const mri_node *n, uint32_t first, bool row
     bool plain = a->mode == 'm' && !a->n_attrs && !*a->absent && !*a->present;
     for (uint32_t i = 0; i < n->n_in; i++) {
         rows[i] = n->in[i] && mri_shard_at(&s, false, i, 0, c.in[i]->rank) == axis;
-        if (n->in[i] && (away(x, n->in[i]) || mri_val(x->w.from, n->in[i])->kind == MRI_PARAM))
-            plain &= rows[i] == away(x, n->in[i]);
+        if (n->in[i] && (moved[i] || mri_val(p, n->in[i])->kind == MRI_PARAM))
+            plain &= rows[i] == moved[i];
     }
     for (uint32_t i = 0; i < n->n_out; i++)
         plain &= !n->out[i] || mri_shard_at(&s, true, i, 0, c.out[i]->rank) == axis;
@@ -183,12 +182,13 @@ static bool by_row(const experts *x, const mri_node *n, uint32_t first, bool row
 
 static void other(experts *x, const mri_node *n)
 {
-    bool rows[MRI_MAX_OPERANDS] = { false };
+    bool rows[MRI_MAX_OPERANDS] = { false }, moved[MRI_MAX_OPERANDS] = { false };
     mr_val in[MRI_MAX_OPERANDS] = { 0 };
-    uint32_t first = 0, with = 0;
-    while (first < n->n_in && !away(x, n->in[first]))
-        first++;
-    bool stay = first < n->n_in && by_row(x, n, first, rows);
+    uint32_t first = n->n_in, with = 0;
+    for (uint32_t i = n->n_in; i-- > 0;)
+        if ((moved[i] = away(x, n->in[i])))
+            first = i;
+    bool stay = first < n->n_in && mri_goes_by_row(x->w.from, n, moved, first, rows);
     if (stay)
         with = x->with[n->in[first] - 1];
     for (uint32_t i = 0; i < n->n_in; i++)

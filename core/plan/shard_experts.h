@@ -20,6 +20,14 @@ mr_status mri_shard_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err);
 /* The same by gathering the tokens of all ranks; called by mri_shard_experts(), which has cut the
  * parameters' types in `w`. */
 mr_status mri_gather_experts(mri_rewrite *w, const mri_mesh *mesh, mr_err *err);
+/* Experts that every rank of tp has take its part of the tokens, where all ranks have all tokens. */
+mr_status mri_share_experts(mr_prog **p, const mri_mesh *mesh, mr_err *err);
+/* Do products of parameters placed "ep:D" read these offsets? */
+bool mri_plans_experts(const mr_prog *p, mr_val offsets);
+/* Does the op, by its rule, compute each row from that row alone? moved[i]: operand i is known by
+ * rows that went elsewhere, `first` the first such; rows[i], out: operand i has a row for each. */
+bool mri_goes_by_row(const mr_prog *p, const mri_node *n, const bool *moved, uint32_t first,
+                     bool *rows);
 /* The device scalar by which a dispatch says that a block had too little room: the [mesh]
  * dispatch_bound that would have done; 0: there was room. */
 #define MRI_ROOM_WANTED "room_wanted"

@@ -8,8 +8,9 @@
 #include "core/run/bind.h"
 #include "world.h"
 
-#define OWN "backend.plugin=ref", "model.plugin=kimi_k2", "train.micro_batch=2", \
-        "train.global_batch=8", "mesh.ep=2"
+#define SMALL "backend.plugin=ref", "model.plugin=kimi_k2", "train.micro_batch=2", \
+        "train.global_batch=8"
+#define OWN SMALL, "mesh.ep=2"
 #define BLOCKS OWN, "mesh.dispatcher=alltoall_padded"
 static const char tiny[] = "profiles/parity-tiny.ini";
 
@@ -57,6 +58,40 @@ Test(moe_blocks, nothing_waits_for_the_host)
     par_run(par_source(tiny), (const char *[]){ OWN, NULL }, 2, look, &x);
     cr_assert(!strncmp(x.op, "ep_", 3), "the exact dispatcher waits for its counts, found \"%s\"",
               x.op);
+}
+
+typedef struct work { /* of the first rank's products of experts */
+    double flops;
+    int64_t rows;
+} work;
+
+static mr_status products(par_rank *r, void *ctx, mr_err *err)
+{
+    work *x = ctx;
+    mri_session_options o = { .needs = MRI_NEED_TRAIN };
+    mr_status st = par_session(r, &o, err);
+    for (uint32_t i = 0; !st && !r->rank && i < mri_exec_instances(r->session->train); i++) {
+        const mri_plan *p = mri_exec_plan(r->session->train, i);
+        for (size_t k = 0; k < p->steps[MRI_F].n; k++) {
+            const mri_node *n = &p->prog->nodes.v[p->steps[MRI_F].v[k].node];
+            if (strcmp(n->def->id, "grouped_linear"))
+                continue;
+            x->flops += p->steps[MRI_F].v[k].cost.flops;
+            x->rows = mri_val(p->prog, n->in[0])->type.dim[0];
+        }
+    }
+    return st;
+}
+
+Test(moe_blocks, tp_ranks_with_the_same_tokens_share_the_products_of_experts)
+{
+    work one = { 0 }, part = { 0 };
+    par_run(par_source(tiny), (const char *[]){ SMALL, NULL }, 1, products, &one);
+    par_run(par_source(tiny), (const char *[]){ SMALL, "mesh.tp=2", "mesh.sequence_parallel=false",
+                                                NULL }, 2, products, &part);
+    cr_assert_gt(one.rows, 0);
+    cr_assert_eq(part.rows * 2, one.rows);
+    cr_assert_float_eq(part.flops * 2, one.flops, 1e-6 * one.flops);
 }
 
 static mr_status refused(par_rank *r, void *ctx, mr_err *err)

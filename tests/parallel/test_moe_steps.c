@@ -66,6 +66,14 @@ Test(moe_steps, experts_under_tensor_parallelism)
     same(kimi, 4, "kimi tp 2, ep 4", MESH("mesh.tp=2", "mesh.ep=4"));
 }
 
+/* Every rank has all tokens, and its experts take a part of them. */
+Test(moe_steps, experts_under_tensor_parallelism_of_whole_sequences)
+{
+    same(llama4, 2, "llama4 tp 2, no sp", MESH("mesh.tp=2", "mesh.sequence_parallel=false"));
+    same(kimi, 4, "kimi tp 2, dp 2, no sp, distopt",
+         MESH("mesh.tp=2", "mesh.sequence_parallel=false", "shard.plugin=distopt"));
+}
+
 /* Which tokens are dropped hangs on the tokens of a rank alone. */
 Test(moe_steps, tokens_dropped_by_capacity)
 {
