@@ -92,7 +92,9 @@ static void describe(const mri_work *w, const mri_item *it, mr_work_item *out)
     const mri_frame *f = of_block(it) ? mri_exec_frame(w->exec, it->slot, it->instance) : NULL;
     const char *prefix = f ? f->label : "";
     char *label = mri_format("%s%s", prefix ? prefix : "", kinds[it->kind].name), *why = NULL;
-    if (f)
+    if (f && it->pieces > 1) /* what it sends is waited for in another item */
+        why = mri_format("block %s is cut where rows of experts travel", f->plan->name);
+    else if (f)
         why = mri_plan_obstacle(f->plan, kinds[it->kind].phase);
     else if (it->kind == MRI_ITEM_UPDATE && w->update_obstacle)
         why = mri_strdup(w->update_obstacle);
