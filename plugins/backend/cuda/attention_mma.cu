@@ -131,6 +131,7 @@ __global__ void __launch_bounds__(FLASH_THREADS)
         }
         __syncthreads();
     }
+    copies_wait<0>(); // of a part that no row sees there was no step
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         sum[i] += __shfl_xor_sync(~0u, sum[i], 1);

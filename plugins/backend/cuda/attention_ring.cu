@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // attention_ring.cu - the parts of an attention whose keys pass round the ranks of a sequence,
-// joined by log-sum-exp in f32, and the whole rounded. Bytes: 12 a value of o to join two parts (two
-// read, one written), 4 and the result's to round; a few flops a value. Floor: bytes / the memory's
-// rate.
+// joined by log-sum-exp in f32, and the whole rounded. Bytes: 12 a value of o to join two parts
+// (two read, one written), 4 and the result's to round; a few flops a value. Floor: bytes / the
+// memory's rate.
 
 #include "dev.cuh"
 
