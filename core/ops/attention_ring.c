@@ -181,7 +181,7 @@ const mr_op_def mri_ops_attention_ring[] = {
     { MRI_OP, .flags = MR_OP_NO_VJP | MR_OP_INPLACE0, .id = "attention.merge",
       .doc = "attention of two sets of keys, from that of each and its log-sum-exp",
       .sig = "oa la ob lb -> o lse", .shape = merge_shape, .ref = merge_ref, .cost = merge_cost,
-      .shard = "T H, T H, T H, T H -> T H, T H | T:map H:map",
+      .shard = "T O, T H, T O, T H -> T O, T H | T:map",
       .cases = MRI_CASES("oa=S[7,12] la=S[7,3] ob=S[7,12] lb=S[7,3]",
                          "oa=S[33,40] la=S[33,1] ob=S[33,40] lb=S[33,1]") },
     { MRI_OP, .id = "attention.ring",
