@@ -334,12 +334,12 @@ void mri_session_close(mri_session *s)
     mr_err ignored = MR_ERR_INIT;
     if (!s)
         return;
-    if (s->device.world && s->device.dev)
-        mri_world_leave_device(s->world);
     if (s->device.stream)
         mri_device_sync(&s->device, &ignored); /* graphs and pinned memory may be in use */
+    mri_graphs_close(&s->graphs); /* before the world: NCCL waits for graphs that it is in */
+    if (s->device.world && s->device.dev)
+        mri_world_leave_device(s->world);
     mri_saver_free(s->saver);
-    mri_graphs_close(&s->graphs);
     mri_rows_close(&s->rows[0]);
     mri_rows_close(&s->rows[1]);
     mri_pages_close(&s->pages);

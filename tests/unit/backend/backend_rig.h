@@ -355,6 +355,15 @@ static inline bool rig_leaves(rig *r, const char *what, const char *id, const mr
 
 /* Hopper's tensor cores add products of 8-bit floats with 14 bits (DeepSeek-V3, section 3.3.2). */
 static const double rig_f8_sums = 1.0 / 4096;
+/* bf16 attention multiplies by probabilities, and their gradients, in bf16; a part's sums are f32 */
+static const double rig_bf16_inside = 1.0 / 256;
+
+static inline double rig_at_least(const char *id, const mr_call *c)
+{
+    if (!strncmp(id, "linear.fp8", 10))
+        return rig_f8_sums;
+    return !strncmp(id, "attention.part", 14) && mr_is(c->in[0], "bf16") ? rig_bf16_inside : 0;
+}
 
 /* One call by the reference and twice by the backend; inputs stay as they are. */
 static inline void rig_check(rig *r, const char *what, const mr_op_def *def, const mr_call *c,
@@ -363,7 +372,7 @@ static inline void rig_check(rig *r, const char *what, const mr_op_def *def, con
     mr_err err = MR_ERR_INIT;
     mri_sig sig;
     cr_assert_eq(mri_sig_parse(def->sig, &sig, &err), MR_OK);
-    r->at_least = strncmp(def->id, "linear.fp8", 10) ? 0 : rig_f8_sums;
+    r->at_least = rig_at_least(def->id, c);
     if (rig_leaves(r, what, def->id, c))
         return;
     if (rig_has_f64(c) && !r->has_f64) {
