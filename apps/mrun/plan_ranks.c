@@ -178,6 +178,20 @@ static void print_zipped(const planner *p, const mri_session *s, mri_str *out)
         mri_str_add(out, "overlap_moe_expert_parallel_comm: not with this pipeline (vpp above 1)\n");
 }
 
+/* What this rank computes of one micro-batch: less than all of it where ranks share the work. */
+static void print_work(const mri_exec *e, mri_str *out)
+{
+    double forward = 0, backward = 0, again = 0;
+    for (uint32_t i = 0; i < mri_exec_instances(e); i++) {
+        const mri_plan *p = mri_exec_frame(e, 0, i)->plan;
+        forward += p->flops[MRI_F];
+        backward += p->flops[MRI_B] + p->flops[MRI_W] - p->recompute_flops;
+        again += p->recompute_flops;
+    }
+    mri_str_fmt(out, "a micro-batch on this rank: %.4g Gflop forward, %.4g backward, %.4g computed "
+                "again\n", forward / 1e9, backward / 1e9, again / 1e9);
+}
+
 static void print_time(const planner *p, const mri_session *s, mri_str *out)
 {
     double update = 0, tokens = (double)s->train->opt.tokens * p->micros * s->world->mesh.dp;
@@ -245,6 +259,7 @@ mr_status plan_ranks(app *a, mri_config *c, uint32_t ranks, uint32_t rank, const
     mri_mesh_print(&w->mesh, out);
     print_placements(s, out);
     plan_memory(s, out);
+    print_work(s->train, out);
     plan_collectives(s->train, &w->mesh, p.micros, m, p.link, out);
     print_pipeline(&p, out);
     print_zipped(&p, s, out);

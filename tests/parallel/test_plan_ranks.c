@@ -63,6 +63,31 @@ Test(plan_ranks, memory_is_that_of_the_stage)
     free(last);
 }
 
+/* Of experts that all ranks of tp have, each computes its part of the tokens, with sequence
+ * parallelism or without: what is left to the latter are the routers and norms of all tokens. */
+Test(plan_ranks, work_is_that_of_a_rank)
+{
+    int code;
+    const char *row = "a micro-batch on this rank: ";
+    static const char *const args[] = { "--set mesh.tp=1 --ranks 1", "--set mesh.tp=2 --ranks 2",
+        "--set mesh.tp=2 --set mesh.sequence_parallel=false --ranks 2" };
+    double gflop[3];
+    for (int i = 0; i < 3; i++) {
+        char *all = NULL;
+        cr_assert_gt(asprintf(&all, "%s --set model.plugin=kimi_k2 --set train.global_batch=4 "
+                              "--set model.kimi_k2.expert_hidden=256 %s", "parity-tiny.ini'",
+                              args[i]), 0);
+        char *out = mrun(all, &code);
+        cr_assert_eq(code, 0, "%s", out);
+        gflop[i] = number_after(out, row);
+        free(all);
+        free(out);
+    }
+    cr_expect(gflop[1] > gflop[0] / 2.2 && gflop[1] < gflop[0] / 1.5, "%g of %g", gflop[1],
+              gflop[0]);
+    cr_expect(gflop[2] >= gflop[1] && gflop[2] < gflop[1] * 1.1, "%g and %g", gflop[2], gflop[1]);
+}
+
 Test(plan_ranks, a_model_that_no_machine_here_holds)
 {
     int code;
