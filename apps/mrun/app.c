@@ -19,6 +19,7 @@ static const struct {
 } exit_table[] = {
     { 508, 508, MR_BLAME_UNKNOWN, EXIT_TRANSIENT },
     { 509, 509, MR_BLAME_UNKNOWN, EXIT_PERSISTENT },
+    { 510, 510, MR_BLAME_UNKNOWN, EXIT_TRANSIENT },
     { 100, 199, MR_BLAME_UNKNOWN, EXIT_USAGE }, /* profile, command line          */
     { 200, 299, MR_BLAME_UNKNOWN, EXIT_ENV },   /* plugins                        */
     { 600, 699, MR_BLAME_ENV, EXIT_ENV },       /* files, when the system refuses */

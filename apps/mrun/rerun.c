@@ -13,8 +13,8 @@ static bool same_bits(double a, double b)
 static mr_status say(mr_status code, const mri_step_result *bad, const mri_step_result *again,
                      const char *what, mr_err *err)
 {
-    mr_fail(err, code, MR_BLAME_ENV, "step %lld was not finite, and %s", (long long)bad->step,
-            what);
+    mr_fail(err, code, MR_BLAME_ENV, "step %lld %s, and %s", (long long)bad->step,
+            bad->spike ? "had a spike of the loss" : "was not finite", what);
     mr_detail(err, "loss %.17g, gradient norm %.17g\nagain: loss %.17g, gradient norm %.17g",
               bad->loss,
               bad->grad_norm, again->loss, again->grad_norm);
@@ -31,7 +31,9 @@ mr_status app_rerun(mri_session *s, const mri_step_result *bad, mri_step_result 
         return st;
     if (again->ok) {
         *verdict = APP_TRANSIENT;
-        return say(MR_E_FAULT_TRANSIENT, bad, again, "is finite when it runs again", err);
+        return say(MR_E_FAULT_TRANSIENT, bad, again,
+                   bad->spike ? "has none when it runs again" : "is finite when it runs again",
+                   err);
     }
     bool same = same_bits(bad->loss, again->loss) && same_bits(bad->grad_norm, again->grad_norm);
     if (same || !s->config->run.deterministic) /* without determinism other figures say nothing */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * rerun.h - whose fault is a step that is not finite? It runs again from the same state, over the
+ * rerun.h - whose fault is a step that is not finite, or whose loss is a spike? It runs again from the same state, over the
  * same samples: the same figures to the bit come from the data or the model, others from the
  * machine.
  */
@@ -10,8 +10,8 @@
 
 typedef enum app_verdict {
     APP_SAME_AGAIN, /* nothing was changed: data or model, or a fault that the machine repeats */
-    APP_TRANSIENT,  /* finite now: *again is the step, done; MR_E_FAULT_TRANSIENT in *err      */
-    APP_PERSISTENT  /* not finite again, with other figures; MR_E_FAULT_PERSISTENT in *err     */
+    APP_TRANSIENT,  /* good now:   *again is the step, done; MR_E_FAULT_TRANSIENT in *err      */
+    APP_PERSISTENT  /* bad again, with other figures;        MR_E_FAULT_PERSISTENT in *err     */
 } app_verdict;
 
 /* `bad` came of the newest step, and nothing is pending. All ranks of the world call it. */

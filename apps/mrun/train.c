@@ -9,11 +9,10 @@
 #include "answers.h"
 #include "core/run/step.h"
 #include "core/run/replicas.h"
-#include "rerun.h"
 #include "run_folder.h"
-#include "sinks.h"
 #include "trace.h"
 #include "train.h"
+#include "train_run.h"
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -51,19 +50,6 @@ static void catch_signals(void)
 
 /* ---- one run --------------------------------------------------------------------------------- */
 
-typedef struct train_run {
-    app *a;
-    mri_config *c;
-    mri_session *s;
-    app_sinks sinks;
-    char *checkpoints;
-    double peak_flops, step_flops, clock; /* clock: when the last step ended */
-    uint64_t memory;
-    int64_t saved_at;
-    int stop, save_now; /* signals, as all ranks know of them */
-    uint64_t spoilt;    /* items of [debug] spoil that have served */
-} train_run;
-
 static bool first_rank(const train_run *r)
 {
     return mri_world_first(r->a->world);
@@ -88,7 +74,7 @@ static mr_status hear(train_run *r, mr_err *err)
     return st;
 }
 
-static mr_status save(train_run *r, mr_err *err)
+mr_status train_save(train_run *r, mr_err *err)
 {
     if (r->saved_at == r->s->done.step)
         return 0;
@@ -104,7 +90,7 @@ static mr_status save(train_run *r, mr_err *err)
 }
 
 /* Tells of a checkpoint that was written behind the steps; `wait`: of the one under way too. */
-static mr_status hear_of_saved(train_run *r, bool wait, mr_err *err)
+mr_status train_hear_of_saved(train_run *r, bool wait, mr_err *err)
 {
     int64_t step;
     mr_status st = mri_session_saved(r->s, wait, &step, err);
@@ -144,7 +130,7 @@ static mr_status validate(train_run *r, mr_err *err)
     }
 }
 
-static void log_step(train_run *r, const mri_step_result *x, double seconds)
+void train_log_step(train_run *r, const mri_step_result *x, double seconds)
 {
     mr_metric m[24];
     uint32_t n = 0;
@@ -162,33 +148,6 @@ static void log_step(train_run *r, const mri_step_result *x, double seconds)
     app_sinks_event(&r->sinks, "step", x->step, m, n, NULL);
 }
 
-/* It runs again, which tells whose fault it was; a step that is good then is saved. All ranks come
- * here, and to the same verdict. */
-static mr_status not_finite(train_run *r, const mri_step_result *bad, mr_err *err)
-{
-    mri_step_result again;
-    app_verdict verdict = APP_SAME_AGAIN;
-    mr_err saving = MR_ERR_INIT;
-    double began = app_now();
-    mr_status st = 0;
-    if (strcmp(r->c->run.rerun, "none")) {
-        MR_TRY(app_spoil(r->c, bad->step, &r->spoilt, &r->s->spoil, err));
-        st = app_rerun(r->s, bad, &again, &verdict, err);
-        if (st && verdict == APP_SAME_AGAIN)
-            goto out;
-    }
-    if (verdict == APP_SAME_AGAIN)
-        return app_find_nonfinite(r->s, err);
-    if (verdict == APP_TRANSIENT) {
-        log_step(r, &again, app_now() - began);
-        if (hear_of_saved(r, true, &saving) || save(r, &saving) || hear_of_saved(r, true, &saving))
-            mr_hint(err, "and saving failed: %.200s", saving.what);
-    }
-    st = mri_world_agree(r->a->world, st, err);
-out:
-    return st;
-}
-
 /* Awaits the oldest step under way. A step's time is that between two such ends. */
 static mr_status end_step(train_run *r, mr_err *err)
 {
@@ -199,11 +158,12 @@ static mr_status end_step(train_run *r, mr_err *err)
     r->clock = now;
     if (st)
         return st;
-    if (!x.ok)
-        return not_finite(r, &x, err);
-    if (x.step == t->steps || x.step % t->log_every == 0)
-        log_step(r, &x, seconds);
-    return 0;
+    bool judged;
+    if (x.ok && (x.step == t->steps || x.step % t->log_every == 0 || x.step == r->record.step))
+        train_log_step(r, &x, seconds);
+    if ((st = train_judge(r, &x, &judged, err)) || judged)
+        return st;
+    return x.ok ? 0 : train_bad_step(r, &x, err);
 }
 
 static bool due(int64_t step, int64_t every)
@@ -223,7 +183,7 @@ static mr_status loop(train_run *r, mr_err *err)
         MR_TRY(hear(r, err));
         if (r->stop)
             break;
-        MR_TRY(hear_of_saved(r, false, err));
+        MR_TRY(train_hear_of_saved(r, false, err));
         MR_TRY(app_spoil(r->c, r->s->done.step + 1, &r->spoilt, &r->s->spoil, err));
         MR_TRY(mri_step_begin(r->s, err));
         int64_t step = r->s->done.step;
@@ -231,7 +191,8 @@ static mr_status loop(train_run *r, mr_err *err)
         bool keep = due(step, r->c->checkpoint.every);
         bool local = due(step, r->c->checkpoint.local_every) && r->c->checkpoint.local_dir;
         bool look = due(step, r->c->run.check_replicas);
-        bool settle = eval || keep || local || look || r->save_now || last;
+        bool settle = eval || keep || local || look || r->save_now || last ||
+                      step == r->record.step;
         while (mri_steps_pending(r->s) > (settle ? 0 : ahead))
             MR_TRY(end_step(r, err));
         if (look) /* before what is wrong is saved */
@@ -240,8 +201,8 @@ static mr_status loop(train_run *r, mr_err *err)
             MR_TRY(validate(r, err));
         if (keep || (r->save_now && !mri_steps_pending(r->s))) {
             save_signal = 0;
-            MR_TRY(hear_of_saved(r, true, err));
-            MR_TRY(save(r, err));
+            MR_TRY(train_hear_of_saved(r, true, err));
+            MR_TRY(train_save(r, err));
         } else if (local) {
             MR_TRY(mri_session_save_local(r->s, err));
         }
@@ -250,10 +211,10 @@ static mr_status loop(train_run *r, mr_err *err)
     }
     while (mri_steps_pending(r->s))
         MR_TRY(end_step(r, err));
-    MR_TRY(hear_of_saved(r, true, err));
+    MR_TRY(train_hear_of_saved(r, true, err));
     if (r->stop || r->c->checkpoint.save_at_end)
-        MR_TRY(save(r, err));
-    MR_TRY(hear_of_saved(r, true, err));
+        MR_TRY(train_save(r, err));
+    MR_TRY(train_hear_of_saved(r, true, err));
 out:
     return st;
 }
@@ -397,6 +358,7 @@ int job_train(app *a, mri_config *c)
     r.peak_flops = peak_flops(r.s);
     r.step_flops = mri_exec_model_flops(r.s->train) / (double)r.s->train->opt.tokens;
     say_start(&r);
+    MR_TRY(app_record_read(r.s, &r.record, &err));
     MR_TRY(loop(&r, &err));
     app_sinks_event(&r.sinks, "end", r.s->done.step, NULL, 0, NULL);
     if (!r.stop)

@@ -258,6 +258,14 @@ PAGE(FAULT_PERSISTENT, "A step is wrong in another way each time",
 "What to do: run elsewhere. Exit code 17, which `mrun supervise` does not start again. A step\n"
 "that is wrong in the same way twice is the data's or the model's fault (E0502), or that of a\n"
 "fault that repeats: the same run on another machine tells.\n")
+PAGE(FAULT_UNDECIDED, "A step is wrong in the same way twice on this machine",
+"It was not finite, or its loss a spike ([run] check_for_spiky_loss), and the same figures came\n"
+"when it ran again: by its data or the model, or by a machine that repeats its fault. With\n"
+"[run] rerun = elsewhere the figures are kept in RUN_DIR/rerun.json, and the weights from before\n"
+"the step are saved.\n"
+"What to do: start the same command on another machine. It compares, and ends with E0509 (exit\n"
+"code 17) if the first machine was wrong; if not, with E0502, or goes on after a spike. Exit\n"
+"code 16. `--set run.rerun=nonfinite` asks no other machine.\n")
 
 /* ---- 6xx: files ------------------------------------------------------------------ */
 

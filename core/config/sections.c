@@ -26,9 +26,14 @@ static const mr_opt run_opts[] = {
     MR_OPT_RANGE(C, MR_T_INT, timeline, "timeline", "0", 0, 1e12,
                  "step whose ops and collectives every rank writes to timeline.json in the run's "
                  "folder, for Perfetto or chrome://tracing; 0: none"),
-    MR_OPT_CHOICE(C, rerun, "rerun", "nonfinite", "none|nonfinite",
-                  "nonfinite: such a step runs again, which tells the data's fault from the "
-                  "machine's"),
+    MR_OPT_CHOICE(C, rerun, "rerun", "nonfinite", "none|nonfinite|elsewhere",
+                  "nonfinite: such a step, or one with a spike, runs again, which tells the data's "
+                  "fault from the machine's; elsewhere: and once more on another machine, where "
+                  "the next start is, if it was the same again"),
+    MR_OPT(C, MR_T_BOOL, check_for_spiky_loss, "check_for_spiky_loss", "false",
+           "look at each step's loss before its update; a spike is treated as [run] rerun says"),
+    MR_OPT_RANGE(C, MR_T_FLOAT, spiky_loss_factor, "spiky_loss_factor", "10", 1, 1e9,
+                 "a loss is a spike that is so many times the largest of the run's first 100"),
 };
 #undef C
 

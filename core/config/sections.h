@@ -16,7 +16,10 @@ typedef struct mri_cfg_run {
     int32_t deterministic, fork;
     int64_t check_replicas; /* steps between looks at the replicas' weights; 0: none */
     int64_t timeline;       /* the step that is written as a timeline; 0: none */
-    const char *rerun;      /* none | nonfinite: steps that run again to tell whose fault it was */
+    const char *rerun;      /* none | nonfinite | elsewhere: bad steps run again, to tell whose
+                               fault it was */
+    int32_t check_for_spiky_loss;
+    double spiky_loss_factor;
 } mri_cfg_run;
 
 typedef struct mri_cfg_job {

@@ -22,8 +22,7 @@ mr_status mri_local_save(mri_session *s, const mri_peers *p, const mri_mesh *mes
     mr_status st = 0;
     mri_shares_make(s, mesh, MRI_SHARES_LOCAL, &x);
     mri_profile_print(s->config->profile, false, &profile);
-    const mri_checkpoint_meta meta = { s->done.step, s->done.samples, s->done.tokens,
-                                       profile.s ? profile.s : "", { 0 } };
+    const mri_checkpoint_meta meta = mri_session_meta(s, profile.s);
     st = mri_shards_begin(NULL, mine, &meta, x.group, x.n_groups,
                           mri_shares_kind_name(MRI_SHARES_LOCAL), x.layout, &save, err);
     if (!st)

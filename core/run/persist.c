@@ -56,6 +56,22 @@ static char *state_part(const mri_session *s, const mri_opt_state *x, const mri_
     return mri_update_state(s->update, x, slot->at);
 }
 
+/* ---- progress -------------------------------------------------------------------------------- */
+
+static const char SEEN[] = "first_losses", MOST[] = "largest_first_loss"; /* mri_spikes */
+
+mri_checkpoint_meta mri_session_meta(mri_session *s, const char *profile)
+{
+    mri_spikes *x = &s->spikes;
+    mri_checkpoint_meta m = { s->done.step, s->done.samples, s->done.tokens,
+                              profile ? profile : "", { 0 } };
+    x->counters[0] = mr_ai(SEEN, x->seen);
+    x->counters[1] = mr_af(MOST, x->most);
+    m.counters.v = x->counters;
+    m.counters.n = x->seen ? 2 : 0;
+    return m;
+}
+
 /* ---- of several ranks, or behind training ---------------------------------------------------- */
 
 static mr_status gather(void *ctx, const void *mine, uint64_t bytes, void *all, mr_err *err)
@@ -153,8 +169,7 @@ mr_status mri_session_save(mri_session *s, const char *dir, int64_t keep, mr_err
         }
     }
     mri_profile_print(s->config->profile, false, &profile);
-    mri_checkpoint_meta meta = { s->done.step, s->done.samples, s->done.tokens,
-                                 profile.s ? profile.s : "", { 0 } };
+    mri_checkpoint_meta meta = mri_session_meta(s, profile.s);
     mri_checkpoint_file files[] = { { "model", model.tensors.v, model.tensors.n },
                                     { "optimizer", optimizer.tensors.v, optimizer.tensors.n } };
     MR_TRY(mri_checkpoint_save(dir, &meta, files, optimizer.tensors.n ? 2 : 1, keep, err));
@@ -270,16 +285,28 @@ static mr_status load_states(mri_session *s, const mri_safetensors *f, mr_err *e
     return st;
 }
 
+static void go_on_from(mri_session *s, const mri_checkpoint_meta *meta)
+{
+    s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
+    s->spikes = (mri_spikes){ 0 };
+    for (size_t i = 0; i < meta->counters.n; i++) {
+        const mr_attr *a = &meta->counters.v[i];
+        if (!strcmp(a->key, SEEN) && a->type == MR_A_I64)
+            s->spikes.seen = a->u.i;
+        if (!strcmp(a->key, MOST))
+            s->spikes.most = a->type == MR_A_F64 ? a->u.f : (double)a->u.i;
+    }
+}
+
 /* A checkpoint of several ranks, or into a session that has a part of the model only. */
 static mr_status load_shares(mri_session *s, const mri_checkpoint *c, bool weights_only,
                              mr_err *err)
 {
-    const mri_checkpoint_meta *meta = mri_checkpoint_info(c);
     const mri_peers p = mri_session_peers(s);
     bool states = !weights_only && s->update;
     mr_status st = mri_shares_load(s, mesh_of(s), c, !states, err);
     if (!st && !weights_only)
-        s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
+        go_on_from(s, mri_checkpoint_info(c));
     st = mri_peers_agree(&p, st, err);
     return st || !s->dp ? st : mri_dp_updated(s->dp, err); /* a local one has own pieces alone */
 }
@@ -296,8 +323,7 @@ mr_status mri_session_load(mri_session *s, const mri_checkpoint *c, bool weights
     st = load_weights(s, model, NULL, "the checkpoint", err);
     if (st || weights_only)
         return st;
-    const mri_checkpoint_meta *meta = mri_checkpoint_info(c);
-    s->done = (mri_progress){ meta->step, meta->samples, meta->tokens };
+    go_on_from(s, mri_checkpoint_info(c));
     return s->update ? load_states(s, optimizer, err) : 0;
 }
 

@@ -150,8 +150,7 @@ mr_status mri_saver_begin(mri_saver *x, const mri_peers *p, const mri_mesh *mesh
     x->keep = keep;
     mri_shares_make(s, mesh, kind, &x->shares);
     mri_profile_print(s->config->profile, false, &x->profile);
-    x->meta = (mri_checkpoint_meta){ s->done.step, s->done.samples, s->done.tokens,
-                                     x->profile.s ? x->profile.s : "", { 0 } };
+    x->meta = mri_session_meta(s, x->profile.s);
     MR_TRY(mri_shards_begin(peers(x), dir, &x->meta, x->shares.group, x->shares.n_groups,
                             mri_shares_kind_name(kind), x->shares.layout, &x->save, err));
     if (behind) {

@@ -164,6 +164,15 @@ static uint32_t in_flight(const mri_session *s)
     return s->relay.stage.chunks > 1 ? s->relay.stage.stages : 1;
 }
 
+static mr_status run_block(mri_session *s, const mri_item *it, uint8_t phase, bool first,
+                           mr_err *err)
+{
+    if (it->pieces > 1)
+        return mri_exec_run_piece(s->train, it->slot, it->instance, phase, first, it->piece, err);
+    return (first ? mri_exec_run_first : mri_exec_run_in)(s->train, it->slot, it->instance, phase,
+                                                          err);
+}
+
 /* n micro-batches through the schedule of a step of so many, without its update. */
 static mr_status run_items(mri_session *s, const mri_batch *b, uint32_t n, bool first,
                            bool last, mr_err *err)
@@ -179,13 +188,12 @@ static mr_status run_items(mri_session *s, const mri_batch *b, uint32_t n, bool 
         case MRI_ITEM_LOAD:
             st = mri_exec_upload_in(s->train, it->chunk, it->slot, &b[it->micro_batch], err);
             break;
-        case MRI_ITEM_F: st = mri_exec_run_in(s->train, it->slot, it->instance, MRI_F, err); break;
+        case MRI_ITEM_F: st = run_block(s, it, MRI_F, false, err); break;
         case MRI_ITEM_B:
         case MRI_ITEM_W:
             if (s->dp)
                 s->dp->last = last && it->micro_batch + 1 == n;
-            st = (anew ? mri_exec_run_first : mri_exec_run_in)(
-                s->train, it->slot, it->instance, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, err);
+            st = run_block(s, it, it->kind == MRI_ITEM_B ? MRI_B : MRI_W, anew, err);
             break;
         case MRI_ITEM_SEND:
         case MRI_ITEM_RECEIVE:

@@ -46,14 +46,23 @@ typedef struct mri_step_result {
     double grad_norm, lr, weight;
     int64_t tokens, samples; /* that this step took in */
     int64_t samples_done;    /* after it */
-    bool ok;          /* false: not finite, nothing was changed */
+    bool ok;          /* false: not finite, or a spike: nothing was changed */
+    bool spike;       /* its loss is finite and too large; grad_norm is not known */
 } mri_step_result;
+
+typedef struct mri_spikes { /* [run] check_for_spiky_loss: what is known of the first losses */
+    int64_t seen;
+    double most;
+    bool pass; /* the next step is taken whatever its loss */
+    mr_attr counters[2]; /* seen and most, as of the last save */
+} mri_spikes;
 
 typedef struct mri_pending { /* a step that was begun */
     mri_step_result result;  /* what the host knows of it */
     mri_progress before;
     uint32_t micros, slot;
     uint32_t read; /* micro-batches that are this rank's; the others are blank */
+    double spoil;  /* not 0: what its gradients and its loss were multiplied by */
 } mri_pending;
 
 typedef struct mri_pictures { /* that scored and decoded sequences refer to */
@@ -100,7 +109,8 @@ typedef struct mri_session {
     const mr_data_ops *data_ops;
     void *data;
     bool dry;   /* planned alone */
-    double spoil; /* not 0: what the next step's gradients are multiplied by, once */
+    double spoil; /* not 0: what the next step's gradients and loss are multiplied by, once */
+    mri_spikes spikes;
     bool whole; /* every row of train and eval is one sequence of [train] seq tokens */
     mri_progress done;
     struct mri_saver *saver; /* of saves behind training, and those of several ranks; or NULL */

@@ -45,6 +45,10 @@ mr_status mri_shares_load(mri_session *s, const mri_mesh *mesh, const mri_checkp
 /* the world's other ranks, as files need them (persist.c); n is 1 for a session that is alone */
 mri_peers mri_session_peers(const mri_session *s);
 
+/* What a checkpoint says beside tensors: progress, and what is known of the first losses. Its text
+ * is the caller's, its counters are the session's, until the next call. */
+mri_checkpoint_meta mri_session_meta(mri_session *s, const char *profile);
+
 /* flat.c: adds what is no logical tensor, and the layout by which it is known again */
 void mri_shares_add(mri_session_shares *x, bool optimizer, char *name, const mri_box *box,
                     const mri_fragment *f);

@@ -8,6 +8,7 @@
 #include "room.h"
 #include "stages.h"
 #include "timeline.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,15 @@ uint32_t mri_micros_of(const mri_session *s, int64_t rows)
 }
 
 /* ---- what the device does ------------------------------------------------------------------ */
+
+/* Gradients are summed over ranks. */
+static mr_status update(mri_session *s, mr_err *err)
+{
+    mr_status st = mri_update_launch(s->update, true, err);
+    st = st ? st : mri_balance_launch(s->balance, err);
+    st = st || !s->dp ? st : mri_dp_updated(s->dp, err);
+    return st ? st : mri_feed_store_scalars(&s->feed, err);
+}
 
 static mr_status run_block(mri_session *s, const mri_item *it, uint8_t phase, mr_err *err)
 {
@@ -78,10 +88,7 @@ static mr_status run_item(void *ctx, const mri_item *it, mr_err *err)
         return mri_feed_store_losses(&s->feed, it->micro_batch, it->chunk, it->slot, err);
     case MRI_ITEM_UPDATE:
         st = s->dp ? mri_dp_finish(s->dp, err) : 0;
-        st = st ? st : mri_update_launch(s->update, true, err);
-        st = st ? st : mri_balance_launch(s->balance, err);
-        st = st || !s->dp ? st : mri_dp_updated(s->dp, err);
-        return st ? st : mri_feed_store_scalars(&s->feed, err);
+        return st ? st : update(s, err);
     }
     return mr_fail(err, MR_E_PLAN_VERIFY, MR_BLAME_HOST, "schedule: item of kind %u", it->kind);
 }
@@ -181,7 +188,7 @@ static mr_status read_batch(mri_session *s, mri_pending *p, double *weight, mr_e
 
 /* The loss of a token counts 1 / (those of the global batch that count), or, per micro-batch,
  * the mean of the micro-batches' means. What is blank counts nothing, auxiliary losses neither. */
-static void put_seeds(mri_session *s, const mri_pending *p, const double *weight)
+static void put_seeds(mri_session *s, mri_pending *p, const double *weight)
 {
     bool per_token = strcmp(s->config->train.loss, "per_micro_batch") != 0;
     for (uint32_t i = 0; i < p->micros; i++) {
@@ -191,6 +198,7 @@ static void put_seeds(mri_session *s, const mri_pending *p, const double *weight
         double seed = scale > 0 && i < p->read ? 1 / scale : 0;
         mri_feed_seed(&s->feed, p->slot, i, s->spoil ? seed * s->spoil : seed);
     }
+    p->spoil = s->spoil;
     s->spoil = 0;
 }
 
@@ -205,7 +213,54 @@ static void put_scalar(void *ctx, const char *name, double value)
     mri_feed_scalar(to->feed, to->slot, name, value);
 }
 
-static mr_status begin(mri_session *s, bool update, mr_err *err)
+/* ---- what comes back ----------------------------------------------------------------------- */
+
+static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
+{
+    mri_pending *p = &s->pending[(s->begun - s->n_pending) % MRI_FEED_SLOTS];
+    mr_status st = mri_feed_await(&s->feed, p->slot, err);
+    mri_step_result *r = &p->result;
+    if (!st)
+        st = mri_step_losses(s, p, r, err);
+    if (st)
+        return st;
+    r->grad_norm = r->spike ? 0 : mri_feed_result(&s->feed, p->slot, "norm");
+    r->ok = !r->spike && mri_feed_result(&s->feed, p->slot, "ok") != 0;
+    s->n_pending--;
+    *out = *r;
+    return r->ok || r->spike
+               ? 0
+               : mri_room_verdict(s, mri_feed_result(&s->feed, p->slot, MRI_ROOM_WANTED), err);
+}
+
+/* ---- spikes -------------------------------------------------------------------------------- */
+
+enum { FIRST_LOSSES = 100 };
+
+/* A step whose gradients are made and summed: its loss is awaited, and the update follows unless
+ * it is a spike. The first step has nothing to be compared with. */
+static mr_status update_unless_spike(mri_session *s, mri_pending *p, mr_err *err)
+{
+    mri_spikes *x = &s->spikes;
+    mri_step_result now = p->result;
+    mr_status st = 0;
+    MR_TRY(mri_feed_fetch(&s->feed, p->slot, err));
+    MR_TRY(mri_feed_await(&s->feed, p->slot, err));
+    MR_TRY(mri_step_losses(s, p, &now, err));
+    p->result.spike = !x->pass && x->seen && isfinite(now.loss) &&
+                      now.loss >= s->config->run.spiky_loss_factor * x->most;
+    if (!p->result.spike && !x->pass && x->seen < FIRST_LOSSES && isfinite(now.loss))
+        x->most = x->seen++ && x->most > now.loss ? x->most : now.loss;
+    x->pass = false;
+    if (!p->result.spike)
+        MR_TRY(update(s, err));
+out:
+    return st;
+}
+
+/* ---- steps --------------------------------------------------------------------------------- */
+
+static mr_status begin(mri_session *s, bool updates, mr_err *err)
 {
     const mri_cfg_optimizer *o = &s->config->optimizer;
     const mri_cfg_train *t = &s->config->train;
@@ -234,12 +289,15 @@ static mr_status begin(mri_session *s, bool update, mr_err *err)
     put_to to = { &s->feed, p->slot };
     mri_update_scalars(s->update, p->result.lr, o->weight_decay, p->result.step, put_scalar, &to);
     MR_TRY(mri_feed_send(&s->feed, p->slot, p->micros, err));
-    bool recorded = update && p->result.step == s->config->run.timeline;
-    MR_TRY((recorded ? launch_watched : launch)(s, p->micros, update, err));
+    bool recorded = updates && p->result.step == s->config->run.timeline;
+    bool looks = updates && s->config->run.check_for_spiky_loss;
+    MR_TRY((recorded ? launch_watched : launch)(s, p->micros, updates && !looks, err));
+    if (looks)
+        MR_TRY(update_unless_spike(s, p, err));
     MR_TRY(mri_feed_fetch(&s->feed, p->slot, err));
     s->begun++;
     s->n_pending++;
-    if (update) {
+    if (updates) {
         s->done.step++;
         s->done.samples += p->result.samples;
         s->done.tokens += p->result.tokens;
@@ -247,110 +305,6 @@ static mr_status begin(mri_session *s, bool update, mr_err *err)
 out:
     free(weight);
     return st;
-}
-
-/* ---- what comes back ----------------------------------------------------------------------- */
-
-void mri_step_add_loss(const mri_exec *e, size_t loss, double x, mri_step_result *r)
-{
-    const uint32_t room = sizeof r->aux / sizeof *r->aux;
-    const char *name = e->losses.v[loss].name;
-    uint32_t k = 0, instances = 0;
-    if (!strcmp(name, "lm_loss")) {
-        r->loss += x;
-        return;
-    }
-    while (k < r->n_aux && strcmp(r->aux_name[k], name))
-        k++;
-    if (k == room)
-        return;
-    if (k == r->n_aux)
-        r->aux_name[r->n_aux++] = name;
-    for (size_t j = 0; j < e->losses.n; j++)
-        instances += !strcmp(e->losses.v[j].name, name);
-    r->aux[k] += x / instances;
-}
-
-void mri_step_mean_losses(mri_step_result *r)
-{
-    double tokens = r->weight > 0 ? r->weight : 1;
-    r->loss /= tokens;
-    for (uint32_t k = 0; k < r->n_aux; k++)
-        r->aux[k] /= tokens;
-}
-
-static uint32_t instances_with(const mri_exec *e, const char *loss)
-{
-    uint32_t n = 0;
-    for (size_t i = 0; i < e->losses.n; i++)
-        n += !strcmp(e->losses.v[i].name, loss);
-    return n;
-}
-
-/* Each stage of a pipeline has the losses of its own instances: it lists all that the model has,
- * and of their means its part. */
-static void list_losses(const mri_session *s, mri_step_result *r)
-{
-    enum { ROOM = sizeof r->aux / sizeof *r->aux };
-    const mri_stage *stage = &s->relay.stage;
-    mri_step_result own = *r;
-    if (mri_relay_alone(&s->relay))
-        return;
-    r->n_aux = 0;
-    for (size_t l = 0; l < stage->losses.n && r->n_aux < ROOM; l++) {
-        const mri_stage_loss *loss = &stage->losses.v[l];
-        if (!strcmp(loss->name, "lm_loss"))
-            continue;
-        r->aux_name[r->n_aux] = loss->name;
-        r->aux[r->n_aux] = 0;
-        for (uint32_t k = 0; k < own.n_aux; k++)
-            if (!strcmp(own.aux_name[k], loss->name))
-                r->aux[r->n_aux] = own.aux[k] * instances_with(s->train, loss->name) /
-                                   loss->instances;
-        r->n_aux++;
-    }
-}
-
-/* Sums over micro-batches of this rank become those over all. A loss is made once in each replica:
- * by the last stage, or by the stages that have it, and there by the first of the ranks that made
- * the same. */
-static mr_status sum_losses(mri_session *s, mri_step_result *r, mr_err *err)
-{
-    enum { ROOM = 1 + sizeof r->aux / sizeof *r->aux };
-    double x[ROOM] = { r->loss };
-    mr_status st = 0;
-    if (mri_world_alone(s->world))
-        return 0;
-    for (uint32_t k = 0; k < r->n_aux; k++)
-        x[1 + k] = r->aux[k];
-    for (int k = 0; k < ROOM && s->world->mesh.i_tp; k++)
-        x[k] = 0;
-    st = mri_world_sum(s->world, MRI_GROUP_WORLD, x, ROOM, err);
-    r->loss = x[0];
-    for (uint32_t k = 0; k < r->n_aux; k++)
-        r->aux[k] = x[1 + k];
-    return st;
-}
-
-static mr_status end(mri_session *s, mri_step_result *out, mr_err *err)
-{
-    mri_pending *p = &s->pending[(s->begun - s->n_pending) % MRI_FEED_SLOTS];
-    mr_status st = mri_feed_await(&s->feed, p->slot, err);
-    if (st)
-        return st;
-    mri_step_result *r = &p->result;
-    for (uint32_t m = 0; m < p->read; m++)
-        for (size_t i = 0; i < s->train->losses.n; i++)
-            mri_step_add_loss(s->train, i, mri_feed_loss(&s->feed, p->slot, m, i), r);
-    list_losses(s, r);
-    if ((st = sum_losses(s, r, err)))
-        return st;
-    mri_step_mean_losses(r);
-    r->grad_norm = mri_feed_result(&s->feed, p->slot, "norm");
-    r->ok = mri_feed_result(&s->feed, p->slot, "ok") != 0;
-    s->n_pending--;
-    *out = *r;
-    return r->ok ? 0 : mri_room_verdict(s, mri_feed_result(&s->feed, p->slot, MRI_ROOM_WANTED), err);
 }
 
 /* Nothing was changed since the bad step began, so all is as it was then; those behind it are

@@ -29,5 +29,7 @@ mr_status mri_step_order(mri_session *s, uint32_t micros, mr_err *err);
  * name, averaged over the instances that have them; then sums over tokens become means. */
 void mri_step_add_loss(const mri_exec *e, size_t loss, double x, mri_step_result *r);
 void mri_step_mean_losses(mri_step_result *r);
+/* Means of the losses of a step whose copies have come, of all ranks, which all call it. */
+mr_status mri_step_losses(mri_session *s, const mri_pending *p, mri_step_result *r, mr_err *err);
 
 #endif
