@@ -258,6 +258,10 @@ mr_status mri_shard_context(mr_prog **p, const mri_mesh *mesh, mr_err *err)
             st = attend(&w, mesh, n, err);
         else if (!strcmp(n->def->id, "moe_aux_loss"))
             balance(&w, mesh, n);
+        else if (!strcmp(n->def->id, "ahead")) /* across the cuts, the next token is another rank's */
+            st = refuse(w.from, mesh, err, "set cp = 1, or predict one token (mtp_layers = 0)",
+                        "what stands further on is predicted too, and may be another rank's; "
+                        "tokens of one", mr_rows(&mri_val(w.from, n->in[0])->type));
         else
             mri_rewrite_node(&w, n, in);
     }
