@@ -2,7 +2,8 @@
  * The bytes that a rank sends in a step are those that arithmetic predicts, to the byte: a sum of
  * all gradients everywhere, or of each rank's piece and then the weights that others updated; and
  * under tensor parallelism, and where keys pass round the ranks of sequences, what the plans of the
- * blocks say. */
+ * blocks say; of rows that travel to experts, what the step's own counts say. */
+#include "bytes.h"
 #include "world.h"
 
 typedef struct figures {
@@ -56,48 +57,13 @@ Test(comm_bytes, pieces_summed_and_weights_gathered)
     sends("distopt", 4, 2);
 }
 
-/* What the plans of a step say: the collectives of every block, forward and backward, for each
- * micro-batch; and the sums over tp of gradients that are partial there. */
-static uint64_t planned(const mri_session *s, uint32_t micros)
-{
-    static const uint32_t kinds[] = { [MRI_STEP_REDUCE] = MRI_COMM_ALL_REDUCE,
-                                      [MRI_STEP_GATHER] = MRI_COMM_ALL_GATHER,
-                                      [MRI_STEP_SCATTER] = MRI_COMM_REDUCE_SCATTER,
-                                      [MRI_STEP_SHIFT] = MRI_COMM_SHIFT };
-    uint64_t bytes = 0;
-    mri_comm_job j = { .dtype = "f32", .kind = MRI_COMM_ALL_REDUCE };
-    for (size_t i = 0; i < s->train->frames.n; i++)
-        for (uint8_t phase = MRI_F; phase <= MRI_B; phase++) {
-            const mri_plan *p = s->train->frames.v[i].plan;
-            for (size_t k = 0; k < p->steps[phase].n; k++) {
-                const mri_step *x = &p->steps[phase].v[k];
-                const mri_node *n = &p->prog->nodes.v[x->node];
-                bool scatter = x->comm == MRI_STEP_SCATTER;
-                if (x->comm == MRI_STEP_KERNEL || x->comm == MRI_STEP_SLICE)
-                    continue;
-                j.kind = kinds[x->comm];
-                j.peer = x->by;
-                j.dtype = mri_val(p->prog, n->in[0])->type.dtype;
-                j.n = (uint64_t)mr_numel(&mri_val(p->prog, scatter ? n->out[0] : n->in[0])->type);
-                bytes += micros * mri_comm_bytes(&j, s->world->group[x->group].n, x->index);
-            }
-        }
-    for (size_t i = 0; i < s->params.buckets.n; i++) {
-        const mri_bucket *b = &s->params.buckets.v[i];
-        j = (mri_comm_job){ .kind = MRI_COMM_ALL_REDUCE, .n = b->n, .dtype = "f32" };
-        if (s->params.groups.v[b->group].partial & MRI_AXIS_TP)
-            bytes += mri_comm_bytes(&j, s->world->group[MRI_GROUP_TP].n, 0);
-    }
-    return bytes;
-}
-
 static mr_status planned_step(par_rank *r, void *ctx, mr_err *err)
 {
     figures *f = ctx;
     mr_status st = step(r, ctx, err);
     f->sent[r->rank] = r->world->sent[r->world->mesh.tp > 1 ? MRI_GROUP_TP : MRI_GROUP_CP];
     if (!st)
-        f->elements[r->rank] = planned(r->session, 2);
+        f->elements[r->rank] = bytes_planned(r->session, 2);
     return st;
 }
 
@@ -123,4 +89,34 @@ Test(comm_bytes, sequences_over_ranks_as_planned)
 {
     as_planned(4, "mesh.cp=4", "mesh.cp_comm_type=all_gather");
     as_planned(4, "mesh.cp=4", "mesh.cp_comm_type=p2p");
+}
+
+/* The step after it, watched: what leaves for experts, by its recorded counts. */
+static mr_status experts_step(par_rank *r, void *ctx, mr_err *err)
+{
+    figures *f = ctx;
+    bytes_watch seen = { 0 };
+    mri_trace trace = { .fn = bytes_see, .ctx = &seen };
+    mri_step_result x;
+    mr_status st = step(r, ctx, err);
+    if (st)
+        return st;
+    r->session->train->trace = &trace;
+    uint64_t before = r->world->sent[MRI_GROUP_EP];
+    st = mri_session_train_step(r->session, &x, err);
+    f->sent[r->rank] = r->world->sent[MRI_GROUP_EP] - before;
+    f->elements[r->rank] = seen.bytes;
+    return st;
+}
+
+Test(comm_bytes, rows_of_experts_as_counted)
+{
+    figures f = { 0 };
+    const char *const sets[] = { "train.micro_batch=1", "backend.plugin=cpu", "mesh.ep=2", NULL };
+    par_run(par_source("profiles/parity-tiny.ini"), sets, 2, experts_step, &f);
+    for (uint32_t r = 0; r < 2; r++) {
+        cr_expect_gt(f.sent[r], 0);
+        cr_expect_eq(f.sent[r], f.elements[r], "rank %u: %llu bytes, counted %llu", r,
+                     (unsigned long long)f.sent[r], (unsigned long long)f.elements[r]);
+    }
 }

@@ -38,6 +38,21 @@ Test(mpi, every_collective_in_every_group)
     job_free(&j);
 }
 
+Test(mpi, bytes_are_those_of_plans_and_counts)
+{
+    static const char *const meshes[] = { "mesh.tp=2", "mesh.ep=2" };
+    need_mpirun();
+    job j = job_new();
+    for (int i = 0; i < 2; i++) {
+        char *line = mri_format(MPIRUN "-n 2 " RANK "bytes comm.plugin=mpi %s model.kv_heads=2 "
+                                "model.llama4.experts=4", getenv("MRUN_BUILD"), meshes[i]);
+        job_result r = shell(&j, line);
+        cr_assert_eq(r.code, 0, "%s:\n%s", meshes[i], r.out);
+        free(line);
+    }
+    job_free(&j);
+}
+
 Test(mpi, a_late_rank_is_named_on_all)
 {
     need_mpirun();
