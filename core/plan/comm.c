@@ -49,18 +49,6 @@ static void replace(mr_prog *p, mr_val from, mr_val to)
             p->outputs.v[i].value = to;
 }
 
-static void remove_node(mr_prog *p, size_t at)
-{
-    char *attr = (char *)p->nodes.v[at].attr;
-    MRI_PUSH(&p->strings, attr);
-    memmove(p->nodes.v + at, p->nodes.v + at + 1, (p->nodes.n - at - 1) * sizeof *p->nodes.v);
-    p->nodes.n--;
-    for (size_t i = at; i < p->nodes.n; i++)
-        for (uint32_t j = 0; j < p->nodes.v[i].n_out; j++)
-            if (p->nodes.v[i].out[j])
-                mri_val(p, p->nodes.v[i].out[j])->node = (uint32_t)i;
-}
-
 static bool is_output(const mr_prog *p, mr_val v)
 {
     for (size_t i = 0; i < p->outputs.n; i++)
@@ -78,7 +66,7 @@ mr_status mri_pass_comm(mri_plan *plan, const mri_plan_options *opt, mr_err *err
         if (strcmp(n.def->id, "comm.copy") || is_output(p, n.out[0]))
             continue;
         replace(p, n.out[0], n.in[0]);
-        remove_node(p, i--);
+        mri_prog_remove(p, i--);
     }
     return 0;
 }

@@ -63,18 +63,6 @@ static bool joins(const mri_plan *plan, const mri_plan_options *opt, const mri_n
            (!bias_of(a) || beside(plan, opt, bias_of(a), bias_of(b)));
 }
 
-static void remove_node(mr_prog *p, uint32_t at)
-{
-    char *attr = (char *)p->nodes.v[at].attr;
-    MRI_PUSH(&p->strings, attr);
-    memmove(p->nodes.v + at, p->nodes.v + at + 1, (p->nodes.n - at - 1) * sizeof *p->nodes.v);
-    p->nodes.n--;
-    for (size_t i = at; i < p->nodes.n; i++)
-        for (uint32_t j = 0; j < p->nodes.v[i].n_out; j++)
-            if (p->nodes.v[i].out[j])
-                mri_val(p, p->nodes.v[i].out[j])->node = (uint32_t)i;
-}
-
 static void join_params(mr_prog *p, mr_val first, mr_val second)
 {
     mri_value *a = mri_val(p, first), *b = mri_val(p, second);
@@ -98,7 +86,7 @@ static void join(mr_prog *p, const uint32_t *maker, uint32_t n)
             join_params(p, bias_of(a), bias_of(b));
     }
     for (uint32_t i = n; i-- > 1;)
-        remove_node(p, maker[i]);
+        mri_prog_remove(p, maker[i]);
 }
 
 static bool answers(const mri_plan *plan, const mri_plan_options *opt, const char *op,

@@ -38,6 +38,18 @@ void mri_prog_free(mr_prog *p)
     free(p);
 }
 
+void mri_prog_remove(mr_prog *p, size_t at)
+{
+    char *attr = (char *)p->nodes.v[at].attr;
+    MRI_PUSH(&p->strings, attr);
+    memmove(p->nodes.v + at, p->nodes.v + at + 1, (p->nodes.n - at - 1) * sizeof *p->nodes.v);
+    p->nodes.n--;
+    for (size_t i = at; i < p->nodes.n; i++)
+        for (uint32_t j = 0; j < p->nodes.v[i].n_out; j++)
+            if (p->nodes.v[i].out[j])
+                mri_val(p, p->nodes.v[i].out[j])->node = (uint32_t)i;
+}
+
 const char *mri_prog_string(mr_prog *p, const char *s)
 {
     if (!s)

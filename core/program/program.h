@@ -101,6 +101,8 @@ mr_val mri_prog_value(mr_prog *p, uint8_t kind, const char *name, const mr_type 
 mr_status mri_prog_node(mr_prog *p, const char *id, const mr_val *in, uint32_t n_in,
                         const mr_attr *attr, uint32_t n_attr, mr_val *out, uint32_t n_out,
                         const char *file, int32_t line);
+/* Takes node `at` out: nobody may read its outputs. Its attributes live on. */
+void mri_prog_remove(mr_prog *p, size_t at);
 /* Op attention of (q, k, v, seq_start) as attention.paged, with its caches and what else it is fed. */
 mr_val mri_prog_paged(mr_prog *p, const mr_val *in, const mr_attr *attr, uint32_t n_attr,
                       mr_val *out, uint32_t n_out, const char *file, int32_t line);
