@@ -7,10 +7,6 @@
 
 #include "grouped_wgmma.cuh"
 
-// Rows an expert on average up to which memory bounds a sum: c comes and goes as slips then
-// (grouped_add.cuh).
-enum { SLIP_ROWS = 768, SLIP_EXPERTS = 512 /* whose offsets fit beside the slips */ };
-
 // ---- launching ------------------------------------------------------------------------------
 typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
                               const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
@@ -29,22 +25,16 @@ struct grouped_kernel {
     unsigned grid;
     encode_fn encode;
     size_t matrix; // bytes of one of c's, where c is written whole, else 0
-    matrices a, b, c;  // c: where slips of it are added to; else no count
+    matrices a, b;
     grouped_args p;
 };
 
-// bf16, or (c) f32
-static CUresult encode(const grouped_kernel *k, CUtensorMap *map, const matrices &m, void *data,
-                       bool f32 = false)
+static CUresult encode(const grouped_kernel *k, CUtensorMap *map, const matrices &m, void *data)
 {
-    const CUtensorMapDataType type = f32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-                                         : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    const cuuint64_t size = f32 ? 4 : 2;
     cuuint64_t dim[3] = { (cuuint64_t)m.inner, (cuuint64_t)m.outer, (cuuint64_t)m.count };
-    cuuint64_t stride[2] = { dim[0] * size, dim[0] * dim[1] * size };
-    cuuint32_t box[3] = { f32 ? (cuuint32_t)SLIP : (cuuint32_t)BOX, BOX, 1 };
-    cuuint32_t every[3] = { 1, 1, 1 };
-    return k->encode(map, type, 3, data, dim, stride, box, every,
+    cuuint64_t stride[2] = { dim[0] * 2, dim[0] * dim[1] * 2 };
+    cuuint32_t box[3] = { BOX, BOX, 1 }, every[3] = { 1, 1, 1 };
+    return k->encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, data, dim, stride, box, every,
                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
@@ -65,7 +55,7 @@ static mr_status grouped_run(RUN_ARGS)
 {
     const grouped_kernel *k = (const grouped_kernel *)base;
     grouped_args p = k->p;
-    CUtensorMap a, b, c;
+    CUtensorMap a, b;
     p.squares = (double *)(base->workspace ? ws : NULL);
     p.offsets = (const int32_t *)in[2].data;
     p.c = base->n_out ? out[0].data : in[3].data;
@@ -76,13 +66,10 @@ static mr_status grouped_run(RUN_ARGS)
     }
     CUresult bad = encode(k, &a, k->a, in[k->a.operand].data);
     bad = bad ? bad : encode(k, &b, k->b, in[k->b.operand].data);
-    c = a;
-    if (!bad && k->c.count)
-        bad = encode(k, &c, k->c, p.c, true);
     if (bad)
         return mr_fail(err, MR_E_DEVICE, MR_BLAME_PLUGIN,
                        "backend/cuda: %s: cuTensorMapEncodeTiled answered %d", base->op, (int)bad);
-    void *args[] = { &a, &b, &c, &p };
+    void *args[] = { &a, &b, &p };
     cudaError_t e = cudaLaunchKernel(k->fn, dim3(k->grid), dim3(BLOCK), args, k->shared, stream);
     if (!e && p.squares)
         add_squares<<<1, 1024, 0, stream>>>(p.squares, (int)k->grid * (MULTIPLIERS / 32),
@@ -198,10 +185,6 @@ static mr_status inner_prepare(struct kernel *base, const mr_call *c, const mr_t
     k->a = matrices{ a, m, rows, 1 };
     k->b = matrices{ b, n, rows, 1 };
     k->matrix = ADD ? 0 : (size_t)(m * n) * sizeof(float);
-    if (ADD && rows <= SLIP_ROWS * dw->dim[0] && dw->dim[0] <= SLIP_EXPERTS) {
-        k->c = matrices{ 3, n, m, dw->dim[0] };
-        return ready<plan<true, true, true, true>>(k, err);
-    }
     return ready<plan<true, true, ADD>>(k, err);
 }
 

@@ -8,7 +8,7 @@
 // and what both need, b, each fetches half of, for both. One warp asks the copy engine for boxes
 // of 64 x 64 through a ring of four stages; two warpgroups multiply, each 64 x 256 at a time, which
 // reads b from shared memory least often. Results leave through a few lines of shared memory a
-// warp, so that the ring has the rest. Where c is added to and memory bounds it: grouped_add.cuh.
+// warp, so that the ring has the rest.
 //
 // Every block takes every n-th unit of the work (grouped_tiles.cuh). Pieces of 64 rows without a
 // row are neither fetched nor multiplied. One warp owns an element of c: equal bits every time.
@@ -26,31 +26,23 @@ enum {
     BOXES = TILE / BOX, // of b in a stage
     STAGES = 4,
     LEAD = 2,          // stages that the first of them is ahead
+    STAGE = (GROUPS + BOXES) * BOX_BYTES,
     WARP_ROWS = 16,    // of a piece
     MULTIPLIERS = 128 * GROUPS,
     BLOCK = 128 + MULTIPLIERS,
-    SLIP = 32,         // columns of c that come and go at once (grouped_add.cuh), of BOX rows
-    SLIP_BYTES = BOX * SLIP * 4,
-    SLIPS = 6,         // that a warpgroup has under way
 };
 
 // B_TURNED: b's lines run along the columns, not along k; so do both operands' in "inner".
-// ADD: "inner" adds to c, by slips or in the L2; else it writes c, and zeros for experts without
-// rows.
-template <bool INNER_, bool B_TURNED_, bool ADD_ = false, bool BY_SLIPS_ = false> struct plan {
-    static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_, ADD = ADD_, BY_SLIPS = BY_SLIPS_;
-    static constexpr int WIDE = BY_SLIPS ? HALF / BOX : BOXES; // boxes of b in a stage
-    static constexpr int STAGE = (GROUPS + WIDE) * BOX_BYTES;
+// ADD: "inner" adds to c; else it writes c, and zeros for experts without rows.
+template <bool INNER_, bool B_TURNED_, bool ADD_ = false> struct plan {
+    static constexpr bool INNER = INNER_, B_TURNED = B_TURNED_, ADD = ADD_;
     // where a warp turns 16 rows of its results into whole lines, rows apart by PITCH: 128 columns
-    // of bf16, or 32 of fp32; or the slips of c
+    // of bf16, or 32 of fp32
     static constexpr int PITCH = INNER ? 32 * 4 + 32 : HALF * 2;
     static constexpr int WARP_ROOM = WARP_ROWS * PITCH;
     static constexpr int ROOM_AT = STAGES * STAGE;
-    static constexpr int BARRIERS_AT =
-        ROOM_AT + (BY_SLIPS ? GROUPS * SLIPS * SLIP_BYTES : MULTIPLIERS / 32 * WARP_ROOM);
-    static constexpr int SLIPS_AT = BARRIERS_AT + 2 * STAGES * 8; // barriers of slips, of turns
-    static constexpr int TURNS_AT = SLIPS_AT + (BY_SLIPS ? 2 * GROUPS * SLIPS * 8 : 0);
-    static constexpr int STARTS_AT = TURNS_AT + (BY_SLIPS ? GROUPS * 8 : 0);
+    static constexpr int BARRIERS_AT = ROOM_AT + MULTIPLIERS / 32 * WARP_ROOM;
+    static constexpr int STARTS_AT = BARRIERS_AT + 2 * STAGES * 8;
 };
 
 #ifdef HAS_WGMMA
@@ -62,14 +54,8 @@ template <class P> struct ring {
 
     __device__ uint64_t *full(void) { return (uint64_t *)(shared + P::BARRIERS_AT) + stage; }
     __device__ uint64_t *empty(void) { return full() + STAGES; }
-    __device__ char *a(int piece) { return shared + stage * P::STAGE + piece * BOX_BYTES; }
+    __device__ char *a(int piece) { return shared + stage * STAGE + piece * BOX_BYTES; }
     __device__ char *b(int box) { return a(GROUPS + box); }
-    __device__ void skip(int n)
-    {
-        stage += n;
-        phase ^= stage / STAGES & 1;
-        stage %= STAGES;
-    }
     __device__ void next(void)
     {
         if (++stage == STAGES) {
@@ -80,22 +66,20 @@ template <class P> struct ring {
 };
 
 // ---- one warp fetches -------------------------------------------------------------------------
-// the boxes of b from `first` on, as many as a stage has
 template <class P>
 DEV void fetch_stage(const CUtensorMap *a, const CUtensorMap *b, const work &w, int rank, int k,
-                     int first, ring<P> &r)
+                     ring<P> &r)
 {
     uint64_t *full = r.full();
-    int boxes = min(w.boxes - first, (int)P::WIDE);
     barrier_wait(r.empty(), r.phase ^ 1);
-    barrier_expect(full, (uint32_t)(w.pieces + boxes) * BOX_BYTES);
+    barrier_expect(full, (uint32_t)(w.pieces + w.boxes) * BOX_BYTES);
     int at = (P::INNER ? w.lo : 0) + k * BOX;
     for (int i = 0; i < w.pieces; i++) {
         int row = w.row0 + i * BOX;
         box_load(r.a(i), a, P::INNER ? row : at, P::INNER ? at : row, 0, full);
     }
-    for (int i = rank; i < boxes; i += 2) {
-        int col = w.col0 + (first + i) * BOX;
+    for (int i = rank; i < w.boxes; i += 2) {
+        int col = w.col0 + i * BOX;
         box_load_both(r.b(i), b, P::B_TURNED ? col : at, P::B_TURNED ? at : col,
                       P::INNER ? 0 : w.expert, full);
     }
@@ -110,9 +94,9 @@ DEV void fetch(const CUtensorMap *a, const CUtensorMap *b, const grouped_args &p
     work w;
     for (int u = blockIdx.x / 2; find<P>(p, starts, u, rank, e, w); u += gridDim.x / 2) {
         int steps = (w.inner + BOX - 1) / BOX;
-        for (int first = 0; first < w.boxes && threadIdx.x % 32 == 0; first += P::WIDE)
+        if (threadIdx.x % 32 == 0)
             for (int k = 0; k < steps; k++, r.next())
-                fetch_stage<P>(a, b, w, rank, k, first, r);
+                fetch_stage<P>(a, b, w, rank, k, r);
         __syncwarp();
     }
 }
@@ -325,14 +309,12 @@ template <class P> DEV void compute(const grouped_args &p, char *shared)
     if (P::INNER && !P::ADD && p.squares)
         put_squares(p.squares, sum);
 }
-
-#include "grouped_add.cuh"
 #endif
 
 template <class P>
 __global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
     grouped(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
-            const __grid_constant__ CUtensorMap c, const grouped_args p)
+            const grouped_args p)
 {
 #ifdef HAS_WGMMA
     extern __shared__ __align__(1024) char shared[];
@@ -342,16 +324,12 @@ __global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
     } else if (threadIdx.x == 32) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(barriers + i, 1);
-            barrier_init(barriers + STAGES + i, P::BY_SLIPS ? 2 : 2 * GROUPS);
+            barrier_init(barriers + STAGES + i, 2 * GROUPS);
         }
-        if (P::BY_SLIPS)
-            init_slips<P>(shared);
         barriers_visible();
     } else if (threadIdx.x == 64) {
         map_prefetch(&a);
         map_prefetch(&b);
-        if (P::BY_SLIPS)
-            map_prefetch(&c);
     }
     __syncthreads();
     cluster_meet();
@@ -359,14 +337,9 @@ __global__ void PAIR_OF_BLOCKS __launch_bounds__(BLOCK, 1)
         registers_give<56>();
         if (threadIdx.x < 32)
             fetch<P>(&a, &b, p, shared);
-        else if (P::BY_SLIPS && threadIdx.x < 32 + 32 * GROUPS)
-            fetch_slips<P>(&c, p, shared, threadIdx.x / 32 - 1);
     } else {
         registers_take<224>();
-        if constexpr (P::BY_SLIPS)
-            compute_adding<P>(&c, p, shared);
-        else
-            compute<P>(p, shared);
+        compute<P>(p, shared);
     }
     cluster_meet(); // nobody leaves while the neighbour may still write here
 #endif

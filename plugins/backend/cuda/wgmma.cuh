@@ -123,25 +123,6 @@ DEV void box_load_both(void *dst, const CUtensorMap *map, int x, int y, int z, u
                    "r"(shared_address(bar)), "h"((uint16_t)3) : "memory");
 }
 
-/* A box from shared memory; what lies outside of the map stays there. stores_read: all but the last
- * N of this thread's were read; stores_wait: all of them are written. */
-DEV void box_store(const CUtensorMap *map, int x, int y, int z, const void *src)
-{
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];\n"
-                 "cp.async.bulk.commit_group;"
-                 ::"l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(src)) : "memory");
-}
-
-template <int N> DEV void stores_read(void)
-{
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
-}
-
-DEV void stores_wait(void)
-{
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
-
 DEV void map_prefetch(const CUtensorMap *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
