@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bytes.h - what a rank's collectives of one step should send, by the plans alone, and, of rows that
- * travel to experts, by the counts that the step itself recorded.
+ * bytes.h - what a rank's collectives of one step should send, by the plans alone, and, of rows
+ * that travel to experts, by the counts that the step itself recorded.
  */
 #ifndef TEST_PARALLEL_BYTES_H
 #define TEST_PARALLEL_BYTES_H
@@ -44,9 +44,9 @@ static inline uint64_t bytes_planned(const mri_session *s, uint32_t micros)
     return bytes;
 }
 
-/* Rows to experts, watched op by op. Every rank's offsets by expert, which each ep_send and ep_return
- * is given, say how many rows leave this rank: those for the experts of others, or those that others
- * had sent. */
+/* Rows to experts, watched op by op. Every rank's offsets by expert, which each ep_send and
+ * ep_return is given, say how many rows leave this rank: those for the experts of others, or those
+ * that others had sent. */
 typedef struct bytes_watch {
     uint64_t bytes;
 } bytes_watch;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One rank of test_mpi, started by mpirun: opens the world of PROFILE with the given --set words
- * and checks the claims; with "late", rank 2 does not come to a sum; with "bytes", it trains two steps
- * and compares what it sent with the plans and with the counts of rows. Exit 0: all is right. */
+ * and checks the claims; with "late", rank 2 does not come to a sum; with "bytes", it trains two
+ * steps and compares what it sent with the plans and the counts of rows. Exit 0: all is right. */
 #include "bytes.h"
 #include "claims.h"
 #include "core/base/json.h"

@@ -27,6 +27,16 @@ static void near(const char *a, const char *b, const char *what)
     free(y);
 }
 
+static mri_safetensors *to_hf(const job *j, const char *run, const char *out)
+{
+    mri_safetensors *f;
+    mr_err err = MR_ERR_INIT;
+    job_result r = job_run(j, "convert", run, "--to", "hf", "--out", out);
+    cr_assert_eq(r.code, 0, "%s: %s", run, r.err);
+    cr_assert_eq(mri_safetensors_open_folder(job_path(j, out), &f, &err), 0, "%s", err.what);
+    return f;
+}
+
 static job_result train(const job *j, const char *dir, const char *const *model,
                         const char *const *sets)
 {
@@ -110,5 +120,34 @@ Test(combinations, several_tokens_predicted)
                          (const char *const[]){ "model.kimi_k2.mtp_layers=1", "comm.plugin=sim",
                                                 "mesh.cp=2", NULL });
     JOB_EXPECT(&r, 2, "cp = 2", "further on", "mtp_layers = 0");
+    job_free(&j);
+}
+
+/* What tp, pp and ep have saved together becomes the Hugging Face folder of one rank's run. */
+Test(combinations, a_folder_of_what_eight_ranks_saved)
+{
+    job j = job_new();
+    job_result r = train(&j, "one", models_llama4, NULL);
+    JOB_EXPECT(&r, 0, NULL);
+    r = train(&j, "many", models_llama4,
+              (const char *const[]){ "comm.plugin=sim", "comm.sim.ranks=8", "mesh.tp=2",
+                                     "mesh.pp=2", "mesh.ep=2", NULL });
+    JOB_EXPECT(&r, 0, NULL);
+    mri_safetensors *a = to_hf(&j, "one", "one.hf"), *b = to_hf(&j, "many", "many.hf");
+    cr_assert_eq(mri_safetensors_count(a), mri_safetensors_count(b));
+    for (size_t i = 0; i < mri_safetensors_count(a); i++) {
+        const mri_tensor *x = mri_safetensors_at(a, i), *y = mri_safetensors_find(b, x->name);
+        cr_assert(y && mr_same_type(&x->type, &y->type), "%s", x->name);
+        cr_assert_str_eq(x->type.dtype, "f32");
+        const float *p = x->data, *q = y->data;
+        double most = 0, gap = 0;
+        for (int64_t k = 0; k < mr_numel(&x->type); k++) {
+            most = fmax(most, fabs(p[k]));
+            gap = fmax(gap, isfinite(q[k]) ? fabs(p[k] - q[k]) : INFINITY);
+        }
+        cr_assert(gap <= 1e-4 * most, "%s differs by %g of %g", x->name, gap, most);
+    }
+    mri_safetensors_close(a);
+    mri_safetensors_close(b);
     job_free(&j);
 }
