@@ -281,17 +281,10 @@ int cmd_convert(app *a, int argc, char **argv)
     app_args args = { 0 };
     mr_err err = MR_ERR_INIT;
     mri_config *c = NULL;
-    /* one process, whatever mesh the run had: a checkpoint is read as whole tensors */
-    static const char *const alone[] = { "job.run=convert", "optimizer.groups=", "comm.plugin=none",
-                                         "shard.plugin=none", "mesh.dp=auto", "mesh.tp=1",
-                                         "mesh.cp=1", "mesh.pp=1", "mesh.vpp=1", "mesh.ep=1" };
-    enum { ALONE = sizeof alone / sizeof *alone };
-    char *extra[ALONE + 5];
-    size_t n = 0;
-    while (n < ALONE) {
-        extra[n] = mri_strdup(alone[n]);
-        n++;
-    }
+    char *extra[APP_ALONE + 7] = { mri_strdup("job.run=convert"), mri_strdup("optimizer.groups=") };
+    size_t n = 2;
+    for (size_t i = 0; i < APP_ALONE; i++)
+        extra[n++] = mri_strdup(app_alone[i]);
     int code = app_args_parse(a, argc, argv, takes, flags, &args);
     for (size_t i = 0; i < sizeof map / sizeof *map && !code; i++)
         if (app_arg(&args, map[i].option))

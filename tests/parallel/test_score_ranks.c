@@ -147,3 +147,27 @@ Test(score_ranks, mpi_prints_once)
     same_lines("mpi", one.out, r.out);
     job_free(&j);
 }
+
+/* A run that processes trained over tp and pp is read by one that nobody launched. */
+Test(score_ranks, one_process_reads_what_many_have_saved)
+{
+    models_need_mpi();
+    job j = job_new();
+    job_result r = models_mpi(&j, 4, MODELS_ARGS("p.ini", "-q", "--set", "train.steps=2", "--set",
+                                                 "train.global_batch=8", "--set", "run.dir=many",
+                                                 "--set", "model.layers=4", "--set",
+                                                 "model.heads=4", "--set", "model.kv_heads=4",
+                                                 "--set", "model.head_dim=4", "--set",
+                                                 "mesh.tp=2", "--set", "mesh.pp=2"));
+    JOB_EXPECT(&r, 0, NULL);
+    job_result many = models_mpi(&j, 4, MODELS_ARGS("score", "many", "--ids", "1 2 3 4 5 6 7"));
+    JOB_EXPECT(&many, 0, NULL);
+    job_result one = job_run(&j, "score", "many", "--ids", "1 2 3 4 5 6 7");
+    JOB_EXPECT(&one, 0, NULL);
+    same_lines("alone", many.out, one.out);
+    r = job_run(&j, "generate", "many", "--ids", "1 2 3", "--max-tokens", "3");
+    JOB_EXPECT(&r, 0, NULL);
+    r = job_run(&j, "score", "many", "--ids", "1 2 3", "--set", "mesh.tp=2");
+    JOB_EXPECT(&r, 2, "E0107");
+    job_free(&j);
+}
