@@ -181,6 +181,9 @@ int cmd_plan(app *a, int argc, char **argv)
     if (!code && !known)
         code = app_usage(a, "no pass '%s': types, join, vjp, precision, recompute, fuse, lower, "
                          "streams or arena", pass);
+    if (!code && pass && app_arg(&args, "--ranks"))
+        code = app_usage(a, "--print shows the blocks of one rank alone, not those of --ranks %s",
+                         app_arg(&args, "--ranks"));
     mr_status st = 0;
     if (!code && app_arg(&args, "--ranks")) {
         code = plan_of_many(a, &args);

@@ -105,6 +105,16 @@ Test(plan_ranks, a_model_that_no_machine_here_holds)
     free(out);
 }
 
+/* Passes are printed of one rank's blocks: not silently in place of what was asked for. */
+Test(plan_ranks, prints_no_pass_of_many)
+{
+    int code;
+    char *out = mrun(TINY "--ranks 2 --print arena", &code);
+    cr_expect_eq(code, 2, "%d: %s", code, out);
+    cr_expect(strstr(out, "--print shows the blocks of one rank alone"), "%s", out);
+    free(out);
+}
+
 Test(plan_ranks, refusals)
 {
     int code;
