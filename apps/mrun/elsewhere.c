@@ -2,6 +2,7 @@
  * elsewhere.c - see elsewhere.h. Another machine may have other instructions, so its figures are
  * the same up to TOLERANCE, not to the bit. */
 #include "elsewhere.h"
+#include "ranks.h"
 #include "core/base/json.h"
 #include "core/store/store.h"
 #include <jansson.h>
@@ -34,17 +35,6 @@ static mr_status machine_of(mri_session *s, app_record *out, mr_err *err)
     else
         st = mri_world_gather(s->world, mine, ROOM, all, err);
     out->machine = mri_hash(0, all, (size_t)n * ROOM);
-    free(all);
-    return st;
-}
-
-static mr_status as_first(mri_world *w, app_record *r, mr_err *err)
-{
-    if (mri_world_alone(w))
-        return 0;
-    app_record *all = mri_alloc(w->mesh.world * sizeof *all);
-    mr_status st = mri_world_gather(w, r, sizeof *r, all, err);
-    *r = all[0];
     free(all);
     return st;
 }
@@ -124,7 +114,7 @@ mr_status app_record_read(mri_session *s, app_record *r, mr_err *err)
     memset(r, 0, sizeof *r);
     mr_status st = asks && mri_world_first(s->world) ? read_file(s, r, err) : 0;
     st = mri_world_agree(s->world, st, err);
-    return st ? st : as_first(s->world, r, err);
+    return st ? st : app_as_first(s->world, r, sizeof *r, err);
 }
 
 mr_status app_record_write(mri_session *s, const mri_step_result *bad, app_record *r, mr_err *err)
@@ -162,7 +152,7 @@ mr_status app_record_compare(mri_session *s, app_record *r, const mri_step_resul
         return 0;
     mr_status st = machine_of(s, &here, err);
     if (!st)
-        st = as_first(s->world, &here, err);
+        st = app_as_first(s->world, &here, sizeof here, err);
     if (st || (here.machine == r->machine && !x->ok))
         return st;
     if (!x->ok && alike(x->loss, r->loss) && alike(x->grad_norm, r->grad_norm)) {

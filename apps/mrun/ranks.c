@@ -160,3 +160,14 @@ int app_run_ranks(app *a, mri_config *c, const app_start *start)
     const mr_comm_ops *ops = comm->unit->table;
     return ops->flags & MR_COMM_THREADS ? run_threads(a, c, comm, start) : run_process(a, c, start);
 }
+
+mr_status app_as_first(mri_world *w, void *x, size_t bytes, mr_err *err)
+{
+    if (mri_world_alone(w))
+        return 0;
+    char *all = mri_alloc(w->mesh.world * bytes);
+    mr_status st = mri_world_gather(w, x, bytes, all, err);
+    memcpy(x, all, bytes);
+    free(all);
+    return st;
+}

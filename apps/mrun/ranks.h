@@ -18,5 +18,7 @@ typedef struct app_start { /* what a rank needs to resolve the profile for itsel
 /* Runs start->job with a->world set; without a comm plugin as it is. `c` is the profile as this
  * process has resolved it. Returns the exit code, which is the same on all ranks. */
 int app_run_ranks(app *a, mri_config *c, const app_start *start);
+/* What the first rank has found out (`bytes` at x), on all: every rank calls it. */
+mr_status app_as_first(mri_world *w, void *x, size_t bytes, mr_err *err);
 
 #endif

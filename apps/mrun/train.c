@@ -9,6 +9,7 @@
 #include "answers.h"
 #include "core/run/step.h"
 #include "core/run/replicas.h"
+#include "ranks.h"
 #include "run_folder.h"
 #include "trace.h"
 #include "train.h"
@@ -298,18 +299,6 @@ mri_session_options app_train_options(const mri_config *c)
     return o;
 }
 
-/* what the first rank has found out, on all */
-static mr_status as_first(mri_world *w, bool *x, mr_err *err)
-{
-    if (mri_world_alone(w))
-        return 0;
-    bool *all = mri_alloc(w->mesh.world * sizeof *all);
-    mr_status st = mri_world_gather(w, x, sizeof *x, all, err);
-    *x = all[0];
-    free(all);
-    return st;
-}
-
 int job_train(app *a, mri_config *c)
 {
     mr_err err = MR_ERR_INIT;
@@ -330,7 +319,7 @@ int job_train(app *a, mri_config *c)
         st = run_folder_make(r.checkpoints, &err);
     MR_TRY(mri_world_agree(a->world, st, &err));
     MR_TRY(mri_world_agree(a->world, mri_session_open(a->registry, c, &o, &r.s, &err), &err));
-    MR_TRY(as_first(a->world, &fork, &err));
+    MR_TRY(app_as_first(a->world, &fork, sizeof fork, &err));
     st = fork ? run_folder_fork(r.s, r.checkpoints, &r.saved_at, &err) : resume(&r, &err);
     MR_TRY(mri_world_agree(a->world, st, &err));
     /* what only a local checkpoint has is saved for all yet */
